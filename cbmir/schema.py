@@ -1,0 +1,241 @@
+"""The data that travels through the house: image records, embedded batches, stored points and hits."""
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbmir.errors import RecordError
+
+NAMESPACE = uuid.UUID("5b7a4a4e-6d0f-5e0c-9a52-0c6f3d1f2a10")
+"""The UUIDv5 namespace of point ids; changing it would give every stored image another id."""
+
+SPLITS = ("train", "val", "test")
+
+Payload = dict[str, Any]
+Vectors = NDArray[np.float32]
+Kind = Literal["keyword", "integer", "float", "datetime", "text", "object"]
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadField:
+    """One field of a stored point.
+
+    Attributes:
+        name: Key in the payload.
+        kind: Type of its values; ``text`` and ``object`` fields are stored, not indexed, and can't be filtered by.
+        many: Whether the field holds a list.
+        tenant: Whether the engine should group the points of equal values on disk.
+    """
+
+    name: str
+    kind: Kind
+    many: bool = False
+    tenant: bool = False
+
+    @property
+    def indexed(self) -> bool:
+        """Whether an index is made for the field, so that filters and facets can use it."""
+        return self.kind not in ("text", "object")
+
+
+PAYLOAD_FIELDS = (
+    PayloadField("filepath", "text"),
+    PayloadField("dataset", "keyword", tenant=True),
+    PayloadField("split", "keyword"),
+    PayloadField("modality", "keyword"),
+    PayloadField("anatomic_region", "keyword"),
+    PayloadField("labels", "keyword", many=True),
+    PayloadField("pathology", "keyword", many=True),
+    PayloadField("primary_label", "keyword"),
+    PayloadField("patient_id", "keyword"),
+    PayloadField("study_id", "keyword"),
+    PayloadField("series_id", "keyword"),
+    PayloadField("sha256", "keyword"),
+    PayloadField("width", "integer"),
+    PayloadField("height", "integer"),
+    PayloadField("age_years", "float"),
+    PayloadField("sex", "keyword"),
+    PayloadField("view", "keyword"),
+    PayloadField("study_date", "datetime"),
+    PayloadField("thumbnail_url", "text"),
+    PayloadField("extra", "object"),
+)
+FIELDS = {item.name: item for item in PAYLOAD_FIELDS}
+INDEXED_FIELDS = tuple(item for item in PAYLOAD_FIELDS if item.indexed)
+
+
+def slug(text: str) -> str:
+    """Lower case with ``_`` for white space: dashboards split their filter box at spaces."""
+    return re.sub(r"\s+", "_", text.strip()).lower()
+
+
+def label_slug(text: str) -> str:
+    """A label as it is stored: ``XR/chest/Pleural Effusion`` becomes ``XR/chest/pleural_effusion``.
+
+    The first part, the modality, is upper case as in DICOM.
+
+    Raises:
+        RecordError: a part of the label is empty.
+    """
+    modality, *rest = (part.strip() for part in text.split("/"))
+    if not modality or not all(rest):
+        raise RecordError(f"label {text!r} has an empty part; a label reads modality/region/pathology")
+    return "/".join([modality.upper(), *(slug(part) for part in rest)])
+
+
+def pathologies(labels: Iterable[str]) -> list[str]:
+    """The last part of every label that has three or more; ``CT/chest`` names no pathology."""
+    parts = (label.split("/") for label in labels)
+    return list(dict.fromkeys(part[-1] for part in parts if len(part) >= 3))
+
+
+def point_id(dataset: str, key: str) -> str:
+    """The id of an image, the same in every collection: UUIDv5 of data set and image key."""
+    return str(uuid.uuid5(NAMESPACE, f"{dataset}/{key}"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """One 2D image and what is known of it.
+
+    Attributes:
+        filepath: Path relative to the data root, or a URI; with ``dataset`` it makes the id.
+        dataset: Data set the image belongs to.
+        split: ``train``, ``val`` or ``test``; None where the source has no split.
+        labels: Slugs ``modality/region/pathology``, none, one or several.
+        patient_id: Pseudonym of the patient (of the source, for volumes): never a raw DICOM identifier.
+        sha256: Hash of the pixel file, hexadecimal.
+        extra: Whatever else the source table had; stored, not indexed.
+    """
+
+    filepath: str
+    dataset: str
+    split: str | None = None
+    modality: str | None = None
+    anatomic_region: str | None = None
+    labels: tuple[str, ...] = ()
+    patient_id: str | None = None
+    study_id: str | None = None
+    series_id: str | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    age_years: float | None = None
+    sex: str | None = None
+    view: str | None = None
+    study_date: str | None = None
+    thumbnail_url: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.filepath or not self.dataset:
+            raise RecordError(f"an image record needs a filepath and a dataset, got {self.filepath!r}, {self.dataset!r}")
+        if self.split is not None and self.split not in SPLITS:
+            raise RecordError(f"split {self.split!r} of {self.filepath} is none of {', '.join(SPLITS)}")
+
+    @property
+    def id(self) -> str:
+        """Point id, see `point_id`."""
+        return point_id(self.dataset, self.filepath)
+
+    def payload(self) -> Payload:
+        """The payload of the stored point; fields that are not known are left out."""
+        payload: Payload = {
+            name: value for name in _PLAIN_FIELDS if (value := getattr(self, name)) is not None
+        }
+        payload["labels"] = list(self.labels)
+        if self.labels:
+            payload["primary_label"] = self.labels[0]
+            payload["pathology"] = pathologies(self.labels)
+        if self.extra:
+            payload["extra"] = dict(self.extra)
+        return payload
+
+
+_DERIVED = ("labels", "pathology", "primary_label", "extra")
+_PLAIN_FIELDS = tuple(item.name for item in PAYLOAD_FIELDS if item.name not in _DERIVED)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedBatch:
+    """One encoder step on its way to the store.
+
+    Attributes:
+        records: n image records.
+        vectors: (n, dim) float32, each row of unit length.
+        fingerprint: Of the encoder that made the vectors.
+
+    Raises:
+        RecordError: the counts differ, or a vector is not finite or not of unit length.
+    """
+
+    records: tuple[ImageRecord, ...]
+    vectors: Vectors
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.records) != len(self.vectors):
+            raise RecordError(f"{len(self.records)} records met vectors of shape {self.vectors.shape}")
+        bad = np.flatnonzero(~is_unit(self.vectors))
+        if bad.size:
+            raise RecordError(
+                f"the vector of {self.records[bad[0]].filepath} is not finite or not of unit length "
+                f"({bad.size} of {len(self.records)} in this batch)"
+            )
+
+
+def is_unit(vectors: Vectors, tolerance: float = 1e-3) -> NDArray[np.bool_]:
+    """(n,) whether each row is finite and of unit length within the tolerance."""
+    squared = np.einsum("ij,ij->i", vectors, vectors)
+    return np.abs(squared - 1.0) <= 2 * tolerance  # NaN and inf compare as False
+
+
+def normalise(vectors: Vectors) -> Vectors:
+    """(n, dim) rows scaled to unit length; rows that are zero or not finite become NaN, for the caller to count."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        wide = vectors.astype(np.float64)
+        scaled: Vectors = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint:
+    """What the store holds of one image.
+
+    Attributes:
+        id: UUID in text form.
+        payload: The fields that were asked for.
+        vector: (dim,) float32 of unit length, None unless asked for.
+    """
+
+    id: str
+    payload: Mapping[str, Any]
+    vector: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stored image as the answer to a query.
+
+    Attributes:
+        id: UUID in text form.
+        rank: Place in the answer, 1 is the most similar.
+        score: Cosine of query and stored vector, -1 to 1.
+        payload: The fields that were asked for.
+    """
+
+    id: str
+    rank: int
+    score: float
+    payload: Mapping[str, Any]
+
+
+def rank_hits(scored: Sequence[tuple[str, float, Mapping[str, Any]]]) -> list[Hit]:
+    """Hits in the defined order: by falling score, equal scores by id."""
+    ordered = sorted(scored, key=lambda item: (-item[1], item[0]))
+    return [Hit(id, rank, score, payload) for rank, (id, score, payload) in enumerate(ordered, start=1)]

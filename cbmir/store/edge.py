@@ -1,0 +1,322 @@
+"""A directory as a store: Qdrant Edge, the real engine inside this process.
+
+``DIR/<collection>/collection.json`` holds the metadata, ``DIR/<collection>/shard/`` what the engine keeps. One process at
+a time holds a collection; the engine's own lock on its write-ahead log sees to that.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as q
+
+from cbmir.errors import CollectionError, StoreError, StoreLockedError
+from cbmir.filters import Where, to_edge
+from cbmir.fingerprint import EncoderCard
+from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
+from cbmir.store.base import (
+    FACET_LIMIT,
+    SCROLL_BATCH,
+    Collection,
+    CollectionInfo,
+    Fields,
+    Progress,
+    Store,
+    card_from,
+    check_name,
+    metadata,
+    search_ef,
+)
+
+ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
+FLUSH_EVERY = 20_000
+"""Points between flushes; a flush truncates the write-ahead log."""
+_POLL_S = 0.05
+
+
+class EdgeStore(Store):
+    """A directory of collections, made with the first one.
+
+    Attributes:
+        path: The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise StoreError(f"the store {path} is a file; give a directory or an http(s) URL")
+        self.path = path
+        self.location = str(path)
+
+    def names(self) -> list[str]:
+        """The collections, sorted."""
+        try:
+            return sorted(
+                item.parent.name for item in self.path.glob("*/collection.json") if not item.parent.name.startswith(".")
+            )
+        except OSError as error:
+            raise StoreError(f"can't read the store {self.path}: {error}") from error
+
+    def create(self, name: str, card: EncoderCard) -> "EdgeCollection":
+        """Make a collection; a process killed at any moment leaves either the whole of it or nothing."""
+        check_name(name)
+        folder = self.path / name
+        if folder.exists():
+            raise CollectionError(f"{folder} exists already; drop the collection or choose another name")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in self.path.glob(f".{name}.*.new"):
+                shutil.rmtree(left)
+            made = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
+            made.chmod(0o755)
+            _create_shard(made / "shard", card.dim)
+            data = {**metadata(card), "engine": ENGINE}
+            (made / "collection.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            made.rename(folder)
+        except OSError as error:
+            raise StoreError(f"can't make the collection {folder}: {error}") from error
+        return EdgeCollection(folder, card)
+
+    def open(self, name: str) -> "EdgeCollection":
+        """Open a collection and hold it against other processes until it is closed."""
+        folder = self.path / name
+        if name not in self.names():
+            raise self._missing(name)
+        return EdgeCollection(folder, _read_card(folder))
+
+    def drop(self, name: str) -> None:
+        """Delete a collection, a damaged one too."""
+        if name not in self.names():
+            raise self._missing(name)
+        folder = self.path / name
+        try:
+            _load_shard(folder).close()
+        except StoreLockedError:
+            raise
+        except StoreError:
+            pass  # damaged: all the more reason to delete it
+        gone = folder.rename(self.path / f".{name}.{time.time_ns()}.new")
+        shutil.rmtree(gone)
+
+
+class EdgeCollection(Collection):
+    """A collection held by the engine in this process."""
+
+    def __init__(self, folder: Path, card: EncoderCard) -> None:
+        super().__init__(folder.name, card)
+        self.folder = folder
+        self._shard = _load_shard(folder)
+        self._unflushed = 0
+
+    def _write(self, batch: EmbeddedBatch) -> None:
+        points = [
+            q.Point(record.id, vector, record.payload())
+            for record, vector in zip(batch.records, batch.vectors.tolist(), strict=True)
+        ]
+        with _engine(self.folder):
+            self._shard.update(q.UpdateOperation.upsert_points(points))
+        self._unflushed += len(points)
+        if self._unflushed >= FLUSH_EVERY:
+            self.flush()
+
+    def _search(
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, fields: Fields
+    ) -> list[list[Hit]]:
+        params = q.SearchParams(hnsw_ef=search_ef(k), exact=exact)
+        filters: dict[Where, Any] = {}
+        requests = []
+        for vector, where in zip(vectors.tolist(), wheres, strict=True):
+            if where not in filters:
+                filters[where] = to_edge(where)
+            requests.append(
+                q.QueryRequest(
+                    limit=k,
+                    query=q.Query.Nearest(vector),
+                    filter=filters[where],
+                    params=params,
+                    with_payload=_selector(fields),
+                )
+            )
+        with _engine(self.folder):
+            if len(requests) == 1:
+                answers = [self._shard.query(requests[0])]
+            else:
+                answers = self._shard.query_batch(q.QueryBatchRequest(requests))
+        return [rank_hits([(str(p.id), p.score, p.payload or {}) for p in answer]) for answer in answers]
+
+    def get(self, ids: Sequence[str], *, fields: Fields = True, vectors: bool = False) -> list[StoredPoint]:
+        """The stored points of some ids, unknown ones left out."""
+        with _engine(self.folder):
+            records = self._shard.retrieve(list(ids), with_payload=_selector(fields), with_vector=vectors)
+        return [_stored(record) for record in records]
+
+    def scroll(
+        self, where: Where = (), *, fields: Fields = True, vectors: bool = False, batch: int = SCROLL_BATCH
+    ) -> Iterator[list[StoredPoint]]:
+        """All points that satisfy the filter, by rising id."""
+        offset, edge_filter = None, to_edge(where)
+        while True:
+            request = q.ScrollRequest(
+                offset=offset, limit=batch, filter=edge_filter, with_payload=_selector(fields), with_vector=vectors
+            )
+            with _engine(self.folder):
+                records, offset = self._shard.scroll(request)
+            if records:
+                yield [_stored(record) for record in records]
+            if offset is None:
+                return
+
+    def count(self, where: Where = ()) -> int:
+        """How many points satisfy the filter."""
+        with _engine(self.folder):
+            return self._shard.count(q.CountRequest(exact=True, filter=to_edge(where)))
+
+    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
+        """How many points have each value of a keyword field."""
+        request = q.FacetRequest(key=field, limit=limit, exact=True, filter=to_edge(where))
+        with _engine(self.folder):
+            hits = self._shard.facet(request).hits
+        return {str(hit.value): hit.count for hit in sorted(hits, key=lambda hit: (-hit.count, str(hit.value)))}
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove points."""
+        with _engine(self.folder):
+            self._shard.update(q.UpdateOperation.delete_points(list(ids)))
+
+    def set_payload(self, id: str, payload: Payload) -> None:
+        """Set some payload fields of one point."""
+        with _engine(self.folder):
+            self._shard.update(q.UpdateOperation.set_payload([id], payload))
+
+    def flush(self) -> None:
+        """Write all to disk and truncate the write-ahead log."""
+        with _engine(self.folder):
+            self._shard.flush()
+        self._unflushed = 0
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Build the HNSW graph in a process of its own: the engine holds the GIL for all of it.
+
+        The collection is closed meanwhile and open again afterwards. Interrupting it loses nothing.
+        """
+        points = self.info().points
+        self.close()
+        command = [sys.executable, "-m", "cbmir.store.optimize", str(self.folder), str(os.getpid())]
+        started = time.monotonic()
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+            try:
+                while child.poll() is None:
+                    time.sleep(_POLL_S)
+                    if progress:
+                        progress(f"indexing {points:,} vectors: {time.monotonic() - started:.0f} s")
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                child.wait()
+                said = child.stderr.read().strip() if child.stderr else ""
+                self._shard = _load_shard(self.folder)
+        if child.returncode:
+            reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
+            raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
+
+    def info(self) -> CollectionInfo:
+        """The collection in figures."""
+        with _engine(self.folder):
+            info = self._shard.info()
+        return CollectionInfo(info.points_count, info.indexed_vectors_count, "green", ENGINE)
+
+    def close(self) -> None:
+        """Flush and let other processes in."""
+        with _engine(self.folder):
+            self._shard.close()
+
+
+def optimize(folder: Path) -> None:
+    """Build the HNSW graph of a closed collection, holding the GIL until it is done."""
+    shard = _load_shard(folder)
+    with _engine(folder):
+        shard.optimize()
+        shard.close()
+
+
+def _create_shard(path: Path, dim: int) -> None:
+    config = q.EdgeConfig(
+        vectors=q.EdgeVectorParams(size=dim, distance=q.Distance.Cosine),
+        hnsw_config=q.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
+    )
+    with _engine(path):
+        path.mkdir()
+        shard = q.EdgeShard.create(str(path), config)
+        for field in INDEXED_FIELDS:
+            shard.update(q.UpdateOperation.create_field_index(field.name, _index(field)))
+        shard.close()
+
+
+def _index(field: PayloadField) -> Any:
+    if field.kind == "keyword":
+        return q.KeywordIndexParams(is_tenant=field.tenant or None)
+    kinds = {
+        "integer": q.PayloadSchemaType.Integer,
+        "float": q.PayloadSchemaType.Float,
+        "datetime": q.PayloadSchemaType.Datetime,
+    }
+    return kinds[field.kind]
+
+
+def _load_shard(folder: Path) -> q.EdgeShard:
+    with _engine(folder):
+        return q.EdgeShard.load(str(folder / "shard"))
+
+
+def _read_card(folder: Path) -> EncoderCard:
+    path = folder / "collection.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        engine = str(data.get("engine"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise CollectionError(f"{path} is damaged: {error}") from error
+    if _minor(engine) != _minor(ENGINE):
+        raise CollectionError(
+            f"{folder} was written by {engine}, here runs {ENGINE}: install the version that wrote it, "
+            f"or drop the collection and ingest again"
+        )
+    return card_from(data, str(path))
+
+
+def _minor(engine: str) -> str:
+    return engine.rpartition(".")[0]
+
+
+def _selector(fields: Fields) -> bool | list[str]:
+    return fields if isinstance(fields, bool) else list(fields)
+
+
+def _stored(record: q.Record) -> StoredPoint:
+    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    return StoredPoint(str(record.id), record.payload or {}, vector)
+
+
+@contextmanager
+def _engine(folder: Path) -> Iterator[None]:
+    """Turn what the engine raises, bare exceptions and Rust panics, into errors of ours."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if "WouldBlock" in text:
+            raise StoreLockedError(f"{folder} is in use by another process; wait for it or stop it") from error
+        raise StoreError(f"the engine refused {folder}: {text}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise StoreError(f"{folder} is damaged, the engine gave up on it: {' '.join(str(error).split())}") from None

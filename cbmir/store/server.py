@@ -1,0 +1,341 @@
+"""A URL as a store: a Qdrant server or cluster over gRPC.
+
+Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch at once.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import numpy as np
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from cbmir.errors import CollectionError, StoreError
+from cbmir.filters import Where, to_qdrant
+from cbmir.fingerprint import EncoderCard
+from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
+from cbmir.store.base import (
+    FACET_LIMIT,
+    SCROLL_BATCH,
+    Collection,
+    CollectionInfo,
+    Fields,
+    Progress,
+    Store,
+    card_from,
+    check_name,
+    metadata,
+    search_ef,
+)
+
+TIMEOUT_S = 60
+RETRIES = 6
+_RETRIED_HTTP = (408, 429, 500, 502, 503, 504)
+_RETRIED_GRPC = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+)
+_KEY_HTTP = (401, 403)
+_KEY_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_POLL_S = 0.5
+
+T = TypeVar("T")
+
+
+def connect(url: str, api_key: str | None = None) -> "ServerStore":
+    """Reach a server, over gRPC on the port one above the URL's.
+
+    Args:
+        url: ``http(s)://host[:port]``; the port is 6333 unless given.
+        api_key: Sent with every call; never printed.
+
+    Raises:
+        StoreError: no server answers there, the key is refused, or its version is too far from the client's.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 6333
+    except ValueError as error:
+        raise StoreError(f"the store {url!r} is no URL: {error}") from error
+    client = QdrantClient(
+        url=url,
+        port=port,
+        grpc_port=port + 1,
+        prefer_grpc=True,
+        api_key=api_key,
+        timeout=TIMEOUT_S,
+        check_compatibility=False,
+        grpc_options={"grpc.max_receive_message_length": -1},
+    )
+    where = f"{parts.scheme}://{parts.hostname}:{port}"
+    try:
+        with _server(where):
+            _check_version(client.info().version, where)
+            client.get_collections()
+    except StoreError:
+        client.close()
+        raise
+    return ServerStore(client, where)
+
+
+class ServerStore(Store):
+    """The collections of one server.
+
+    Attributes:
+        client: Any qdrant-client, also one with the ``:memory:`` engine.
+    """
+
+    def __init__(self, client: QdrantClient, location: str) -> None:
+        self.client = client
+        self.location = location
+
+    def names(self) -> list[str]:
+        """Aliases and collections that have none, sorted."""
+        with _server(self.location):
+            aliases = self.client.get_aliases().aliases
+            physical = {item.name for item in self.client.get_collections().collections}
+        aliased = {item.collection_name for item in aliases}
+        return sorted({item.alias_name for item in aliases} | (physical - aliased))
+
+    def create(self, name: str, card: EncoderCard) -> "ServerCollection":
+        """Make ``name__v1`` with its indexes, then the alias, so that nobody sees a collection without indexes."""
+        check_name(name)
+        if name in self.names():
+            raise CollectionError(f"collection {name} exists already on {self.location}")
+        physical = self._next_version(name)
+        with _server(self.location):
+            self.client.create_collection(
+                physical,
+                vectors_config=models.VectorParams(size=card.dim, distance=models.Distance.COSINE),
+                metadata=metadata(card),
+            )
+            for field in INDEXED_FIELDS:
+                self.client.create_payload_index(physical, field.name, _index(field), wait=True)
+            alias = models.CreateAlias(collection_name=physical, alias_name=name)
+            self.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+        return ServerCollection(self, name, card)
+
+    def open(self, name: str) -> "ServerCollection":
+        """Open a collection by its alias or its own name."""
+        with _server(self.location):
+            there = self.client.collection_exists(name)
+        if not there:
+            raise self._missing(name)
+        with _server(self.location):
+            config = self.client.get_collection(name).config
+        return ServerCollection(self, name, card_from(config.metadata, f"collection {name} on {self.location}"))
+
+    def drop(self, name: str) -> None:
+        """Delete the alias and the collection behind it."""
+        if name not in self.names():
+            raise self._missing(name)
+        with _server(self.location):
+            targets = {item.alias_name: item.collection_name for item in self.client.get_aliases().aliases}
+            if name in targets:
+                alias = models.DeleteAlias(alias_name=name)
+                self.client.update_collection_aliases([models.DeleteAliasOperation(delete_alias=alias)])
+            self.client.delete_collection(targets.get(name, name))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def _next_version(self, name: str) -> str:
+        with _server(self.location):
+            existing = [item.name for item in self.client.get_collections().collections]
+        taken = [int(m[1]) for item in existing if (m := re.fullmatch(re.escape(name) + r"__v(\d+)", item))]
+        return f"{name}__v{max(taken, default=0) + 1}"
+
+
+class ServerCollection(Collection):
+    """A collection on a server."""
+
+    def __init__(self, store: ServerStore, name: str, card: EncoderCard) -> None:
+        super().__init__(name, card)
+        self._client = store.client
+        self._place = f"{store.location} ({name})"
+
+    def _write(self, batch: EmbeddedBatch) -> None:
+        points = models.Batch(
+            ids=[record.id for record in batch.records],
+            vectors=batch.vectors.tolist(),
+            payloads=[record.payload() for record in batch.records],
+        )
+        self._retry(lambda: self._client.upsert(self.name, points, wait=True))
+
+    def _search(
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, fields: Fields
+    ) -> list[list[Hit]]:
+        params = models.SearchParams(hnsw_ef=search_ef(k), exact=exact)
+        requests = [
+            models.QueryRequest(
+                query=vector, limit=k, filter=to_qdrant(where), params=params, with_payload=_selector(fields)
+            )
+            for vector, where in zip(vectors.tolist(), wheres, strict=True)
+        ]
+        answers = self._retry(lambda: self._client.query_batch_points(self.name, requests, timeout=TIMEOUT_S))
+        return [rank_hits([(str(p.id), p.score, p.payload or {}) for p in answer.points]) for answer in answers]
+
+    def get(self, ids: Sequence[str], *, fields: Fields = True, vectors: bool = False) -> list[StoredPoint]:
+        """The stored points of some ids, unknown ones left out."""
+        records = self._retry(
+            lambda: self._client.retrieve(self.name, list(ids), with_payload=_selector(fields), with_vectors=vectors)
+        )
+        return [_stored(record) for record in records]
+
+    def scroll(
+        self, where: Where = (), *, fields: Fields = True, vectors: bool = False, batch: int = SCROLL_BATCH
+    ) -> Iterator[list[StoredPoint]]:
+        """All points that satisfy the filter, by rising id."""
+        offset: Any = None
+        while True:
+            records, offset = self._page(where, fields, vectors, batch, offset)
+            if records:
+                yield [_stored(record) for record in records]
+            if offset is None:
+                return
+
+    def _page(self, where: Where, fields: Fields, vectors: bool, batch: int, offset: Any) -> tuple[list[Any], Any]:  # noqa: PLR0913
+        return self._retry(
+            lambda: self._client.scroll(
+                self.name,
+                to_qdrant(where),
+                limit=batch,
+                offset=offset,
+                with_payload=_selector(fields),
+                with_vectors=vectors,
+            )
+        )
+
+    def count(self, where: Where = ()) -> int:
+        """How many points satisfy the filter."""
+        return self._retry(lambda: self._client.count(self.name, to_qdrant(where), exact=True)).count
+
+    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
+        """How many points have each value of a keyword field."""
+        answer = self._retry(lambda: self._client.facet(self.name, field, to_qdrant(where), limit=limit, exact=True))
+        return {str(hit.value): hit.count for hit in sorted(answer.hits, key=lambda hit: (-hit.count, str(hit.value)))}
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove points."""
+        selector = models.PointIdsList(points=list(ids))
+        self._retry(lambda: self._client.delete(self.name, selector, wait=True))
+
+    def set_payload(self, id: str, payload: Payload) -> None:
+        """Set some payload fields of one point."""
+        self._retry(lambda: self._client.set_payload(self.name, payload, points=[id], wait=True))
+
+    def flush(self) -> None:
+        """Nothing to do: every write waits until the server has it."""
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Return when the server has nothing left to optimise."""
+        started = time.monotonic()
+        while self.info().status in ("yellow", "grey"):
+            if progress:
+                progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
+            time.sleep(_POLL_S)
+
+    def info(self) -> CollectionInfo:
+        """The collection in figures."""
+        info = self._retry(lambda: self._client.get_collection(self.name))
+        engine = f"qdrant-client {version('qdrant-client')}"
+        return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine)
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        """Call again on what passes by itself; ids are deterministic, so a write may be repeated."""
+        for attempt in range(RETRIES):
+            try:
+                return call()
+            except Exception as error:
+                wait_s = _retry_after_s(error, attempt)
+                if wait_s is None or attempt == RETRIES - 1:
+                    raise _translate(error, self._place) from error
+            time.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+
+class _server:  # noqa: N801  a context manager reads like a verb
+    """Turn what the client raises into errors of ours."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
+            raise _translate(error, self._place) from error
+
+
+def _check_version(server: str, where: str) -> None:
+    ours = version("qdrant-client")
+    (major, minor), (our_major, our_minor) = (
+        tuple(int(part) for part in re.findall(r"\d+", text)[:2]) for text in (server, ours)
+    )
+    if major != our_major or abs(minor - our_minor) > 1:
+        raise StoreError(
+            f"{where} runs Qdrant {server}, qdrant-client here is {ours}: Qdrant supports a distance of one minor version"
+        )
+
+
+def _translate(error: Exception, place: str) -> StoreError:
+    if isinstance(error, UnexpectedResponse):
+        if error.status_code in _KEY_HTTP:
+            return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")
+        return StoreError(f"{place} answered HTTP {error.status_code}: {_line(error.content.decode(errors='replace'))}")
+    if isinstance(error, grpc.RpcError):
+        code, details = error.code(), _line(error.details() or "")
+        if code in _KEY_GRPC:
+            return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
+        return StoreError(f"{place} answered {code.name}: {details}")
+    if isinstance(error, ResponseHandlingException | httpx.HTTPError):
+        return StoreError(f"no Qdrant server answers at {place}: {_line(str(error))}")
+    return StoreError(f"{place}: {type(error).__name__}: {_line(str(error))}")
+
+
+def _retry_after_s(error: Exception, attempt: int) -> float | None:
+    """Seconds to wait before the next try, None for errors that stay."""
+    backoff_s = random.uniform(0.5, 1.0) * min(2.0**attempt, 30.0)
+    if isinstance(error, UnexpectedResponse) and error.status_code in _RETRIED_HTTP:
+        asked = error.headers.get("retry-after") if error.headers else None
+        return float(asked) if asked and asked.isdigit() else backoff_s
+    if isinstance(error, grpc.RpcError) and error.code() in _RETRIED_GRPC:
+        return backoff_s
+    if isinstance(error, ResponseHandlingException):
+        return backoff_s
+    return None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def _index(field: PayloadField) -> Any:
+    if field.kind == "keyword":
+        return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=field.tenant or None)
+    kinds = {
+        "integer": models.PayloadSchemaType.INTEGER,
+        "float": models.PayloadSchemaType.FLOAT,
+        "datetime": models.PayloadSchemaType.DATETIME,
+    }
+    return kinds[field.kind]
+
+
+def _selector(fields: Fields) -> bool | list[str]:
+    return fields if isinstance(fields, bool) else list(fields)
+
+
+def _stored(record: Any) -> StoredPoint:
+    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    return StoredPoint(str(record.id), record.payload or {}, vector)
