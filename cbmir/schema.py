@@ -134,7 +134,9 @@ class ImageRecord:
 
     def __post_init__(self) -> None:
         if not self.filepath or not self.dataset:
-            raise RecordError(f"an image record needs a filepath and a dataset, got {self.filepath!r}, {self.dataset!r}")
+            raise RecordError(
+                f"an image record needs a filepath and a dataset, got {self.filepath!r}, {self.dataset!r}"
+            )
         if self.split is not None and self.split not in SPLITS:
             raise RecordError(f"split {self.split!r} of {self.filepath} is none of {', '.join(SPLITS)}")
 
@@ -145,9 +147,7 @@ class ImageRecord:
 
     def payload(self) -> Payload:
         """The payload of the stored point; fields that are not known are left out."""
-        payload: Payload = {
-            name: value for name in _PLAIN_FIELDS if (value := getattr(self, name)) is not None
-        }
+        payload: Payload = {name: value for name in _PLAIN_FIELDS if (value := getattr(self, name)) is not None}
         payload["labels"] = list(self.labels)
         if self.labels:
             payload["primary_label"] = self.labels[0]

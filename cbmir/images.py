@@ -1,0 +1,172 @@
+"""From the bytes of an image file to the 8-bit pixels an encoder takes: one decoder for ingest and for queries."""
+
+import hashlib
+import io
+import stat
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from cbmir.errors import ImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
+
+Pixels = NDArray[np.uint8]
+Resize = Literal["shortest", "squash"]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What happens to a picture before the network, as data.
+
+    Attributes:
+        input_px: Height and width the network takes.
+        resize: ``shortest`` scales the short side to `resize_px` and crops the centre; ``squash`` scales to `input_px`.
+        resize_px: Length of the short side after scaling; unused by ``squash``.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``, all with anti-aliasing but the first.
+        mean: Subtracted from each channel after scaling to 0..1.
+        std: Divides each channel after that.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    input_px: tuple[int, int]
+    resize: Resize
+    resize_px: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int = 3
+
+    def as_json(self) -> Mapping[str, Any]:
+        """The form that goes into an encoder's fingerprint."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: the file is missing, unreadable, empty, or no regular file (a pipe would block for ever).
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("is not a regular file")
+        if status.st_size == 0:
+            raise ImageError("is empty")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ImageError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def decode(data: bytes) -> Image.Image:
+    """An 8-bit RGB picture from the bytes of a file.
+
+    Pictures with more than 8 bits a channel are scaled from their smallest to their largest value; a transparent picture
+    is laid on black.
+
+    Raises:
+        ImageError: the bytes are no picture, are damaged, hold several frames, or have over `MAX_PIXELS` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size is checked here, and damaged tags don't matter
+            with Image.open(io.BytesIO(data)) as picture:
+                _check(picture)
+                picture.load()
+                return _to_rgb(picture)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("is not in a picture format known here") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"is too large: {error}") from error
+    except MemoryError as error:
+        raise ImageError("is too large for the memory of this machine") from error
+    except Exception as error:  # decoders raise whatever they like on damaged data
+        raise ImageError(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
+    """Resize and crop a picture the way an encoder wants it.
+
+    Equal, pixel for pixel, to torchvision's Resize and CenterCrop on a PIL picture. Scaling by mean and std is left to
+    the encoder, which does it on its device.
+
+    Args:
+        picture: 8-bit RGB.
+        how: The encoder's preprocessing.
+
+    Returns:
+        (height, width, channels) pixels.
+    """
+    height, width = how.input_px
+    resample = _RESAMPLING[how.interpolation]
+    if how.channels == 1:
+        picture = picture.convert("L")
+    if how.resize == "squash":
+        picture = _resized(picture, (width, height), resample)
+    else:
+        picture = _resized(picture, _shortest(picture.size, how.resize_px), resample)
+        left = round((picture.width - width) / 2.0)
+        top = round((picture.height - height) / 2.0)
+        picture = picture.crop((left, top, left + width, top + height))  # beyond the edge: black, as torchvision pads
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return pixels.reshape(height, width, how.channels)
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, resample)
+
+
+def _shortest(size: tuple[int, int], target_px: int) -> tuple[int, int]:
+    width, height = size
+    if width <= height:
+        return target_px, int(target_px * height / width)
+    return int(target_px * width / height), target_px
+
+
+def _check(picture: Image.Image) -> None:
+    pixels = picture.width * picture.height
+    if pixels > MAX_PIXELS:
+        raise ImageError(f"is too large: {picture.width} x {picture.height} pixels, {MAX_PIXELS:,} at most")
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise ImageError(f"holds {frames} frames; save each as an image of its own")
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _scaled(np.asarray(picture, dtype=np.float64))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _scaled(values: NDArray[np.float64]) -> Image.Image:
+    if not np.isfinite(values).all():
+        raise ImageError("has pixels that are not finite")
+    low, high = values.min(), values.max()
+    grey = np.zeros(values.shape) if high == low else (values - low) / (high - low) * 255.0
+    return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,132 @@
+"""What the commands share: options, the filter options as one filter, opening the store, errors as one line."""
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from cbmir.errors import CbmirError, FilterError
+from cbmir.filters import Where, any_of, parse
+from cbmir.store import Collection, Store, open_store
+
+EXIT_FAILURES = 3
+"""The work is finished, and some inputs failed and were counted."""
+
+_INTERRUPTED = 130
+_FILTERS = {
+    "modality": ("modality", "CT, MR, XR, US, ..."),
+    "region": ("anatomic_region", "chest, lung, ..."),
+    "pathology": ("pathology", "pneumonia, nodule, ..."),
+    "dataset": ("dataset", "name of a data set"),
+    "split": ("split", "train, val or test"),
+}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def store_option(command: F) -> F:
+    """``--store DIR|URL``, passed as `location`."""
+    return click.option(
+        "--store",
+        "location",
+        envvar="CBMIR_STORE",
+        show_envvar=True,
+        required=True,
+        metavar="DIR|URL",
+        help="Directory, or URL of a Qdrant server (its key comes from QDRANT_API_KEY).",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``, passed as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def encoder_options(command: F) -> F:
+    """``--weights``, ``--device``, ``--precision``, ``--batch-size``."""
+    for option in (
+        click.option("--batch-size", type=click.IntRange(1), help="Images a step; chosen for the device unless given."),
+        click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option("--weights", type=click.Path(), metavar="FILE|DIR", help="Weights instead of the encoder's own."),
+    ):
+        command = option(command)
+    return command
+
+
+def filter_options(command: F) -> F:
+    """The repeatable filter options, passed together as one filter, `where`."""
+
+    @functools.wraps(command)
+    def with_filter(*args: Any, **options: Any) -> Any:
+        where: Where = tuple(parse(text) for text in options.pop("conditions"))
+        for option, (field, _) in _FILTERS.items():
+            where += any_of(field, options.pop(option))
+        return command(*args, where=where, **options)
+
+    wrapped: Any = with_filter
+    wrapped = click.option(
+        "--where",
+        "conditions",
+        multiple=True,
+        metavar="CONDITION",
+        help="age_years<60, sex=F, view!=lateral, 'labels~XR/chest/*', 'modality=CT|MR'; all given must hold.",
+    )(wrapped)
+    for option, (_, values) in reversed(_FILTERS.items()):
+        wrapped = click.option(f"--{option}", multiple=True, help=f"Any of: {values}. Repeatable.")(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+@contextmanager
+def opened(location: str) -> Iterator[Store]:
+    """The store behind ``--store``, closed afterwards."""
+    with open_store(location, os.environ.get("QDRANT_API_KEY") or None) as store:
+        yield store
+
+
+@contextmanager
+def opened_collection(location: str, name: str | None) -> Iterator[Collection]:
+    """A collection behind ``--store`` and ``--collection``; the only one there is where no name is given."""
+    with opened(location) as store:
+        names = store.names()
+        if name is None and len(names) != 1:
+            there = f"it has {', '.join(names)}" if names else "it holds no collection yet"
+            raise FilterError(f"name a collection of {location} with --collection; {there}")
+        with store.open(name or names[0]) as collection:
+            yield collection
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """A line of talk on stderr."""
+    click.echo(text, err=True)
+
+
+def run(command: click.Command, name: str) -> NoReturn:
+    """Run a command as a program: errors of ours as one line, the exit code as documented."""
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says comes back in our own error
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Abort:
+        say("interrupted")
+        sys.exit(_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CbmirError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,93 @@
+"""``cbmir collections``: what a store holds."""
+
+from typing import Any
+
+import click
+
+from cbmir.options import json_option, opened, print_json, say, store_option
+from cbmir.store import Collection
+
+_SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
+
+
+@click.group()
+def collections() -> None:
+    """List, show, index and drop collections."""
+
+
+@collections.command("list")
+@store_option
+@json_option
+def list_(location: str, as_json: bool) -> None:
+    """Print the collections of a store with their encoder and count."""
+    rows = []
+    with opened(location) as store:
+        for name in store.names():
+            with store.open(name) as collection:
+                rows.append({"name": name, **_head(collection)})
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
+    if not rows:
+        say(f"{location} holds no collection yet")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@json_option
+def show(name: str, location: str, as_json: bool) -> None:
+    """Print a collection: encoder, counts, and images by data set, split, modality, region and label."""
+    with opened(location) as store, store.open(name) as collection:
+        data = {"name": name, **_head(collection), "counts": {field: collection.facet(field) for field in _SHOWN}}
+    if as_json:
+        print_json(data)
+        return
+    encoder = data["encoder"]
+    click.echo(
+        f"{name}: {data['points']:,} images, {data['indexed']:,} in the HNSW graph, {data['status']}, {data['engine']}"
+    )
+    click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
+    click.echo(f"fingerprint {data['fingerprint']}")
+    for field, counts in data["counts"].items():
+        click.echo(f"\n{field}")
+        for value, count in counts.items():
+            click.echo(f"  {value:40} {count:>10,}")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def drop(name: str, location: str, yes: bool) -> None:
+    """Delete a collection and all it holds."""
+    with opened(location) as store:
+        if not yes:
+            click.confirm(f"Delete {name} of {location} for good?", abort=True, err=True)
+        store.drop(name)
+    say(f"{name} is gone")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+def optimize(name: str, location: str) -> None:
+    """Build the index that makes searches fast; ingest does it at its end unless it was interrupted."""
+    with opened(location) as store, store.open(name) as collection:
+        collection.finish()
+        info = collection.info()
+    say(f"{name}: {info.points:,} images, {info.indexed:,} in the HNSW graph, {info.status}")
+
+
+def _head(collection: Collection) -> dict[str, Any]:
+    info = collection.info()
+    return {
+        "points": info.points,
+        "indexed": info.indexed,
+        "status": info.status,
+        "engine": info.engine,
+        "fingerprint": collection.card.fingerprint,
+        "encoder": collection.card.as_json(),
+    }
