@@ -1,14 +1,17 @@
 """The filter language: ``age_years<60``, ``sex=F``, ``view!=lateral``, ``labels~XR/chest/*``, ``modality=CT|MR``.
 
-A filter is a tuple of conditions that must all hold. A list field satisfies ``=`` and ``~`` when one of its values does.
-``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``, ``>=``) never does.
+A filter is a tuple of conditions that must all hold. A list field satisfies ``=`` and ``~`` when one of its values
+does; a glob pays no heed to case. ``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``, ``>=``)
+never does.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from cbmir.errors import FilterError, RecordError
@@ -23,6 +26,7 @@ Value = str | int | float
 NAMED = 20
 """How many existing values a message names."""
 
+_INT64 = range(-(2**63), 2**63)
 _ORDER = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 _CONDITION = re.compile(r"\s*(?P<field>\w+)\s*(?P<op>!=|<=|>=|=|<|>|~)\s*(?P<value>.*\S)\s*")
 
@@ -46,6 +50,8 @@ class Condition:
 
     def __post_init__(self) -> None:
         if self.field == "id":
+            if self.op not in ("=", "!="):
+                raise FilterError(f"id takes = and !=, not {self.op}")
             return
         field = _indexed(self.field)
         if self.op not in _ops(field):
@@ -86,7 +92,8 @@ def parse(text: str) -> Condition:
     field = _indexed(match["field"])
     op = cast("Op", match["op"])
     parts = [match["value"]] if op in _ORDER else match["value"].split("|")
-    return Condition(field.name, op, tuple(_typed(field, part) for part in parts))
+    read = str.strip if op == "~" else partial(_typed, field)  # half a label isn't a label: globs stay as they are
+    return Condition(field.name, op, tuple(read(part) for part in parts))
 
 
 def any_of(field: str, values: Iterable[str]) -> Where:
@@ -126,7 +133,10 @@ def to_edge(where: Where) -> "qdrant_edge.Filter | None":
     def has_id(ids: Sequence[Value]) -> Any:
         return q.HasIdCondition({str(id) for id in ids})
 
-    return _build(where, _Dialect(q.Filter, q.FieldCondition, q.MatchAny, q.RangeFloat, q.RangeDateTime, has_id))
+    built: q.Filter | None = _build(
+        where, _Dialect(q.Filter, q.FieldCondition, q.MatchAny, q.RangeFloat, q.RangeDateTime, has_id)
+    )
+    return built
 
 
 def to_qdrant(where: Where) -> "qdrant_client.models.Filter | None":
@@ -136,7 +146,10 @@ def to_qdrant(where: Where) -> "qdrant_client.models.Filter | None":
     def has_id(ids: Sequence[Value]) -> Any:
         return q.HasIdCondition(has_id=[str(id) for id in ids])
 
-    return _build(where, _Dialect(q.Filter, q.FieldCondition, q.MatchAny, q.Range, q.DatetimeRange, has_id))
+    built: q.Filter | None = _build(
+        where, _Dialect(q.Filter, q.FieldCondition, q.MatchAny, q.Range, q.DatetimeRange, has_id)
+    )
+    return built
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +204,28 @@ def _ops(field: PayloadField) -> tuple[str, ...]:
 def _typed(field: PayloadField, text: str) -> Value:
     try:
         if field.kind == "integer":
-            return int(text)
+            return _int64(text)
         if field.kind == "float":
-            return float(text)
+            return _finite(text)
         if field.kind == "datetime":
-            datetime.fromisoformat(text)
-            return text.strip()
+            return datetime.fromisoformat(text.strip()).isoformat()  # the engines read fewer spellings than Python
         return canonical(field.name, text)
     except (ValueError, RecordError) as error:
         raise FilterError(f"{text!r} is no {field.kind} for {field.name}: {error}") from error
+
+
+def _int64(text: str) -> int:
+    value = int(text)
+    if value not in _INT64:
+        raise ValueError("it takes more than 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # the embedded engine panics at NaN
+        raise ValueError("it is not finite")
+    return value
 
 
 def _resolve(condition: Condition, collection: Countable) -> Condition:
@@ -208,7 +234,7 @@ def _resolve(condition: Condition, collection: Countable) -> Condition:
     if condition.op == "~":
         existing = collection.facet(condition.field)
         globs = [str(value) for value in condition.values]
-        met = tuple(value for value in existing if any(fnmatchcase(value, glob) for glob in globs))
+        met = tuple(value for value in existing if any(fnmatchcase(slug(value), slug(glob)) for glob in globs))
         if not met:
             raise FilterError(_unknown(condition.field, "|".join(globs), collection.name, existing))
         return Condition(condition.field, "=", met)

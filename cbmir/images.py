@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from cbmir.errors import ImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
 
@@ -82,8 +83,8 @@ def sha256(data: bytes) -> str:
 def decode(data: bytes) -> Image.Image:
     """An 8-bit RGB picture from the bytes of a file.
 
-    Pictures with more than 8 bits a channel are scaled from their smallest to their largest value; a transparent picture
-    is laid on black.
+    Grey pictures with more than 8 bits are scaled from their smallest to their largest value; a transparent picture is
+    laid on black.
 
     Raises:
         ImageError: the bytes are no picture, are damaged, hold several frames, or have over `MAX_PIXELS` pixels.
@@ -91,7 +92,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, and damaged tags don't matter
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 _check(picture)
                 picture.load()
                 return _to_rgb(picture)
@@ -128,8 +129,7 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
         picture = _resized(picture, (width, height), resample)
     else:
         picture = _resized(picture, _shortest(picture.size, how.resize_px), resample)
-        left = round((picture.width - width) / 2.0)
-        top = round((picture.height - height) / 2.0)
+        left, top = _margin(picture.width - width), _margin(picture.height - height)
         picture = picture.crop((left, top, left + width, top + height))  # beyond the edge: black, as torchvision pads
     pixels = np.asarray(picture, dtype=np.uint8)
     return pixels.reshape(height, width, how.channels)
@@ -137,6 +137,12 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
 
 def _resized(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, resample)
+
+
+def _margin(spare_px: int) -> int:
+    return (
+        round(spare_px / 2.0) if spare_px >= 0 else -(-spare_px // 2)
+    )  # torchvision's two ways to halve an odd number
 
 
 def _shortest(size: tuple[int, int], target_px: int) -> tuple[int, int]:

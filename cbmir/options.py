@@ -11,14 +11,14 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from cbmir.errors import CbmirError, FilterError
+from cbmir.errors import CbmirError
 from cbmir.filters import Where, any_of, parse
 from cbmir.store import Collection, Store, open_store
 
 EXIT_FAILURES = 3
 """The work is finished, and some inputs failed and were counted."""
 
-_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 _FILTERS = {
     "modality": ("modality", "CT, MR, XR, US, ..."),
     "region": ("anatomic_region", "chest, lung, ..."),
@@ -93,13 +93,8 @@ def opened(location: str) -> Iterator[Store]:
 @contextmanager
 def opened_collection(location: str, name: str | None) -> Iterator[Collection]:
     """A collection behind ``--store`` and ``--collection``; the only one there is where no name is given."""
-    with opened(location) as store:
-        names = store.names()
-        if name is None and len(names) != 1:
-            there = f"it has {', '.join(names)}" if names else "it holds no collection yet"
-            raise FilterError(f"name a collection of {location} with --collection; {there}")
-        with store.open(name or names[0]) as collection:
-            yield collection
+    with opened(location) as store, store.open(name or store.only()) as collection:
+        yield collection
 
 
 def print_json(data: Any) -> None:
@@ -119,7 +114,7 @@ def run(command: click.Command, name: str) -> NoReturn:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
         say("interrupted")
-        sys.exit(_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -77,15 +77,15 @@ def slug(text: str) -> str:
 def label_slug(text: str) -> str:
     """A label as it is stored: ``XR/chest/Pleural Effusion`` becomes ``XR/chest/pleural_effusion``.
 
-    The first part, the modality, is upper case as in DICOM.
+    The first of several parts is the modality, in upper case as in DICOM; a label of one part is a plain slug.
 
     Raises:
         RecordError: a part of the label is empty.
     """
-    modality, *rest = (part.strip() for part in text.split("/"))
-    if not modality or not all(rest):
+    first, *rest = (part.strip() for part in text.split("/"))
+    if not first or not all(rest):
         raise RecordError(f"label {text!r} has an empty part; a label reads modality/region/pathology")
-    return "/".join([modality.upper(), *(slug(part) for part in rest)])
+    return "/".join([first.upper(), *(slug(part) for part in rest)]) if rest else slug(first)
 
 
 def pathologies(labels: Iterable[str]) -> list[str]:
@@ -192,7 +192,8 @@ class EmbeddedBatch:
 def is_unit(vectors: Vectors, tolerance: float = 1e-3) -> NDArray[np.bool_]:
     """(n,) whether each row is finite and of unit length within the tolerance."""
     squared = np.einsum("ij,ij->i", vectors, vectors)
-    return np.abs(squared - 1.0) <= 2 * tolerance  # NaN and inf compare as False
+    unit: NDArray[np.bool_] = np.abs(squared - 1.0) <= 2 * tolerance  # NaN and inf compare as False
+    return unit
 
 
 def normalise(vectors: Vectors) -> Vectors:

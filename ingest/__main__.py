@@ -1,6 +1,6 @@
 """``python -m ingest``: the same as ``cbmir ingest``."""
 
-from ingest.cli import ingest
 from cbmir.options import run
+from ingest.cli import ingest
 
 run(ingest, "ingest")

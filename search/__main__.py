@@ -1,6 +1,6 @@
 """``python -m search``: the same as ``cbmir search``."""
 
-from search.cli import search
 from cbmir.options import run
+from search.cli import search
 
 run(search, "search")

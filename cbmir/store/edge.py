@@ -1,7 +1,7 @@
 """A directory as a store: Qdrant Edge, the real engine inside this process.
 
-``DIR/<collection>/collection.json`` holds the metadata, ``DIR/<collection>/shard/`` what the engine keeps. One process at
-a time holds a collection; the engine's own lock on its write-ahead log sees to that.
+``DIR/<collection>/collection.json`` holds the metadata, ``DIR/<collection>/shard/`` what the engine keeps. One process
+at a time holds a collection; the engine's own lock on its write-ahead log sees to that.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""``python -m cbmir.store.optimize FOLDER PARENT_PID``: build the HNSW graph of one collection in a process of its own."""
+"""``python -m cbmir.store.optimize FOLDER PARENT_PID``: build one collection's HNSW graph in a process of its own."""
 
 import ctypes
 import os

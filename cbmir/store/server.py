@@ -204,7 +204,7 @@ class ServerCollection(Collection):
             if offset is None:
                 return
 
-    def _page(self, where: Where, fields: Fields, vectors: bool, batch: int, offset: Any) -> tuple[list[Any], Any]:  # noqa: PLR0913
+    def _page(self, where: Where, fields: Fields, vectors: bool, batch: int, offset: Any) -> tuple[list[Any], Any]:
         return self._retry(
             lambda: self._client.scroll(
                 self.name,
@@ -285,7 +285,8 @@ def _check_version(server: str, where: str) -> None:
     )
     if major != our_major or abs(minor - our_minor) > 1:
         raise StoreError(
-            f"{where} runs Qdrant {server}, qdrant-client here is {ours}: Qdrant supports a distance of one minor version"
+            f"{where} runs Qdrant {server}, qdrant-client here is {ours}: "
+            "Qdrant supports a distance of one minor version"
         )
 
 

@@ -1,0 +1,159 @@
+"""``cbmir ingest``: images or embeddings into a collection."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from cbmir.encoders import EncoderSettings, get
+from cbmir.options import (
+    EXIT_FAILURES,
+    EXIT_INTERRUPTED,
+    encoder_options,
+    json_option,
+    opened,
+    print_json,
+    say,
+    store_option,
+)
+from cbmir.store import Collection
+from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records, write_embeddings
+from ingest.pipeline import ingest_images
+from ingest.report import IngestReport, write_failures
+from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+
+_EXISTING = click.Path(path_type=Path)
+
+
+@click.group()
+def ingest() -> None:
+    """Embed images, or take embeddings, into a collection.
+
+    Running the same command again goes on where the last run ended: what is stored is not embedded again.
+    """
+
+
+@ingest.command()
+@click.argument("source", type=_EXISTING)
+@click.option("--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME or open_clip:ARCH/TAG.")
+@store_option
+@click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
+@click.option(
+    "--root", type=_EXISTING, help="Folder that file paths in a table are relative to; the table's unless given."
+)
+@click.option(
+    "--dataset", help="Data set of images whose table names none; the name of the table or folder unless given."
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["folders", "none"]),
+    default="folders",
+    show_default=True,
+    help="Whether the folders of a folder SOURCE are split and label, as in train/XR/chest/pneumonia/1.png.",
+)
+@click.option(
+    "--set",
+    "constants",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help=f"For images that lack the field: {', '.join(GIVEN_FIELDS)}. Repeatable.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes; one a core unless given.")
+@click.option("--embeddings", type=click.Path(path_type=Path), metavar="DIR", help="Write DIR/COLLECTION.h5 besides.")
+@click.option(
+    "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
+)
+@encoder_options
+@json_option
+def images(source: Path, encoder: str, location: str, name: str | None, as_json: bool, **options: Any) -> int:
+    """Embed the images of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
+    reading = SourceOptions(
+        options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"])
+    )
+    items = open_source(source, reading)
+    weights = Path(options["weights"]) if options["weights"] else None
+    network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
+    say(f"{encoder} on {network.running_on}, {network.batch_size} images a step")
+    with opened(location) as store, store.open_or_create(name or _slug(encoder), network.card) as collection:
+        with tqdm(total=items.total, unit="image", disable=None) as bar:
+            report = ingest_images(items, network, collection, options["workers"], bar.update)
+        if not report.interrupted:
+            _finish(collection, report)
+            if options["embeddings"]:
+                path = options["embeddings"] / f"{collection.name}.h5"
+                say(f"{write_embeddings(collection, path):,} vectors written to {path}")
+    return _conclude(report, options["failures"], as_json)
+
+
+@ingest.command()
+@click.argument("files", nargs=-1, required=True, type=_EXISTING, metavar="FILE.h5...")
+@click.option(
+    "--table", "tables", multiple=True, required=True, type=_EXISTING, help="Table of the images. Repeatable."
+)
+@click.option("--encoder", required=True, help="What made the vectors; any name.")
+@store_option
+@click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
+@click.option("--dataset", help="Data set of images whose table names none; the name of the table unless given.")
+@click.option(
+    "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
+)
+@json_option
+def embeddings(
+    files: tuple[Path, ...], tables: tuple[Path, ...], encoder: str, location: str, name: str | None, **options: Any
+) -> int:
+    """Fill a collection from vectors in HDF5, without embedding.
+
+    FILE.h5 is what `--embeddings` wrote, or the published layout: one HDF5 dataset an image, its key the file path.
+    """
+    sources = [open_source(table, SourceOptions(dataset=options["dataset"])) for table in tables]
+    with EmbeddingsFiles(files) as vectors, opened(location) as store:
+        card = vectors.card(encoder, records(sources))
+        with store.open_or_create(name or _slug(encoder), card) as collection:
+            report = ingest_embeddings(sources, vectors, collection)
+            _finish(collection, report)
+    return _conclude(report, options["failures"], options["as_json"])
+
+
+def _finish(collection: Collection, report: IngestReport) -> None:
+    with _line() as show:
+        report.timed("index", lambda: collection.finish(show))
+
+
+@contextmanager
+def _line() -> Iterator[Any]:
+    """A line on stderr that is written over; nothing where stderr is no terminal."""
+    with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
+        yield bar.set_description_str
+
+
+def _conclude(report: IngestReport, failures: Path | None, as_json: bool) -> int:
+    for line in report.lines():
+        say(line)
+    if report.failures:
+        path = failures or Path(f"failures-{report.collection}.csv")
+        write_failures(report.failures, path)
+        say(f"{report.failed:,} failed, each with its reason in {path}")
+    if as_json:
+        print_json(report.as_json())
+    if report.interrupted:
+        say("interrupted; run the same command again to go on")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILURES if report.failures else 0
+
+
+def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    unknown = [name for name, value in pairs.items() if name not in GIVEN_FIELDS or not value]
+    if unknown:
+        raise click.BadParameter(
+            f"{unknown[0]!r}: write FIELD=VALUE; fields are {', '.join(GIVEN_FIELDS)}", param_hint="--set"
+        )
+    return pairs
+
+
+def _slug(encoder: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)

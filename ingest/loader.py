@@ -1,0 +1,183 @@
+"""Worker processes that read, hash, decode and preprocess images, in order and with a bounded number in flight.
+
+Workers are spawned, never forked: a forked child would share the engine's files and locks.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from cbmir.errors import ImageError
+from cbmir.images import Pixels, Preprocessing, decode, preprocess, read, sha256
+
+CHUNK = 16
+"""Images a task."""
+
+_CHUNKS_IN_FLIGHT = 3  # a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image file to load.
+
+    Attributes:
+        path: The file.
+        known_sha256: Hash under which it is stored already; a file that still has it isn't decoded.
+    """
+
+    path: Path
+    known_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of one image file.
+
+    Attributes:
+        sha256: Of the file; empty where it couldn't be read.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        pixels: (height, width, channels) for the encoder; None where the image is known or unusable.
+        reason: Why it is unusable, None otherwise.
+    """
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    pixels: Pixels | None = None
+    reason: str | None = None
+
+
+def load_image(wanted: Wanted, how: Preprocessing) -> Loaded:
+    """Read, hash, and, unless it is known, decode and preprocess one image; never raises for a bad one."""
+    try:
+        data = read(wanted.path)
+        digest = sha256(data)
+        if digest == wanted.known_sha256:
+            return Loaded(digest)
+        picture = decode(data)
+        return Loaded(digest, picture.width, picture.height, preprocess(picture, how))
+    except ImageError as error:
+        return Loaded(reason=str(error))
+    except MemoryError:
+        return Loaded(reason="is too large for the memory of this machine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    loaded: list[Loaded]
+    pixels: Pixels | None
+    cpu_s: float
+
+
+class Loader:
+    """A pool of worker processes.
+
+    Attributes:
+        decode_s: Core-seconds the workers spent on images so far.
+    """
+
+    def __init__(self, how: Preprocessing, workers: int) -> None:
+        self._how = how
+        self._workers = workers
+        self._pool = self._new_pool()
+        self.decode_s = 0.0
+
+    def load(self, chunks: Iterable[list[Wanted]]) -> Iterator[list[Loaded]]:
+        """What became of each image, chunk by chunk in the order they came."""
+        waiting: deque[tuple[list[Wanted], Future[_Chunk]]] = deque()
+        source = iter(chunks)
+        while True:
+            while len(waiting) < self._workers * _CHUNKS_IN_FLIGHT and (chunk := next(source, None)) is not None:
+                waiting.append((chunk, self._submit(chunk)))
+            if not waiting:
+                return
+            chunk, future = waiting.popleft()
+            try:
+                done = self._unpack(future.result())
+            except BrokenProcessPool:
+                done = self._one_by_one(chunk)
+                waiting = deque((later, self._submit(later)) for later, _ in waiting)
+            yield done
+
+    def close(self) -> None:
+        """Stop the workers; work in flight is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        """Start all workers with Ctrl-C blocked, from their first instruction on: it is for the parent."""
+        pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(self._workers):
+                pool.submit(int)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pool
+
+    def _submit(self, chunk: list[Wanted]) -> Future[_Chunk]:
+        try:
+            return self._pool.submit(_load_chunk, chunk, self._how)
+        except BrokenProcessPool as error:  # a worker died since; `load` sees to it
+            broken: Future[_Chunk] = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _one_by_one(self, chunk: list[Wanted]) -> list[Loaded]:
+        """After a worker died, find the image that killed it; the others of its chunk are loaded."""
+        done = []
+        self._pool = self._new_pool()
+        for wanted in chunk:
+            try:
+                done += self._unpack(self._pool.submit(_load_chunk, [wanted], self._how).result())
+            except BrokenProcessPool:
+                self._pool = self._new_pool()
+                done.append(
+                    Loaded(reason="ended the process that decoded it (out of memory, or a crash of the decoder)")
+                )
+        return done
+
+    def _unpack(self, chunk: _Chunk) -> list[Loaded]:
+        self.decode_s += chunk.cpu_s
+        rows = iter(() if chunk.pixels is None else chunk.pixels)
+        return [
+            item if item.reason or not item.width else Loaded(item.sha256, item.width, item.height, next(rows))
+            for item in chunk.loaded
+        ]
+
+
+def _load_chunk(chunk: list[Wanted], how: Preprocessing) -> _Chunk:
+    started = time.process_time()
+    loaded = [load_image(wanted, how) for wanted in chunk]
+    pixels = [item.pixels for item in loaded if item.pixels is not None]
+    bare = [Loaded(item.sha256, item.width, item.height, None, item.reason) for item in loaded]
+    return _Chunk(bare, np.stack(pixels) if pixels else None, time.process_time() - started)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it does, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_await, args=(parent,), daemon=True).start()
+
+
+def _await(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

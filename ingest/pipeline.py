@@ -1,0 +1,172 @@
+"""Images on their way: source -> check against the store -> loader -> encoder -> writer."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from cbmir.encoders import Encoder
+from cbmir.images import Pixels
+from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint
+from cbmir.store import Collection
+from ingest.interrupt import Interrupt
+from ingest.loader import CHUNK, Loaded, Loader, Wanted
+from ingest.report import IngestReport
+from ingest.sources import Failure, Source, SourceImage
+from ingest.writer import Writer
+
+MIN_BATCH = 64
+"""Images encoded and written together at least, unless no more come."""
+
+Seen = Callable[[int], object]
+"""Told how many more items of the source are done with."""
+
+
+def default_workers() -> int:
+    """One decoding process a core this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    image: SourceImage
+    stored: StoredPoint | None
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.image.path, self.stored.payload.get("sha256") if self.stored else None)
+
+
+def ingest_images(
+    source: Source, encoder: Encoder, collection: Collection, workers: int | None = None, seen: Seen | None = None
+) -> IngestReport:
+    """Embed the images of a source into a collection.
+
+    Images whose id, file hash and encoder fingerprint are stored already are not decoded; where only their payload
+    changed, it is brought up to date. Ctrl-C finishes the images in hand.
+
+    Args:
+        source: Where the images come from.
+        encoder: Must have the fingerprint of the collection.
+        collection: Open; indexing is left to its `finish`.
+        workers: Decoding processes; one a core unless given.
+        seen: Called with the number of items done, as they are.
+
+    Raises:
+        FingerprintError: the collection belongs to another encoder.
+        StoreError: the store refused; what was stored before stays.
+    """
+    collection.card.require(encoder.card, f"collection {collection.name}")
+    run = _Run(source, encoder, collection, workers or default_workers())
+    run.go(seen or (lambda _: None))
+    return run.report
+
+
+class _Run:
+    def __init__(self, source: Source, encoder: Encoder, collection: Collection, workers: int) -> None:
+        self.report = IngestReport(
+            collection.name, encoder.card.name, encoder.card.fingerprint, encoder.running_on, ignored=source.ignored
+        )
+        self._source = source
+        self._encoder = encoder
+        self._collection = collection
+        self._workers = workers
+        self._step = encoder.batch_size * -(-MIN_BATCH // encoder.batch_size)
+        self._ids: set[str] = set()
+        self._buffer: list[tuple[ImageRecord, Pixels]] = []
+        self._seconds = {"source": 0.0, "encode": 0.0}
+
+    def go(self, seen: Seen) -> None:
+        started = time.perf_counter()
+        tasks: list[list[_Task]] = []
+        with Interrupt() as interrupt, Loader(self._encoder.preprocessing, self._workers) as loader:
+            with Writer(self._collection) as writer:
+                done = 0
+                for loaded in loader.load(self._wanted(tasks, interrupt)):
+                    for task, item in zip(tasks.pop(0), loaded, strict=True):
+                        self._take(task, item)
+                    while len(self._buffer) >= self._step:
+                        self._encode(self._step, writer)
+                    finished = self.report.read - sum(map(len, tasks)) - len(self._buffer)
+                    seen(finished - done)
+                    done = finished
+                self._encode(len(self._buffer), writer)
+                seen(self.report.read - done)
+            self.report.interrupted = interrupt.asked
+        self._collection.flush()
+        self.report.stored = writer.stored
+        self.report.seconds = {
+            "source": self._seconds["source"],
+            "decode": loader.decode_s / self._workers,
+            "encode": self._seconds["encode"],
+            "write": writer.write_s,
+            "total": time.perf_counter() - started,
+        }
+
+    def _wanted(self, tasks: list[list[_Task]], interrupt: Interrupt) -> Iterator[list[Wanted]]:
+        """Chunks for the loader; what they are for goes to `tasks`, in the same order."""
+        items = iter(self._source)
+        while not interrupt.asked:
+            started = time.perf_counter()
+            chunk = list(islice(items, CHUNK))
+            new = self._check(chunk)
+            self._seconds["source"] += time.perf_counter() - started
+            if not chunk:
+                return
+            if new:
+                tasks.append(new)
+                yield [task.wanted for task in new]
+
+    def _check(self, items: list[SourceImage | Failure]) -> list[_Task]:
+        images = []
+        for item in items:
+            self.report.read += 1
+            if isinstance(item, Failure):
+                self.report.failures.append(item)
+            elif item.record.id in self._ids:
+                self._fail(item.record, "came before in this source: one image has one row")
+            else:
+                self._ids.add(item.record.id)
+                images.append(item)
+        known = (
+            {point.id: point for point in self._collection.get([item.record.id for item in images])} if images else {}
+        )
+        return [_Task(item, known.get(item.record.id)) for item in images]
+
+    def _take(self, task: _Task, loaded: Loaded) -> None:
+        record = task.image.record
+        if loaded.reason is not None:
+            self._fail(record, loaded.reason)
+        elif loaded.pixels is None:
+            self._skip(record, task.stored)
+        else:
+            sized = replace(record, sha256=loaded.sha256, width=loaded.width, height=loaded.height)
+            self._buffer.append((sized, loaded.pixels))
+
+    def _skip(self, record: ImageRecord, stored: StoredPoint | None) -> None:
+        self.report.skipped += 1
+        old = dict(stored.payload) if stored else {}
+        changed: Payload = {name: value for name, value in record.payload().items() if old.get(name) != value}
+        if changed:
+            self._collection.set_payload(record.id, changed)
+            self.report.updated += 1
+
+    def _encode(self, count: int, writer: Writer) -> None:
+        if not count:
+            return
+        items, self._buffer = self._buffer[:count], self._buffer[count:]
+        started = time.perf_counter()
+        vectors = self._encoder.embed(np.stack([pixels for _, pixels in items]))
+        self._seconds["encode"] += time.perf_counter() - started
+        good = np.atleast_1d(np.isfinite(vectors).all(axis=1))
+        for record, _ in (item for item, fine in zip(items, good, strict=True) if not fine):
+            self._fail(record, "the encoder gives no vector for it (an even picture, or values out of range)")
+        records = tuple(record for (record, _), fine in zip(items, good, strict=True) if fine)
+        if records:
+            writer.put(EmbeddedBatch(records, vectors[good], self._encoder.card.fingerprint))
+
+    def _fail(self, record: ImageRecord, reason: str) -> None:
+        self.report.failures.append(Failure(record.filepath, record.dataset, reason))

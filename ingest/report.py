@@ -1,0 +1,124 @@
+"""What an ingest run did, for people and for programs."""
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cbmir.errors import SourceError
+from ingest.sources import Failure
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """Counts and seconds of one run; read = stored + skipped + failed.
+
+    Attributes:
+        collection: Where the images went.
+        encoder: Name of the encoder.
+        fingerprint: Of the encoder.
+        running_on: Device and precision; empty where nothing was encoded.
+        read: Items the source gave.
+        stored: Images written, new or changed.
+        skipped: Images known already, by id, file hash and fingerprint.
+        updated: Of the skipped, those whose payload was brought up to date.
+        failures: Images that were not stored, each with its reason.
+        ignored: Files of a folder without an image suffix, by suffix.
+        without_row: Vectors of an embeddings file that no row of a table names.
+        seconds: By stage; the stages overlap, ``decode`` is the mean over the workers, ``total`` is the clock.
+        interrupted: Whether the run was stopped before the source was read.
+    """
+
+    collection: str
+    encoder: str
+    fingerprint: str
+    running_on: str = ""
+    read: int = 0
+    stored: int = 0
+    skipped: int = 0
+    updated: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    without_row: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> int:
+        """How many images were not stored."""
+        return len(self.failures)
+
+    @property
+    def bottleneck(self) -> str:
+        """The busiest stage: the others waited for it."""
+        stages = {name: value for name, value in self.seconds.items() if name not in ("total", "index")}
+        return max(stages, key=lambda name: stages[name]) if stages else ""
+
+    @property
+    def images_per_s(self) -> float:
+        """Images read a second, the final indexing left out."""
+        working = self.seconds.get("total", 0.0) - self.seconds.get("index", 0.0)
+        return self.read / working if working > 0 else 0.0
+
+    def timed(self, stage: str, work: Callable[[], None]) -> None:
+        """Do some last work and add its seconds to the report."""
+        started = time.perf_counter()
+        work()
+        self.seconds[stage] = time.perf_counter() - started
+        self.seconds["total"] = self.seconds.get("total", 0.0) + self.seconds[stage]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "collection": self.collection,
+            "encoder": self.encoder,
+            "fingerprint": self.fingerprint,
+            "running_on": self.running_on,
+            "read": self.read,
+            "stored": self.stored,
+            "skipped": self.skipped,
+            "updated": self.updated,
+            "failed": self.failed,
+            "without_row": self.without_row,
+            "ignored": dict(self.ignored),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "bottleneck": self.bottleneck,
+            "images_per_s": round(self.images_per_s, 2),
+            "interrupted": self.interrupted,
+            "failures": [{"filepath": f.filepath, "place": f.place, "reason": f.reason} for f in self.failures],
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"{self.collection}: read {self.read:,} = stored {self.stored:,} + skipped {self.skipped:,} "
+            f"+ failed {self.failed:,}" + (f" (payload updated of {self.updated:,} skipped)" if self.updated else "")
+        ]
+        if self.without_row:
+            lines.append(f"{self.without_row:,} vectors have no row in a table and were left out")
+        if self.ignored:
+            kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in self.ignored.items())
+            lines.append(f"passed over, no image suffix: {kinds}")
+        stages = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items() if name != "total")
+        lines.append(
+            f"{stages}; {self.seconds.get('total', 0.0):.1f} s in all, {self.images_per_s:.1f} images/s, "
+            f"bottleneck: {self.bottleneck}"
+        )
+        return lines
+
+
+def write_failures(failures: list[Failure], path: Path) -> None:
+    """Write a CSV of the images that were not stored, with place and reason.
+
+    Raises:
+        SourceError: the file can't be written.
+    """
+    try:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file)
+            writer.writerow(("filepath", "place", "reason"))
+            writer.writerows((item.filepath, item.place, item.reason) for item in failures)
+    except OSError as error:
+        raise SourceError(f"can't write the failures to {path}: {error.strerror}") from error

@@ -1,0 +1,39 @@
+"""Sources of image records: each module here that has `accepts` and `read` is one."""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast
+
+from cbmir.errors import SourceError
+from ingest.sources.base import GIVEN_FIELDS, Failure, Source, SourceImage, SourceOptions
+
+__all__ = ["GIVEN_FIELDS", "Failure", "Source", "SourceImage", "SourceOptions", "open_source"]
+
+
+class _Reader(Protocol):
+    FORM: str
+
+    def accepts(self, path: Path) -> bool: ...
+
+    def read(self, path: Path, options: SourceOptions) -> Source: ...
+
+
+def open_source(path: Path, options: SourceOptions | None = None) -> Source:
+    """The source of image records at a path.
+
+    Raises:
+        SourceError: there is nothing, or nothing that any source reads.
+    """
+    if not path.exists():
+        raise SourceError(f"no source {path}")
+    readers = _readers()
+    for reader in readers:
+        if reader.accepts(path):
+            return reader.read(path, options or SourceOptions())
+    raise SourceError(f"can't ingest {path}; a source is {' or '.join(reader.FORM for reader in readers)}")
+
+
+def _readers() -> list[_Reader]:
+    modules = [importlib.import_module(f"{__name__}.{item.name}") for item in pkgutil.iter_modules(__path__)]
+    return [cast("_Reader", module) for module in modules if hasattr(module, "accepts")]

@@ -1,0 +1,94 @@
+"""A folder of image files; the folders below it may say split and label, as in ``train/XR/chest/pneumonia/1.png``."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cbmir.errors import RecordError, SourceError
+from cbmir.images import IMAGE_SUFFIXES
+from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record
+
+FORM = "a folder of images"
+_SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
+
+
+def accepts(path: Path) -> bool:
+    """Whether the path is a folder."""
+    return path.is_dir()
+
+
+def read(path: Path, options: SourceOptions) -> Source:
+    """List the images below a folder.
+
+    Raises:
+        SourceError: the folder can't be listed, or holds no image.
+    """
+    return FolderSource(path, options)
+
+
+class FolderSource:
+    """The image files below a folder, by path.
+
+    Attributes:
+        total: How many there are.
+        ignored: Files without an image suffix, counted by suffix.
+    """
+
+    def __init__(self, folder: Path, options: SourceOptions) -> None:
+        self._folder = folder
+        self._options = options
+        self._paths: list[str] = []
+        self._unreadable: list[Failure] = []
+        self.ignored: Mapping[str, int] = self._list()
+        self.total: int | None = len(self._paths) + len(self._unreadable)
+        if not self.total:
+            raise SourceError(f"no image below {folder}; images end in {' '.join(IMAGE_SUFFIXES)}")
+
+    def __iter__(self) -> Iterator[SourceImage | Failure]:
+        """The folders that can't be listed, then the images."""
+        yield from self._unreadable
+        for relative in self._paths:
+            yield self._item(relative)
+
+    def _list(self) -> Mapping[str, int]:
+        others: Counter[str] = Counter()
+        for folder, folders, files in os.walk(self._folder, onerror=self._fail):
+            folders.sort()
+            for name in files:
+                path = Path(folder, name)
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    self._paths.append(path.relative_to(self._folder).as_posix())
+                else:
+                    others[path.suffix.lower() or "no suffix"] += 1
+        self._paths.sort()
+        return dict(sorted(others.items()))
+
+    def _fail(self, error: OSError) -> None:
+        self._unreadable.append(Failure(str(error.filename), str(self._folder), f"can't be listed: {error.strerror}"))
+
+    def _item(self, relative: str) -> SourceImage | Failure:
+        given = dict(self._options.constants)
+        labels: list[str] = []
+        if self._options.folder_labels:
+            folders = relative.split("/")[:-1]
+            split = [part for part in folders if part.lower() in _SPLIT_FOLDERS]
+            given.update({"split": split[0]} if split else {})
+            labels = _labels([part for part in folders if part not in split], given)
+        try:
+            dataset = self._options.dataset or self._folder.resolve().name
+            record = make_record(_text(relative), dataset, labels, given, {})
+        except RecordError as error:
+            return Failure(_text(relative), str(self._folder), str(error))
+        return SourceImage(record, self._folder / relative)
+
+
+def _labels(parts: list[str], given: Mapping[str, str]) -> list[str]:
+    if len(parts) == 1 and given.get("modality") and given.get("anatomic_region"):
+        parts = [given["modality"], given["anatomic_region"], *parts]
+    return ["/".join(parts)] if parts else []
+
+
+def _text(path: str) -> str:
+    """A file name as text; bytes that are no UTF-8 become escapes, for the engine stores text."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,225 @@
+"""A query to hits: by image, by stored image, by vector."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from cbmir.encoders import Encoder, EncoderSettings, get
+from cbmir.errors import CollectionError, EncoderError, ImageError
+from cbmir.filters import Condition, Where, parse, resolve
+from cbmir.images import IMAGE_SUFFIXES, decode, preprocess, read, sha256
+from cbmir.schema import Hit, StoredPoint, Vectors, point_id
+from cbmir.store import Collection, open_store
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """How to ask.
+
+    Attributes:
+        k: Hits a query.
+        where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT``.
+        exclude_same_patient: Leave out the stored images of the query's patient, and the query image itself.
+        exact: Compare with every vector instead of walking the HNSW graph.
+    """
+
+    k: int = 10
+    where: Where | Sequence[str] = ()
+    exclude_same_patient: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query.
+
+    Attributes:
+        query: Path of the query image, id of the stored image, or place of the vector.
+        hits: By falling score; fewer than asked for where fewer satisfy the filter. Empty where the query failed.
+        stored: The query image in the collection, where it is there.
+        reason: Why the query failed, None otherwise.
+    """
+
+    query: str
+    hits: tuple[Hit, ...] = ()
+    stored: StoredPoint | None = None
+    reason: str | None = None
+
+
+class Searcher:
+    """Asks one collection; the encoder is loaded with the first image.
+
+    Use as a context manager, or call `close`: a directory is held against other processes meanwhile.
+
+    Attributes:
+        collection: The open collection.
+
+    Raises:
+        StoreError: the store can't be opened.
+        CollectionError: there is no such collection, or no name was given and there isn't just one.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        collection: str | None = None,
+        encoder: EncoderSettings | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self._settings = encoder or EncoderSettings()
+        self._encoder: Encoder | None = None
+        with ExitStack() as stack:
+            opened = stack.enter_context(open_store(store, api_key))
+            self.collection: Collection = stack.enter_context(opened.open(collection or opened.only()))
+            self._stack = stack.pop_all()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that made the collection.
+
+        Raises:
+            EncoderError: the vectors were made elsewhere.
+            FingerprintError: the encoder of that name has other weights or another preprocessing here.
+        """
+        if self._encoder is None:
+            card = self.collection.card
+            if card.is_external:
+                raise EncoderError(
+                    f"collection {self.collection.name} holds vectors of {card.name} that were made elsewhere: "
+                    "it can be asked by stored id or by vector, not by image"
+                )
+            loaded = get(card.name, self._settings)
+            card.require(loaded.card, f"collection {self.collection.name}")
+            self._encoder = loaded
+        return self._encoder
+
+    def image(self, path: str | Path, query: Query | None = None) -> list[Hit]:
+        """The stored images most similar to an image file.
+
+        Raises:
+            ImageError: the file can't be used.
+        """
+        (answer,) = self.images([Path(path)], query)
+        if answer.reason is not None:
+            raise ImageError(f"{path} {answer.reason}")
+        return list(answer.hits)
+
+    def images(self, paths: Iterable[Path], query: Query | None = None) -> Iterator[Answer]:
+        """Answers for many image files, in their order; a file that can't be used gives an answer with a reason."""
+        query = self._resolved(query)
+        encoder = self.encoder
+        rest = iter(paths)
+        while part := list(islice(rest, BATCH)):
+            pixels, hashes, reasons = [], [], {}
+            for path in part:
+                try:
+                    data = read(path)
+                    pixels.append(preprocess(decode(data), encoder.preprocessing))
+                    hashes.append((str(path), sha256(data)))
+                except ImageError as error:
+                    reasons[path] = str(error)
+            answers = iter(self._embedded(encoder, pixels, hashes, query))
+            for path in part:
+                yield Answer(str(path), reason=reasons[path]) if path in reasons else next(answers)
+
+    def like(self, name: str, query: Query | None = None) -> Answer:
+        """The stored images most similar to a stored one, itself left out.
+
+        Args:
+            name: Its id, or ``dataset/filepath``, or only the file path.
+            query: How to ask.
+
+        Raises:
+            CollectionError: no such image is stored.
+        """
+        stored = self._find(name)
+        if stored.vector is None:
+            raise CollectionError(f"the image {name} is stored without a vector")
+        query = self._resolved(query)
+        others = (Condition("id", "!=", (stored.id,)), *self._others(query, stored))
+        hits = self.collection.query(stored.vector, query.k, (*_parsed(query), *others), exact=query.exact)
+        return Answer(stored.id, tuple(hits), stored)
+
+    def vectors(self, vectors: Vectors, query: Query | None = None) -> list[list[Hit]]:
+        """The stored images nearest to (n, dim) finite vectors."""
+        query = self._resolved(query)
+        return self.collection.query_batch(vectors, query.k, _parsed(query), exact=query.exact)
+
+    def close(self) -> None:
+        """Let go of the collection."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _embedded(
+        self, encoder: Encoder, pixels: list[np.ndarray], hashes: list[tuple[str, str]], query: Query
+    ) -> Iterator[Answer]:
+        if not pixels:
+            return
+        vectors = encoder.embed(np.stack(pixels))
+        fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
+        stored = [self._same_file(digest) for _, digest in hashes]
+        wheres = [(*_parsed(query), *self._others(query, point)) for point in stored]
+        asked = [where for where, good in zip(wheres, fine, strict=True) if good]
+        hits = iter(self.collection.query_batch(vectors[fine], query.k, asked, exact=query.exact))
+        for (path, _), point, good in zip(hashes, stored, fine, strict=True):
+            if good:
+                yield Answer(path, tuple(next(hits)), point)
+            else:
+                yield Answer(path, stored=point, reason="has no vector (an even picture)")
+
+    def _resolved(self, query: Query | None) -> Query:
+        query = query or Query()
+        where = tuple(parse(item) if isinstance(item, str) else item for item in query.where)
+        return replace(query, where=resolve(where, self.collection))
+
+    def _others(self, query: Query, stored: StoredPoint | None) -> Where:
+        """Conditions that leave out the query image and its patient."""
+        if not query.exclude_same_patient or stored is None:
+            return ()
+        patient = stored.payload.get("patient_id")
+        itself = Condition("id", "!=", (stored.id,))
+        return (itself, Condition("patient_id", "!=", (patient,))) if patient else (itself,)
+
+    def _same_file(self, digest: str) -> StoredPoint | None:
+        pages = self.collection.scroll((Condition("sha256", "=", (digest,)),), batch=1)
+        return next((point for page in pages for point in page), None)
+
+    def _find(self, name: str) -> StoredPoint:
+        ids = [point_id(dataset, name) for dataset in self.collection.facet("dataset")]
+        ids.append(point_id(*name.split("/", 1)) if "/" in name else "")
+        with suppress(ValueError):
+            ids.append(str(uuid.UUID(name)))
+        found = self.collection.get([id for id in ids if id], vectors=True)
+        if not found:
+            raise CollectionError(
+                f"no image {name!r} in collection {self.collection.name}; give its id, or its data set and file path"
+            )
+        return found[0]
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are given, folders replaced by the images below them, sorted."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES)
+        else:
+            found.append(path)
+    return found
+
+
+def _parsed(query: Query) -> Where:
+    return tuple(item for item in query.where if isinstance(item, Condition))
