@@ -1,0 +1,5 @@
+"""``python -m examples.samples``."""
+
+from examples.samples.cli import main
+
+main(prog_name="python -m examples.samples")
