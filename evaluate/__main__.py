@@ -1,6 +1,6 @@
 """``python -m evaluate``: the same as ``cbmir evaluate``."""
 
-from evaluate.cli import evaluate
 from cbmir.options import run
+from evaluate.cli import evaluate
 
 run(evaluate, "evaluate")

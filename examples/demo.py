@@ -15,6 +15,11 @@ import click
 
 ENCODERS = ("pixels", "efficientnet-lite0-untrained", "efficientnet-lite0")
 _BEST = ENCODERS[-1]
+PROTOCOLS = {
+    "test-against-train": (),
+    "all-against-all": ("--queries", "all", "--gallery", "all"),
+}
+"""The default protocol, and every image against all images of other sources."""
 
 
 @click.command()
@@ -33,8 +38,9 @@ def demo(out: Path) -> None:
             *("search", "image", str(samples / query), "--store", str(store), "--collection", _BEST, "-k", "6"),
             *("--modality", modality, "--exclude-same-patient", "--sheet", str(sheet), "--root", str(samples)),
         )
-    results = {encoder: _evaluate(store, encoder, out) for encoder in ENCODERS}
-    click.echo(_comparison(results))
+    for title, protocol in PROTOCOLS.items():
+        results = [_evaluate(store, encoder, protocol, out / f"{title}-{encoder}.csv") for encoder in ENCODERS]
+        click.echo(_comparison(results))
 
 
 def _queries(table: Path) -> dict[str, str]:
@@ -45,31 +51,29 @@ def _queries(table: Path) -> dict[str, str]:
     return {row["modality"]: row["filepath"] for row in reversed(rows)}
 
 
-def _evaluate(store: Path, encoder: str, out: Path) -> dict[str, Any]:
-    command = ("evaluate", "retrieval", "--store", str(store), "--collection", encoder)
-    text = _cbmir(*command, "--out", str(out / f"retrieval-{encoder}.csv"), "--json", quiet=True)
-    result: dict[str, Any] = json.loads(text)
+def _evaluate(store: Path, encoder: str, protocol: tuple[str, ...], rows: Path) -> dict[str, Any]:
+    command = ("evaluate", "retrieval", "--store", str(store), "--collection", encoder, *protocol)
+    result: dict[str, Any] = json.loads(_cbmir(*command, "--out", str(rows), "--json", quiet=True))
     return result
 
 
-def _comparison(results: dict[str, dict[str, Any]]) -> str:
-    protocol = results[_BEST]["protocol"]
+def _comparison(results: list[dict[str, Any]]) -> str:
+    protocol = results[0]["protocol"]
+    queries, gallery = protocol["queries"], protocol["gallery"]
     lines = [
-        "",
-        f"Retrieval by {protocol['relevance']}: {protocol['queries']['count']:,} queries ({protocol['queries']['where']}) "
-        f"against {protocol['gallery']['count']:,} images ({protocol['gallery']['where']}), exact, same source left out",
-        f"{'encoder':32} {'fingerprint':16}  micro P@1  P@5  P@10   macro P@1",
+        f"\nprecision at k by {protocol['label']} (modality x anatomy), exact search, same source left out",
+        f"{queries['images']:,} queries ({queries['filter']}) against {gallery['images']:,} ({gallery['filter']})",
+        f"{'encoder':30} {'fingerprint':16}   P@1   P@5  P@10  macro P@1",
     ]
-    for encoder, result in results.items():
+    for result in results:
         value = {
             (row["average"], row["k"]): row["value"]
             for row in result["rows"]
             if (row["measure"], row["group"], row["search"]) == ("precision", "all", "exact")
         }
-        lines.append(
-            f"{encoder:32} {result['encoder']['fingerprint']:16}  {value['micro', 1]:9.3f} {value['micro', 5]:5.3f} "
-            f"{value['micro', 10]:5.3f} {value['macro', 1]:11.3f}"
-        )
+        micro = "".join(f"{value['micro', k]:6.3f}" for k in (1, 5, 10))
+        encoder = result["encoder"]
+        lines.append(f"{encoder['name']:30} {encoder['fingerprint']:16}{micro}     {value['macro', 1]:6.3f}")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from cbmir.errors import CutoffError, ProtocolError
 from evaluate.metrics import METRICS, Gains, macro, micro, precision, precision_capped
 
-# One row a query: the answer by rank (1 right, 0 wrong, missing places are 0), and how many right ones the gallery holds.
+# One row a query: the answer by rank (1 right, 0 wrong or missing), and how many right ones the gallery holds.
 ANSWERS = Gains(
     np.array(
         [

