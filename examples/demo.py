@@ -44,11 +44,15 @@ def demo(out: Path) -> None:
 
 
 def _queries(table: Path) -> dict[str, str]:
-    """A query image of each modality: one of the test split, or the first there is."""
+    """A query image of each modality: the middle one of its test split, or of all where it has none."""
     with table.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    rows.sort(key=lambda row: (row["split"] != "test", row["filepath"]))
-    return {row["modality"]: row["filepath"] for row in reversed(rows)}
+    queries = {}
+    for modality in sorted({row["modality"] for row in rows}):
+        mine = [row for row in rows if row["modality"] == modality]
+        tested = [row for row in mine if row["split"] == "test"] or mine
+        queries[modality] = tested[len(tested) // 2]["filepath"]
+    return queries
 
 
 def _evaluate(store: Path, encoder: str, protocol: tuple[str, ...], rows: Path) -> dict[str, Any]:

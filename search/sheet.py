@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cbmir.errors import ImageError
 from cbmir.images import decode, read
@@ -72,8 +72,7 @@ class _Sheet:
         left = _GAP_PX + column * (TILE_PX + _GAP_PX)
         top = _GAP_PX + row * (TILE_PX + _TEXT_PX + _GAP_PX)
         try:
-            tile = decode(read(picture))
-            tile.thumbnail((TILE_PX, TILE_PX))
+            tile = ImageOps.contain(decode(read(picture)), (TILE_PX, TILE_PX))
             self.image.paste("black", (left, top, left + TILE_PX, top + TILE_PX))
             self.image.paste(tile, (left + (TILE_PX - tile.width) // 2, top + (TILE_PX - tile.height) // 2))
         except ImageError as error:

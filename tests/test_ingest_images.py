@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,7 +144,8 @@ def test_ingest_images__two_data_sets_share_a_collection(tmp_path, encoder):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ingest_images__interrupt_finishes_what_is_in_hand_and_goes_on_later(tmp_path, number):
     table = write_table(tmp_path / "data", 1500)
-    arguments = command("ingest", "images", table, "--encoder", "pixels", "--store", tmp_path / "store", "--workers", "1")
+    store = tmp_path / "store"
+    arguments = command("ingest", "images", table, "--encoder", "pixels", "--store", store, "--workers", "1")
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path)
     until(lambda: (tmp_path / "store/pixels/collection.json").exists())
     time.sleep(0.6)
@@ -217,8 +219,7 @@ def test_loader__workers_end_with_a_killed_parent(tmp_path):
 
 def alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 

@@ -1,0 +1,228 @@
+"""Search end to end: by image, by stored image, by vector, with filters, in every form of output."""
+
+import csv
+import io
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from pictures import LABELS, cbmir, write_picture, write_table
+from PIL import Image
+
+from cbmir.encoders import get
+from cbmir.errors import CollectionError, EncoderError, FilterError, FingerprintError, ImageError
+from cbmir.fingerprint import external_card
+from cbmir.schema import EmbeddedBatch, ImageRecord, normalise, point_id
+from cbmir.store import open_store
+from ingest import ingest_images, open_source
+from search import Answer, Query, Searcher
+from search.output import as_json, csv_long, csv_wide, table
+from search.searcher import image_files
+from search.sheet import TILE_PX, draw_sheet
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A folder of 42 pictures with their table, and a store in which they are collection `pixels`."""
+    folder = tmp_path_factory.mktemp("archive")
+    source = open_source(write_table(folder, 42))
+    encoder = get("pixels")
+    with open_store(folder / "store") as store, store.create("pixels", encoder.card) as collection:
+        ingest_images(source, encoder, collection, 1)
+    return folder
+
+
+@pytest.fixture
+def searcher(archive):
+    with Searcher(archive / "store") as opened:
+        yield opened
+
+
+def files(hits):
+    return [hit.payload["filepath"] for hit in hits]
+
+
+def test_image__finds_itself_first_with_cosine_1(archive, searcher):
+    hits = searcher.image(archive / "images/00007.png", Query(k=5))
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+    assert files(hits)[0] == "images/00007.png"
+    assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+    assert all(a.score >= b.score for a, b in pairwise(hits))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_image__every_hit_satisfies_the_filter(archive, searcher, exact):
+    query = Query(k=42, where=["modality=CT|MR", "split=train"], exact=exact)
+    hits = searcher.image(archive / "images/00007.png", query)
+    assert hits
+    assert {hit.payload["modality"] for hit in hits} == {"CT", "MR"}
+    assert {hit.payload["split"] for hit in hits} == {"train"}
+
+
+def test_image__leaves_out_the_patient_of_a_stored_query(archive, searcher):
+    hits = searcher.image(archive / "images/00007.png", Query(k=42, exclude_same_patient=True))
+    assert len(hits) == 39
+    assert "p2" not in {hit.payload["patient_id"] for hit in hits}
+
+
+def test_images__a_bad_file_is_an_answer_with_a_reason(archive, searcher, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    Image.new("L", (9, 9), 128).save(tmp_path / "even.png")
+    paths = [tmp_path / "bad.png", archive / "images/00001.png", tmp_path / "even.png", tmp_path / "none.png"]
+    answers = list(searcher.images(paths, Query(k=1)))
+    assert [answer.query for answer in answers] == [str(path) for path in paths]
+    assert [bool(answer.hits) for answer in answers] == [False, True, False, False]
+    assert all(answer.reason for answer in answers if not answer.hits)
+
+
+def test_images__many_queries_equal_one_by_one(archive, searcher):
+    paths = sorted((archive / "images").iterdir())
+    together = [files(answer.hits) for answer in searcher.images(paths, Query(k=4, exact=True))]
+    assert together == [files(searcher.image(path, Query(k=4, exact=True))) for path in paths]
+
+
+def test_image__raises_for_one_bad_file(searcher, tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        searcher.image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("name", ["images/00003.png", "made/images/00003.png", point_id("made", "images/00003.png")])
+def test_like__takes_an_id_or_a_path_and_leaves_itself_out(searcher, name):
+    answer = searcher.like(name, Query(k=42))
+    assert answer.query == point_id("made", "images/00003.png")
+    assert len(answer.hits) == 41
+    assert "images/00003.png" not in files(answer.hits)
+
+
+def test_like__leaves_out_the_patient(searcher):
+    answer = searcher.like("images/00003.png", Query(k=42, exclude_same_patient=True))
+    assert len(answer.hits) == 39
+
+
+def test_like__unknown_image_is_a_clear_error(searcher):
+    with pytest.raises(CollectionError, match=r"no image 'images/99999\.png' in collection pixels"):
+        searcher.like("images/99999.png")
+
+
+def test_vectors__equal_the_stored_neighbours(searcher):
+    stored = searcher.collection.get([point_id("made", "images/00003.png")], vectors=True)[0]
+    (hits,) = searcher.vectors(stored.vector[np.newaxis], Query(k=2))
+    assert hits[0].id == stored.id
+
+
+def test_query__unknown_value_names_those_there_are(archive, searcher):
+    with pytest.raises(FilterError, match="there are CT, XR, MR, US"):
+        searcher.image(archive / "images/00001.png", Query(where=["modality=PT"]))
+
+
+def test_searcher__vectors_made_elsewhere_answer_no_images(tmp_path):
+    card = external_card("somebody", 4)
+    vectors = normalise(np.eye(4, dtype=np.float32))
+    records = tuple(ImageRecord(filepath=f"{n}.png", dataset="d") for n in range(4))
+    with open_store(tmp_path / "store") as store, store.create("somebody", card) as collection:
+        collection.upsert(EmbeddedBatch(records, vectors, card.fingerprint))
+    picture = write_picture(tmp_path / "query.png", 1)
+    with Searcher(tmp_path / "store") as searcher:
+        assert len(searcher.like("0.png", Query(k=9)).hits) == 3
+        with pytest.raises(EncoderError, match="made elsewhere"):
+            searcher.image(picture)
+
+
+def test_searcher__another_fingerprint_is_refused_with_both(tmp_path):
+    from dataclasses import replace
+
+    card = replace(get("pixels").card, preprocessing={"input_px": [8, 8]})
+    with open_store(tmp_path / "store") as store:
+        store.create("pixels", card).close()
+    with Searcher(tmp_path / "store") as searcher, pytest.raises(FingerprintError) as error:
+        searcher.image(write_picture(tmp_path / "query.png", 1))
+    assert card.fingerprint in str(error.value)
+    assert get("pixels").card.fingerprint in str(error.value)
+
+
+def test_image_files__folders_become_the_images_below_them(archive, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    write_picture(tmp_path / "deep/er/b.png", 1)
+    write_picture(tmp_path / "a.png", 1)
+    assert image_files([tmp_path, archive / "x.png"]) == [
+        tmp_path / "a.png",
+        tmp_path / "deep/er/b.png",
+        archive / "x.png",
+    ]
+
+
+def test_output__the_forms_agree(archive, searcher):
+    answers = list(searcher.images([archive / "images/00001.png", archive / "images/00002.png"], Query(k=3)))
+    wide = list(csv.reader(io.StringIO(csv_wide(answers))))
+    assert wide[0] == ["query", "1", "2", "3"]
+    assert [row[1:] for row in wide[1:]] == [files(answer.hits) for answer in answers]
+    long = list(csv.DictReader(io.StringIO(csv_long(answers))))
+    assert len(long) == 6
+    assert long[0]["labels"] == LABELS[1]
+    assert [float(row["score"]) for row in long[:3]] == [hit.score for hit in answers[0].hits]
+    data = as_json(answers)
+    assert [[hit["payload"]["filepath"] for hit in item["hits"]] for item in data] == [row[1:] for row in wide[1:]]
+    assert table(answers).count("\n") == 7
+
+
+def test_output__an_answer_without_hits_says_so():
+    assert "nothing stored satisfies the filter" in table([Answer("q.png")])
+
+
+def test_draw_sheet__draws_query_and_hits_and_counts_what_is_missing(archive, searcher, tmp_path):
+    answers = list(searcher.images([archive / "images/00001.png", archive / "images/00002.png"], Query(k=3)))
+    drawn = draw_sheet(answers, archive, tmp_path / "sheets/out.png")
+    assert (drawn.rows, drawn.missing) == (2, 0)
+    with Image.open(tmp_path / "sheets/out.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    assert pixels.shape[1] > 4 * TILE_PX
+    own = np.asarray(Image.open(archive / "images/00001.png").resize((160, TILE_PX), Image.Resampling.BICUBIC))
+    left = 8 + (TILE_PX - 160) // 2
+    assert np.abs(pixels[8 : 8 + TILE_PX, left : left + 160, 0].astype(int) - own).mean() < 3
+    assert draw_sheet(answers, tmp_path, tmp_path / "out.png").missing == 6
+
+
+def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
+    common = ("--store", archive / "store", "-k", 4)
+    done = cbmir("search", "image", archive / "images/00001.png", *common, "--modality", "CT", "--json")
+    assert done.returncode == 0
+    (answer,) = json.loads(done.stdout)
+    assert {hit["payload"]["modality"] for hit in answer["hits"]} == {"CT"}
+
+    (tmp_path / "bad.png").write_bytes(b"x")
+    sheet = ("--sheet", tmp_path / "out.png", "--root", archive)
+    some = cbmir(
+        "search", "image", archive / "images/00001.png", tmp_path / "bad.png", *common, "--format", "csv", *sheet
+    )
+    assert some.returncode == 3
+    assert "bad.png" in some.stderr
+    assert (tmp_path / "out.png").exists()
+    assert len(some.stdout.splitlines()) == 3
+
+    none = cbmir("search", "image", tmp_path / "bad.png", *common)
+    assert (none.returncode, none.stdout) == (1, "")
+    assert cbmir("search", "image", *common).returncode == 2
+    assert cbmir("search", "like", "images/00001.png", *common, "--where", "colour=red").returncode == 1
+
+
+def test_command__vector_file(archive, tmp_path):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(2, 1024)))
+    done = cbmir("search", "vector", tmp_path / "v.npy", "--store", archive / "store", "-k", 2, "--format", "csv-long")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 5
+    (tmp_path / "w.npy").write_bytes(b"junk")
+    assert cbmir("search", "vector", tmp_path / "w.npy", "--store", archive / "store").returncode == 1
+
+
+def test_command__search_and_ingest_run_as_modules(archive):
+    import subprocess
+    import sys
+
+    from pictures import environment
+
+    for package in ("search", "ingest", "evaluate"):
+        done = subprocess.run(
+            [sys.executable, "-m", package, "--help"], capture_output=True, text=True, env=environment(), check=True
+        )
+        assert done.stdout.startswith(f"Usage: {package}")
