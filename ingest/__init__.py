@@ -1,7 +1,4 @@
-"""From images or stored embeddings to a collection.
-
-    from ingest import ingest_images, open_source
-"""
+"""From images or stored embeddings to a collection: ``from ingest import ingest_images, open_source``."""
 
 from ingest.pipeline import ingest_images
 from ingest.report import IngestReport

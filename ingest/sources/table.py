@@ -5,9 +5,11 @@ Columns named as payload fields fill them. A column whose name has a slash (``XR
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,10 +76,12 @@ class TableSource:
         """All rows, in order."""
         row = 0
         for frame in self._frames():
-            columns = {name: frame[name].tolist() for name in frame.columns}
+            hot = _one_hot(frame, self._labels)
+            plain = frame.drop(columns=self._labels)
+            columns = {name: plain[name].tolist() for name in plain.columns}
             for index in range(len(frame)):
                 row += 1
-                yield self._item({name: values[index] for name, values in columns.items()}, row)
+                yield self._item({name: values[index] for name, values in columns.items()}, hot[index], row)
 
     def _shadowed(self) -> list[str]:
         return [alias for alias, name in _ALIASES.items() if name in self._columns]
@@ -100,17 +104,19 @@ class TableSource:
             )
         )
 
-    def _item(self, row: Mapping[str, Any], number: int) -> SourceImage | Failure:
+    def _item(self, row: Mapping[str, Any], hot: "_Hot", number: int) -> SourceImage | Failure:
         filepath = _text(row["filepath"])
         place = f"{self._path.name} row {number}"
         try:
             if not filepath:
                 raise RecordError("has no filepath")
+            if hot.wrong:
+                raise RecordError(hot.wrong)
             texts = {self._known[name]: _text(value) for name, value in row.items() if name in self._known}
             given = {**self._options.constants, **{name: text for name, text in texts.items() if text}}
             dataset = texts.get("dataset") or self._options.dataset or self._path.name.partition(".")[0]
             extra = {name: value for name in self._others if (value := _plain(row[name])) is not None}
-            labels = [*_split(row, self._known), *_one_hot(row, self._labels)]
+            labels = [*_split(row, self._known), *hot.labels]
             record = make_record(self._key(filepath), dataset, labels, given, extra)
         except RecordError as error:
             return Failure(filepath, place, str(error))
@@ -124,21 +130,35 @@ class TableSource:
         return filepath
 
 
-def _one_hot(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    labels = []
+@dataclass(slots=True)
+class _Hot:
+    """The one-hot columns of one row: labels that hold, or what is wrong."""
+
+    labels: list[str] = field(default_factory=list)
+    wrong: str = ""
+
+
+def _one_hot(frame: pd.DataFrame, columns: Sequence[str]) -> list[_Hot]:
+    """Labels row by row, read column by column: a table may have hundreds of label columns and millions of rows."""
+    rows = [_Hot() for _ in range(len(frame))]
     for name in columns:
-        text = _text(row[name]).lower()
-        if text in _TRUE:
-            labels.append(name)
-        elif text not in _FALSE:
-            raise RecordError(f"label {name} is {text!r}, not 0 or 1")
-    return labels
+        codes, values = pd.factorize(frame[name])
+        for code, value in enumerate(values):
+            text = _text(value).lower()
+            if text in _FALSE:
+                continue
+            for index in np.flatnonzero(codes == code):
+                if text in _TRUE:
+                    rows[index].labels.append(name)
+                else:
+                    rows[index].wrong = f"label {name} is {text!r}, not 0 or 1"
+    return rows
 
 
 def _split(row: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
     labels: list[str] = []
-    for name, field in known.items():
-        if field != "labels":
+    for name, meaning in known.items():
+        if meaning != "labels":
             continue
         value = row[name]
         parts = _text(value).split("|") if isinstance(value, str) or _empty(value) else list(value)
