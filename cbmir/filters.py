@@ -1,8 +1,8 @@
 """The filter language: ``age_years<60``, ``sex=F``, ``view!=lateral``, ``labels~XR/chest/*``, ``modality=CT|MR``.
 
 A filter is a tuple of conditions that must all hold. A list field satisfies ``=`` and ``~`` when one of its values
-does; a glob pays no heed to case. ``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``, ``>=``)
-never does.
+does; a glob pays no heed to case. ``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``,
+``>=``) never does.
 """
 
 import math

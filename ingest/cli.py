@@ -21,10 +21,11 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.store import Collection
-from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records, write_embeddings
+from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import ingest_images
 from ingest.report import IngestReport, write_failures
 from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+from ingest.vectorfile import write_embeddings
 
 _EXISTING = click.Path(path_type=Path)
 
@@ -81,12 +82,11 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
     with opened(location) as store, store.open_or_create(name or _slug(encoder), network.card) as collection:
         with tqdm(total=items.total, unit="image", disable=None) as bar:
             report = ingest_images(items, network, collection, options["workers"], bar.update)
-        if not report.interrupted:
-            _finish(collection, report)
-            if options["embeddings"]:
-                path = options["embeddings"] / f"{collection.name}.h5"
-                say(f"{write_embeddings(collection, path):,} vectors written to {path}")
-    return _conclude(report, options["failures"], as_json)
+        code = _finish(collection, report, options["failures"], as_json)
+        if options["embeddings"] and not report.interrupted:
+            path = options["embeddings"] / f"{collection.name}.h5"
+            say(f"{write_embeddings(collection, path):,} vectors written to {path}")
+    return code
 
 
 @ingest.command()
@@ -114,13 +114,21 @@ def embeddings(
         card = vectors.card(encoder, records(sources))
         with store.open_or_create(name or _slug(encoder), card) as collection:
             report = ingest_embeddings(sources, vectors, collection)
-            _finish(collection, report)
-    return _conclude(report, options["failures"], options["as_json"])
+            return _finish(collection, report, options["failures"], options["as_json"])
 
 
-def _finish(collection: Collection, report: IngestReport) -> None:
-    with _line() as show:
-        report.timed("index", lambda: collection.finish(show))
+def _finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
+    """Index and report; the report comes out even where the indexing is stopped or fails."""
+    try:
+        if not report.interrupted:
+            with _line() as show:
+                report.timed("index", lambda: collection.finish(show))
+    finally:
+        _conclude(report, failures, as_json)
+    if report.interrupted:
+        say("interrupted; run the same command again to go on")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILURES if report.failures else 0
 
 
 @contextmanager
@@ -130,19 +138,15 @@ def _line() -> Iterator[Any]:
         yield bar.set_description_str
 
 
-def _conclude(report: IngestReport, failures: Path | None, as_json: bool) -> int:
+def _conclude(report: IngestReport, failures: Path | None, as_json: bool) -> None:
     for line in report.lines():
         say(line)
+    if as_json:
+        print_json(report.as_json())
     if report.failures:
         path = failures or Path(f"failures-{report.collection}.csv")
         write_failures(report.failures, path)
         say(f"{report.failed:,} failed, each with its reason in {path}")
-    if as_json:
-        print_json(report.as_json())
-    if report.interrupted:
-        say("interrupted; run the same command again to go on")
-        return EXIT_INTERRUPTED
-    return EXIT_FAILURES if report.failures else 0
 
 
 def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:

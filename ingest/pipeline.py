@@ -1,14 +1,15 @@
 """Images on their way: source -> check against the store -> loader -> encoder -> writer."""
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from cbmir.encoders import Encoder
+from cbmir.encoders.device import cores
 from cbmir.images import Pixels
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint
 from cbmir.store import Collection
@@ -23,11 +24,6 @@ MIN_BATCH = 64
 
 Seen = Callable[[int], object]
 """Told how many more items of the source are done with."""
-
-
-def default_workers() -> int:
-    """One decoding process a core this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +56,14 @@ def ingest_images(
         StoreError: the store refused; what was stored before stays.
     """
     collection.card.require(encoder.card, f"collection {collection.name}")
-    run = _Run(source, encoder, collection, workers or default_workers())
+    run = _Run(source, encoder, collection, workers or cores())
     run.go(seen or (lambda _: None))
     return run.report
+
+
+def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
+    """An image record with what an earlier run learnt from the pixel file."""
+    return replace(record, sha256=payload.get("sha256"), width=payload.get("width"), height=payload.get("height"))
 
 
 class _Run:
@@ -149,10 +150,19 @@ class _Run:
     def _skip(self, record: ImageRecord, stored: StoredPoint | None) -> None:
         self.report.skipped += 1
         old = dict(stored.payload) if stored else {}
-        changed: Payload = {name: value for name, value in record.payload().items() if old.get(name) != value}
-        if changed:
+        known = as_stored(record, old)
+        new = known.payload()
+        if new == old:
+            return
+        self.report.updated += 1
+        if old.keys() <= new.keys():
+            changed: Payload = {name: value for name, value in new.items() if old.get(name) != value}
             self._collection.set_payload(record.id, changed)
-            self.report.updated += 1
+            return
+        for point in self._collection.get([record.id], vectors=True):  # a field is gone: only a whole point drops it
+            if point.vector is not None:
+                batch = EmbeddedBatch((known,), point.vector[np.newaxis], self._collection.card.fingerprint)
+                self._collection.upsert(batch)
 
     def _encode(self, count: int, writer: Writer) -> None:
         if not count:

@@ -116,6 +116,7 @@ def write_failures(failures: list[Failure], path: Path) -> None:
         SourceError: the file can't be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(("filepath", "place", "reason"))

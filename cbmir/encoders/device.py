@@ -1,5 +1,6 @@
 """Which device and which precision, chosen from what the machine has and never by silent fallback."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,11 @@ class Placement:
     def __str__(self) -> str:
         """For people."""
         return f"{self.device}, {self.precision}"
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def place(device: str, precision: str) -> Placement:

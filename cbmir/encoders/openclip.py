@@ -1,11 +1,14 @@
 """Image towers by open_clip: ``open_clip:ARCH/TAG``, from the hub or from a directory or file of weights."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.weights import weights_hash
-from cbmir.errors import EncoderError, WeightsError
+from cbmir.encoders.weights import no_weights, weights_hash
+from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.images import Preprocessing
 
@@ -47,11 +50,22 @@ def _visual(spec: EncoderSpec, weights: Path | None) -> Any:
             raise EncoderError(f"{architecture} has no weights {tag!r}; there are {', '.join(tags) or 'none'}")
         source = tag
     try:
-        model = open_clip.create_model(architecture, pretrained=source, require_pretrained=True, weights_only=True)
+        with _unlogged():
+            model = open_clip.create_model(architecture, pretrained=source, require_pretrained=True, weights_only=True)
     except Exception as error:  # the hub, the file system and torch raise their own
-        reason = " ".join(str(error).split())[:300]
-        raise WeightsError(f"no weights for {spec.name} from {weights or 'the model hub'}: {reason}") from error
+        raise no_weights(spec.name, weights, error) from error
     return model.visual
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """What open_clip logs on the root logger before it raises comes back in our own error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:

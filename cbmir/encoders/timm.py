@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.weights import in_order, packaged, read_state_dict, weights_hash
+from cbmir.encoders.weights import in_order, no_weights, packaged, read_state_dict, weights_hash
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.fingerprint import EncoderCard
 from cbmir.images import Preprocessing
@@ -68,14 +68,15 @@ def _model(spec: EncoderSpec, weights: Path | None) -> "torch.nn.Module":
             raise EncoderError(f"{spec.name} is the untrained control; leave out --weights")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
-            return _without_classifier(timm.create_model(spec.architecture, pretrained=False, num_classes=0))
+            untrained: torch.nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
+            return untrained
     package = spec.package if isinstance(spec, TimmSpec) else None
     file = weights or (packaged(*package) if package else None)
-    return _from_file(spec, file) if file else _create(spec.architecture, "the model hub", num_classes=0)
+    return _from_file(spec, file) if file else _create(spec.architecture, None, num_classes=0)
 
 
 def _from_dir(spec: EncoderSpec, weights: Path) -> "torch.nn.Module":
-    model = _create(f"local-dir:{weights}", str(weights))
+    model = _create(f"local-dir:{weights}", weights)
     architecture = model.pretrained_cfg.get("architecture")
     if architecture != spec.architecture.partition(".")[0]:
         raise WeightsError(f"{weights} holds {architecture}, not {spec.architecture}")
@@ -85,8 +86,8 @@ def _from_dir(spec: EncoderSpec, weights: Path) -> "torch.nn.Module":
 def _from_file(spec: EncoderSpec, file: Path) -> "torch.nn.Module":
     """The network with the weights of a file, every one of them.
 
-    timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit and
-    says nothing. So the classifier is loaded too, and taken off afterwards.
+    timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
+    and says nothing. So the classifier is loaded too, and taken off afterwards.
     """
     import timm
 
@@ -106,13 +107,11 @@ def _from_file(spec: EncoderSpec, file: Path) -> "torch.nn.Module":
 
 def _create_with(spec: EncoderSpec, file: Path, state: "StateDict", classes: int) -> "torch.nn.Module":
     overlay = {"state_dict": dict(state), "num_classes": classes}
-    return _without_classifier(
-        _create(spec.architecture, str(file), num_classes=classes, pretrained_cfg_overlay=overlay)
-    )
+    return _without_classifier(_create(spec.architecture, file, num_classes=classes, pretrained_cfg_overlay=overlay))
 
 
 def _class_counts(architecture: str, state: "StateDict") -> list[int]:
-    """Numbers of classes a checkpoint may have: by its classifier; without one of timm's name, the usual one or none."""
+    """Numbers of classes a checkpoint may have: by its classifier; if that isn't found, the usual number or none."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(architecture)
@@ -123,17 +122,16 @@ def _class_counts(architecture: str, state: "StateDict") -> list[int]:
         for name in (f"{head}.bias", f"{head}.weight"):
             if name in state:
                 return [len(state[name]) - (config.label_offset or 0)]
-    return [0, config.num_classes] if config.num_classes else [0]
+    return [config.num_classes, 0] if config.num_classes else [0]
 
 
-def _create(architecture: str, source: str, **options: Any) -> Any:
+def _create(architecture: str, weights: Path | None, **options: Any) -> Any:
     import timm
 
     try:
         return timm.create_model(architecture, pretrained=True, **options)
     except Exception as error:  # the hub, the file system and torch raise their own
-        reason = " ".join(str(error).split())[:300]
-        raise WeightsError(f"no weights for {architecture} from {source}: {reason}; give --weights FILE|DIR") from error
+        raise no_weights(architecture, weights, error) from error
 
 
 def _without_classifier(model: Any) -> "torch.nn.Module":

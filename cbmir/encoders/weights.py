@@ -1,6 +1,7 @@
 """Weights: read from files without running what is in them, and named by what was loaded."""
 
 import hashlib
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,9 @@ def read_state_dict(path: Path) -> "StateDict":
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses at what is wrong with a file that it then refuses
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own
         raise WeightsError(f"can't read the weights {path}: {' '.join(str(error).split())[:300]}") from error
     for name in _WRAPPERS:
@@ -38,6 +41,14 @@ def read_state_dict(path: Path) -> "StateDict":
     if not isinstance(data, dict) or not data or not all(isinstance(value, torch.Tensor) for value in data.values()):
         raise WeightsError(f"{path} holds no weights by name")
     return {str(name).removeprefix("module."): value for name, value in data.items()}
+
+
+def no_weights(network: str, weights: Path | None, error: Exception) -> WeightsError:
+    """The error for whatever a library raised over weights from a file, a directory or, by None, the model hub."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if weights:
+        return WeightsError(f"no weights for {network} from {weights}: {reason}")
+    return WeightsError(f"no weights for {network} from the model hub: {reason}; give --weights FILE|DIR")
 
 
 def packaged(package: str, file: str) -> Path:

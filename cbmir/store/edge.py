@@ -42,6 +42,8 @@ ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
 FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
 _POLL_S = 0.05
+_RANDOM = 8
+"""Signs that `tempfile` puts in the name of a folder."""
 
 
 class EdgeStore(Store):
@@ -74,7 +76,7 @@ class EdgeStore(Store):
             raise CollectionError(f"{folder} exists already; drop the collection or choose another name")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(f".{name}.*.new"):
+            for left in self.path.glob(f".{name}.{'?' * _RANDOM}.new"):  # not those of a collection name.x
                 shutil.rmtree(left)
             made = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
             made.chmod(0o755)
@@ -104,8 +106,12 @@ class EdgeStore(Store):
             raise
         except StoreError:
             pass  # damaged: all the more reason to delete it
-        gone = folder.rename(self.path / f".{name}.{time.time_ns()}.new")
-        shutil.rmtree(gone)
+        try:
+            gone = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
+            folder.rename(gone / name)  # in one step, so that nobody sees half a collection
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise StoreError(f"can't delete the collection {folder}: {error}") from error
 
 
 class EdgeCollection(Collection):
@@ -157,7 +163,7 @@ class EdgeCollection(Collection):
         """The stored points of some ids, unknown ones left out."""
         with _engine(self.folder):
             records = self._shard.retrieve(list(ids), with_payload=_selector(fields), with_vector=vectors)
-        return [_stored(record) for record in records]
+        return self._points(records, vectors)
 
     def scroll(
         self, where: Where = (), *, fields: Fields = True, vectors: bool = False, batch: int = SCROLL_BATCH
@@ -171,9 +177,19 @@ class EdgeCollection(Collection):
             with _engine(self.folder):
                 records, offset = self._shard.scroll(request)
             if records:
-                yield [_stored(record) for record in records]
+                yield self._points(records, vectors)
             if offset is None:
                 return
+
+    def _points(self, records: Sequence[q.Record], vectors: bool) -> list[StoredPoint]:
+        if vectors and not all(isinstance(record.vector, list) for record in records):
+            raise StoreError(f"{self.folder} is damaged: a point has lost its vector")
+        return [
+            StoredPoint(
+                str(record.id), record.payload or {}, np.asarray(record.vector, dtype=np.float32) if vectors else None
+            )
+            for record in records
+        ]
 
     def count(self, where: Where = ()) -> int:
         """How many points satisfy the filter."""
@@ -275,7 +291,11 @@ def _index(field: PayloadField) -> Any:
 
 def _load_shard(folder: Path) -> q.EdgeShard:
     with _engine(folder):
-        return q.EdgeShard.load(str(folder / "shard"))
+        shard = q.EdgeShard.load(str(folder / "shard"))
+        if shard.info().payload_schema:
+            return shard
+        shard.close()
+    raise StoreError(f"{folder} is damaged: it has lost its indexes, and points with them")  # the engine says nothing
 
 
 def _read_card(folder: Path) -> EncoderCard:
@@ -299,11 +319,6 @@ def _minor(engine: str) -> str:
 
 def _selector(fields: Fields) -> bool | list[str]:
     return fields if isinstance(fields, bool) else list(fields)
-
-
-def _stored(record: q.Record) -> StoredPoint:
-    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
-    return StoredPoint(str(record.id), record.payload or {}, vector)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch a
 import random
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import grpc
 import httpx
 import numpy as np
 from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cbmir.errors import CollectionError, StoreError
@@ -44,8 +46,10 @@ _RETRIED_GRPC = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
 )
+_SILENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _KEY_HTTP = (401, 403)
 _KEY_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _POLL_S = 0.5
 
 T = TypeVar("T")
@@ -61,22 +65,27 @@ def connect(url: str, api_key: str | None = None) -> "ServerStore":
     Raises:
         StoreError: no server answers there, the key is refused, or its version is too far from the client's.
     """
-    parts = urlsplit(url)
     try:
-        port = parts.port or 6333
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 6333
     except ValueError as error:
         raise StoreError(f"the store {url!r} is no URL: {error}") from error
-    client = QdrantClient(
-        url=url,
-        port=port,
-        grpc_port=port + 1,
-        prefer_grpc=True,
-        api_key=api_key,
-        timeout=TIMEOUT_S,
-        check_compatibility=False,
-        grpc_options={"grpc.max_receive_message_length": -1},
-    )
-    where = f"{parts.scheme}://{parts.hostname}:{port}"
+    if not host:
+        raise StoreError(f"the store {url!r} names no host")
+    with warnings.catch_warnings():
+        if host in _LOOPBACK:
+            warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
+        client = QdrantClient(
+            url=url,
+            port=port,
+            grpc_port=port + 1,
+            prefer_grpc=True,
+            api_key=api_key,
+            timeout=TIMEOUT_S,
+            check_compatibility=False,
+            grpc_options={"grpc.max_receive_message_length": -1},
+        )
+    where = f"{parts.scheme}://{host}:{port}"
     try:
         with _server(where):
             _check_version(client.info().version, where)
@@ -227,6 +236,8 @@ class ServerCollection(Collection):
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points."""
+        if not ids:
+            return  # the client refuses an empty list
         selector = models.PointIdsList(points=list(ids))
         self._retry(lambda: self._client.delete(self.name, selector, wait=True))
 
@@ -238,18 +249,29 @@ class ServerCollection(Collection):
         """Nothing to do: every write waits until the server has it."""
 
     def finish(self, progress: Progress | None = None) -> None:
-        """Return when the server has nothing left to optimise."""
+        """Return when the server has nothing left to optimise.
+
+        Raises:
+            StoreError: an optimisation failed on the server.
+        """
         started = time.monotonic()
-        while self.info().status in ("yellow", "grey"):
+        while (status := self._state().status) != models.CollectionStatus.GREEN:
+            if status == models.CollectionStatus.RED:
+                raise StoreError(f"{self._place} has failed to index: {_line(str(self._state().optimizer_status))}")
+            if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
+                self._retry(lambda: self._client.update_collection(self.name, models.OptimizersConfigDiff()))
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
 
     def info(self) -> CollectionInfo:
         """The collection in figures."""
-        info = self._retry(lambda: self._client.get_collection(self.name))
+        info = self._state()
         engine = f"qdrant-client {version('qdrant-client')}"
         return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine)
+
+    def _state(self) -> models.CollectionInfo:
+        return self._retry(lambda: self._client.get_collection(self.name))
 
     def _retry(self, call: Callable[[], T]) -> T:
         """Call again on what passes by itself; ids are deterministic, so a write may be repeated."""
@@ -299,6 +321,8 @@ def _translate(error: Exception, place: str) -> StoreError:
         code, details = error.code(), _line(error.details() or "")
         if code in _KEY_GRPC:
             return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
+        if code in _SILENT_GRPC:
+            return StoreError(f"no Qdrant server answers at {place}: {details}")
         return StoreError(f"{place} answered {code.name}: {details}")
     if isinstance(error, ResponseHandlingException | httpx.HTTPError):
         return StoreError(f"no Qdrant server answers at {place}: {_line(str(error))}")
@@ -311,6 +335,8 @@ def _retry_after_s(error: Exception, attempt: int) -> float | None:
     if isinstance(error, UnexpectedResponse) and error.status_code in _RETRIED_HTTP:
         asked = error.headers.get("retry-after") if error.headers else None
         return float(asked) if asked and asked.isdigit() else backoff_s
+    if isinstance(error, ResourceExhaustedResponse):
+        return float(error.retry_after_s)
     if isinstance(error, grpc.RpcError) and error.code() in _RETRIED_GRPC:
         return backoff_s
     if isinstance(error, ResponseHandlingException):

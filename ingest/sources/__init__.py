@@ -25,12 +25,16 @@ def open_source(path: Path, options: SourceOptions | None = None) -> Source:
     Raises:
         SourceError: there is nothing, or nothing that any source reads.
     """
-    if not path.exists():
-        raise SourceError(f"no source {path}")
     readers = _readers()
-    for reader in readers:
-        if reader.accepts(path):
-            return reader.read(path, options or SourceOptions())
+    try:
+        path.stat()
+        for reader in readers:
+            if reader.accepts(path):
+                return reader.read(path, options or SourceOptions())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceError(f"no source {path}") from error
+    except OSError as error:  # too long, a loop of links, not allowed
+        raise SourceError(f"can't read the source {path}: {error.strerror}") from error
     raise SourceError(f"can't ingest {path}; a source is {' or '.join(reader.FORM for reader in readers)}")
 
 

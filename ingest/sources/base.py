@@ -1,11 +1,13 @@
 """What a source of image records is."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from cbmir.errors import RecordError
+from cbmir.errors import RecordError, SourceError
 from cbmir.filters import canonical
 from cbmir.schema import FIELDS, ImageRecord, label_slug
 
@@ -54,6 +56,9 @@ class Failure:
     place: str
     reason: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", " ".join(self.reason.split()))  # names of files may hold line breaks
+
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
@@ -64,12 +69,20 @@ class SourceOptions:
         dataset: Data set of records that name none.
         folder_labels: Whether folders below a folder source are labels.
         constants: Values of `GIVEN_FIELDS` for records that lack them.
+
+    Raises:
+        SourceError: a text is no Unicode, as bytes on a command line may be.
     """
 
     root: Path | None = None
     dataset: str | None = None
     folder_labels: bool = True
     constants: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for text in (self.dataset or "", *self.constants.values()):
+            if text != printable(text):
+                raise SourceError(f"{printable(text)} is not UTF-8 text")
 
 
 class Source(Protocol):
@@ -115,12 +128,23 @@ def make_record(
     return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, extra=extra, **values)
 
 
+def printable(name: str) -> str:
+    """A file name as text; bytes that are no UTF-8 become escapes, for the engine stores text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _typed(name: str, text: str) -> str | float:
     if name == "split":
         return _SPLITS.get(text.strip().lower(), text.strip().lower())
-    if FIELDS[name].kind == "float":
-        try:
-            return float(text)
-        except ValueError as error:
-            raise RecordError(f"{name} {text!r} is no number") from error
-    return canonical(name, text)
+    kind = FIELDS[name].kind
+    try:
+        if kind == "datetime":
+            return datetime.fromisoformat(text.strip()).isoformat()  # the engines read fewer spellings than Python
+        if kind != "float":
+            return canonical(name, text)
+        number = float(text)
+    except ValueError as error:
+        raise RecordError(f"{name} {text!r} is no {'number' if kind == 'float' else 'date'}") from error
+    if not math.isfinite(number):
+        raise RecordError(f"{name} {text!r} is not finite")
+    return number

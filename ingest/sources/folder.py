@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.images import IMAGE_SUFFIXES
-from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record
+from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record, printable
 
 FORM = "a folder of images"
 _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -37,6 +37,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
         self._folder = folder
+        self._place = printable(str(folder))
         self._options = options
         self._paths: list[str] = []
         self._unreadable: list[Failure] = []
@@ -55,31 +56,35 @@ class FolderSource:
         others: Counter[str] = Counter()
         for folder, folders, files in os.walk(self._folder, onerror=self._fail):
             folders.sort()
+            if links := sum(Path(folder, name).is_symlink() for name in folders):
+                others["links to folders"] += links  # not followed: they may lead in circles
             for name in files:
                 path = Path(folder, name)
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     self._paths.append(path.relative_to(self._folder).as_posix())
                 else:
-                    others[path.suffix.lower() or "no suffix"] += 1
+                    others[printable(path.suffix.lower()) or "no suffix"] += 1
         self._paths.sort()
         return dict(sorted(others.items()))
 
     def _fail(self, error: OSError) -> None:
-        self._unreadable.append(Failure(str(error.filename), str(self._folder), f"can't be listed: {error.strerror}"))
+        folder = Path(error.filename).relative_to(self._folder).as_posix()
+        self._unreadable.append(Failure(printable(folder), self._place, f"can't be listed: {error.strerror}"))
 
     def _item(self, relative: str) -> SourceImage | Failure:
+        name = printable(relative)
         given = dict(self._options.constants)
         labels: list[str] = []
         if self._options.folder_labels:
-            folders = relative.split("/")[:-1]
+            folders = name.split("/")[:-1]
             split = [part for part in folders if part.lower() in _SPLIT_FOLDERS]
             given.update({"split": split[0]} if split else {})
             labels = _labels([part for part in folders if part not in split], given)
         try:
-            dataset = self._options.dataset or self._folder.resolve().name
-            record = make_record(_text(relative), dataset, labels, given, {})
+            dataset = self._options.dataset or printable(self._folder.resolve().name)
+            record = make_record(name, dataset, labels, given, {})
         except RecordError as error:
-            return Failure(_text(relative), str(self._folder), str(error))
+            return Failure(name, self._place, str(error))
         return SourceImage(record, self._folder / relative)
 
 
@@ -87,8 +92,3 @@ def _labels(parts: list[str], given: Mapping[str, str]) -> list[str]:
     if len(parts) == 1 and given.get("modality") and given.get("anatomic_region"):
         parts = [given["modality"], given["anatomic_region"], *parts]
     return ["/".join(parts)] if parts else []
-
-
-def _text(path: str) -> str:
-    """A file name as text; bytes that are no UTF-8 become escapes, for the engine stores text."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

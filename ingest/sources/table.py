@@ -4,25 +4,29 @@ Columns named as payload fields fill them. A column whose name has a slash (``XR
 0 or 1. ``labels`` holds labels parted by ``|`` (in Parquet also lists). Any other column goes to ``extra``.
 """
 
+import csv
+import gzip
+import math
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cbmir.errors import RecordError, SourceError
-from ingest.sources.base import GIVEN_FIELDS, Failure, Source, SourceImage, SourceOptions, make_record
+from ingest.sources.base import GIVEN_FIELDS, Failure, Source, SourceImage, SourceOptions, make_record, printable
 
 FORM = "a table (.csv, .csv.gz, .tsv, .parquet)"
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 20_000  # of Parquet
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")
 _ALIASES = {"plane": "view", "region": "anatomic_region", "label": "labels"}
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
+_OFF = ("0", 0, "", None)
 _RESERVED = ("filepath", "dataset", "labels", "pathology", "primary_label", "sha256", "width", "height", "extra")
+_BROKEN = (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowException)
 
 
 def accepts(path: Path) -> bool:
@@ -31,10 +35,10 @@ def accepts(path: Path) -> bool:
 
 
 def read(path: Path, options: SourceOptions) -> Source:
-    """Open a table; its rows are read in chunks.
+    """Open a table; its rows are read as they are asked for.
 
     Raises:
-        SourceError: it can't be read, or has no column ``filepath``.
+        SourceError: it can't be read, has no column ``filepath``, or a column twice.
     """
     return TableSource(path, options)
 
@@ -59,64 +63,94 @@ class TableSource:
                 parquet = pq.ParquetFile(path)
                 self.total, self._columns = parquet.metadata.num_rows, parquet.schema_arrow.names
             else:
-                self._columns = list(next(self._csv(rows=1)).columns)
-        except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError, StopIteration) as error:
+                self._columns = self._header()
+        except _BROKEN as error:
             raise SourceError(f"can't read the table {path}: {_line(error)}") from error
-        if "filepath" not in self._columns:
-            raise SourceError(f"table {path} has no column filepath; its columns are {', '.join(self._columns[:12])}")
+        self._check_columns()
         self._known = {name: _ALIASES.get(name, name) for name in self._columns if name not in self._shadowed()}
-        self._labels = [name for name in self._columns if "/" in name]
+        self._labels = [(place, name) for place, name in enumerate(self._columns) if "/" in name]
+        self._plain = [(place, name) for place, name in enumerate(self._columns) if "/" not in name]
         self._others = [
-            name
-            for name in self._columns
-            if "/" not in name and self._known.get(name, name) not in (*GIVEN_FIELDS, *_RESERVED)
+            name for _, name in self._plain if self._known.get(name, name) not in (*GIVEN_FIELDS, *_RESERVED)
         ]
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All rows, in order."""
-        row = 0
-        for frame in self._frames():
-            hot = _one_hot(frame, self._labels)
-            plain = frame.drop(columns=self._labels)
-            columns = {name: plain[name].tolist() for name in plain.columns}
-            for index in range(len(frame)):
-                row += 1
-                yield self._item({name: values[index] for name, values in columns.items()}, hot[index], row)
+        try:
+            for number, row in enumerate(self._rows() if self.total is None else self._parquet_rows(), start=1):
+                yield row if isinstance(row, Failure) else self._item(row, number)
+        except _BROKEN as error:
+            raise SourceError(f"the table {self._path} breaks off: {_line(error)}") from error
+
+    def _check_columns(self) -> None:
+        if "filepath" not in self._columns:
+            raise SourceError(
+                f"table {self._path} has no column filepath; its columns are {', '.join(self._columns[:12])}"
+            )
+        twice = [name for name, count in Counter(self._columns).items() if count > 1]
+        if twice:
+            raise SourceError(f"table {self._path} has more than one column {', '.join(twice[:12])}")
 
     def _shadowed(self) -> list[str]:
         return [alias for alias, name in _ALIASES.items() if name in self._columns]
 
-    def _frames(self) -> Iterator[pd.DataFrame]:
-        try:
-            if self.total is None:
-                yield from self._csv(CHUNK_ROWS)
-                return
-            for batch in pq.ParquetFile(self._path).iter_batches(CHUNK_ROWS):
-                yield batch.to_pandas()
-        except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as error:
-            raise SourceError(f"the table {self._path} breaks off: {_line(error)}") from error
+    def _header(self) -> list[str]:
+        """Column names of a CSV; a column without a name is called by its place."""
+        cells = next(self._lines(), None)
+        if cells is None:
+            raise ValueError("it is empty")
+        if isinstance(cells, str):
+            raise ValueError(f"its first line {cells}")
+        return [name.strip() or f"column {place}" for place, name in enumerate(cells, start=1)]
 
-    def _csv(self, rows: int) -> Iterator[pd.DataFrame]:
+    def _rows(self) -> Iterator[Sequence[Any] | Failure]:
+        lines = self._lines()
+        next(lines, None)  # the header
+        for number, cells in enumerate(lines, start=1):
+            if isinstance(cells, str):
+                yield Failure("", f"{printable(self._path.name)} row {number}", cells)
+            elif len(cells) < len(self._columns) or any(cells[len(self._columns) :]):
+                reason = f"has {len(cells)} cells where the header has {len(self._columns)}"
+                yield Failure(cells[0], f"{printable(self._path.name)} row {number}", reason)
+            else:
+                yield cells
+
+    def _lines(self) -> Iterator[list[str] | str]:
+        """The lines of a CSV in cells, or as the reason why one can't be read; empty lines are passed over."""
+        opened = gzip.open if self._path.suffix.lower() == ".gz" else open
         separator = "\t" if self._path.suffix.lower() == ".tsv" else ","
-        return iter(
-            pd.read_csv(
-                self._path, sep=separator, dtype=str, keep_default_na=False, chunksize=rows, encoding="utf-8-sig"
-            )
-        )
+        with opened(self._path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            while True:
+                try:
+                    cells = next(reader)
+                    "".join(cells).encode()
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield f"can't be read: {error}, in line {reader.line_num}"
+                except UnicodeEncodeError:
+                    yield "is not UTF-8 text"
+                else:
+                    if cells:
+                        yield cells
 
-    def _item(self, row: Mapping[str, Any], hot: "_Hot", number: int) -> SourceImage | Failure:
+    def _parquet_rows(self) -> Iterator[Sequence[Any]]:
+        for batch in pq.ParquetFile(self._path).iter_batches(CHUNK_ROWS):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def _item(self, cells: Sequence[Any], number: int) -> SourceImage | Failure:
+        row = {name: cells[place] for place, name in self._plain}
         filepath = _text(row["filepath"])
-        place = f"{self._path.name} row {number}"
+        place = f"{printable(self._path.name)} row {number}"
         try:
             if not filepath:
                 raise RecordError("has no filepath")
-            if hot.wrong:
-                raise RecordError(hot.wrong)
             texts = {self._known[name]: _text(value) for name, value in row.items() if name in self._known}
             given = {**self._options.constants, **{name: text for name, text in texts.items() if text}}
-            dataset = texts.get("dataset") or self._options.dataset or self._path.name.partition(".")[0]
-            extra = {name: value for name in self._others if (value := _plain(row[name])) is not None}
-            labels = [*_split(row, self._known), *hot.labels]
+            dataset = texts.get("dataset") or self._options.dataset or printable(self._path.name.partition(".")[0])
+            extra = {name: value for name in self._others if (value := _json(row[name])) is not None}
+            labels = [*_split(row, self._known), *_one_hot(cells, self._labels)]
             record = make_record(self._key(filepath), dataset, labels, given, extra)
         except RecordError as error:
             return Failure(filepath, place, str(error))
@@ -130,29 +164,18 @@ class TableSource:
         return filepath
 
 
-@dataclass(slots=True)
-class _Hot:
-    """The one-hot columns of one row: labels that hold, or what is wrong."""
-
-    labels: list[str] = field(default_factory=list)
-    wrong: str = ""
-
-
-def _one_hot(frame: pd.DataFrame, columns: Sequence[str]) -> list[_Hot]:
-    """Labels row by row, read column by column: a table may have hundreds of label columns and millions of rows."""
-    rows = [_Hot() for _ in range(len(frame))]
-    for name in columns:
-        codes, values = pd.factorize(frame[name])
-        for code, value in enumerate(values):
-            text = _text(value).lower()
-            if text in _FALSE:
-                continue
-            for index in np.flatnonzero(codes == code):
-                if text in _TRUE:
-                    rows[index].labels.append(name)
-                else:
-                    rows[index].wrong = f"label {name} is {text!r}, not 0 or 1"
-    return rows
+def _one_hot(cells: Sequence[Any], columns: Sequence[tuple[int, str]]) -> list[str]:
+    labels = []
+    for place, name in columns:
+        value = cells[place]
+        if value in _OFF:  # nearly all of them, and a table may have hundreds of these columns
+            continue
+        text = _text(value).lower()
+        if text in _TRUE:
+            labels.append(name)
+        elif text not in _FALSE:
+            raise RecordError(f"label {name} is {text!r}, not 0 or 1")
+    return labels
 
 
 def _split(row: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
@@ -161,28 +184,34 @@ def _split(row: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
         if meaning != "labels":
             continue
         value = row[name]
-        parts = _text(value).split("|") if isinstance(value, str) or _empty(value) else list(value)
+        parts = value if isinstance(value, list) else _text(value).split("|")
         labels.extend(text for part in parts if (text := _text(part)))
     return labels
 
 
 def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace").strip()
     return "" if _empty(value) else str(value).strip()
 
 
-def _plain(value: Any) -> Any:
+def _json(value: Any) -> Any:
     """A value as JSON, None where it is missing."""
     if isinstance(value, str):
         return value or None
-    if hasattr(value, "tolist"):
-        value = value.tolist()
     if _empty(value):
         return None
-    return value if isinstance(value, bool | int | float | list | dict) else str(value)
+    if isinstance(value, dict):
+        return {str(name): _json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return _text(value)
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,190 @@
+"""HDF5 files of vectors: our own, columnar; and the published layout, one HDF5 dataset an image under its file path."""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from cbmir.errors import SourceError
+from cbmir.fingerprint import EncoderCard
+from cbmir.schema import ImageRecord
+from cbmir.store import Collection
+
+FORMAT = "cbmir-embeddings"
+VERSION = 1
+
+
+class EmbeddingsFile(Protocol):
+    """Vectors by image, over both layouts.
+
+    Attributes:
+        path: The file.
+        card: The encoder that made the vectors, None where the file doesn't say.
+        count: Vectors in the file.
+    """
+
+    path: Path
+    card: EncoderCard | None
+    count: int
+
+    def find(self, record: ImageRecord) -> Any:
+        """The vector of an image as it stands in the file, None where there is none.
+
+        Raises:
+            SourceError: the file is damaged there.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class ColumnarFile:
+    """Our own layout: ``id`` (n,), ``filepath`` (n,), ``dataset`` (n,), ``vector`` (n, dim), rows by rising id.
+
+    Vectors are looked up by point id.
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        try:
+            if file.attrs["version"] != VERSION:
+                raise ValueError(f"it has version {file.attrs['version']}, this cbmir reads {VERSION}")
+            card = EncoderCard.from_json(json.loads(file.attrs["encoder"]))
+            if card.fingerprint != file.attrs["fingerprint"]:
+                raise ValueError("its encoder doesn't have the fingerprint that stands beside it")
+            self.card: EncoderCard | None = card
+            self._ids = _column(file, "id", "S")[:]
+            self._vectors = _column(file, "vector", "f")
+            self.count = len(self._ids)
+            if self._vectors.shape != (self.count, card.dim) or np.any(self._ids[:-1] >= self._ids[1:]):
+                raise ValueError("its columns don't fit together")
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+            file.close()
+            raise SourceError(f"{path} is a damaged embeddings file: {error}") from error
+        self._file = file
+
+    def find(self, record: ImageRecord) -> Any:
+        """The vector of an image by its id."""
+        id = record.id.encode()
+        place = int(np.searchsorted(self._ids, id))
+        if place == self.count or self._ids[place] != id:
+            return None
+        try:
+            return self._vectors[place]
+        except (OSError, RuntimeError) as error:
+            raise SourceError(f"can't be read from {self.path.name}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class PerImageFile:
+    """The published layout: one float dataset (dim,) an image, its key the file path, whose slashes make groups."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self.card: EncoderCard | None = None
+        self._file = file
+        self.count = 0
+        try:
+            file.visititems(self._tally)
+        except (RuntimeError, OSError, ValueError) as error:
+            file.close()
+            raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
+
+    def find(self, record: ImageRecord) -> Any:
+        """The vector of an image by its file path."""
+        if "\0" in record.filepath:
+            return None  # HDF5 knows no such names
+        try:
+            item = self._file.get(record.filepath)
+            if not isinstance(item, h5py.Dataset):
+                return None
+            if item.shape is None or len(item.shape) != 1:  # not read, it may be of any size
+                raise SourceError(f"its vector has shape {item.shape}, not (dim,)")
+            return item[()]
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise SourceError(f"can't be read from {self.path.name}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _tally(self, _: str, item: Any) -> None:
+        self.count += isinstance(item, h5py.Dataset)
+
+
+def open_embeddings(path: Path) -> EmbeddingsFile:
+    """Open an embeddings file of either layout.
+
+    Raises:
+        SourceError: it is missing, no HDF5, or damaged.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise SourceError(f"can't read {path} as HDF5: {' '.join(str(error).split())}") from error
+    if file.attrs.get("format") == FORMAT:
+        return ColumnarFile(path, file)
+    return PerImageFile(path, file)
+
+
+def write_embeddings(collection: Collection, path: Path) -> int:
+    """Write all vectors of a collection to a file of our layout, in one go: the file is whole or not there.
+
+    Args:
+        collection: Open.
+        path: Replaced if it exists.
+
+    Returns:
+        Vectors written.
+
+    Raises:
+        SourceError: the file can't be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(partial, "w") as file:
+            count = _write_columns(collection, file)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise SourceError(f"can't write the embeddings {path}: {' '.join(str(error).split())}") from error
+    return count
+
+
+def _write_columns(collection: Collection, file: h5py.File) -> int:
+    card, text = collection.card, h5py.string_dtype()
+    file.attrs.update(
+        {"format": FORMAT, "version": VERSION, "encoder": json.dumps(card.as_json()), "fingerprint": card.fingerprint}
+    )
+    file.create_dataset("id", (0,), "S36", maxshape=(None,), chunks=(4096,), fletcher32=True)
+    file.create_dataset("filepath", (0,), text, maxshape=(None,), chunks=(4096,))
+    file.create_dataset("dataset", (0,), text, maxshape=(None,), chunks=(4096,))
+    file.create_dataset(
+        "vector", (0, card.dim), "f4", maxshape=(None, card.dim), chunks=(256, card.dim), fletcher32=True
+    )
+    count = 0
+    for points in collection.scroll(fields=("filepath", "dataset"), vectors=True):
+        columns: dict[str, Any] = {
+            "id": [point.id.encode() for point in points],
+            "filepath": [point.payload["filepath"] for point in points],
+            "dataset": [point.payload["dataset"] for point in points],
+            "vector": np.stack([point.vector for point in points if point.vector is not None]),
+        }
+        for name, values in columns.items():
+            file[name].resize(count + len(points), axis=0)
+            file[name][count:] = values
+        count += len(points)
+    return count
+
+
+def _column(file: h5py.File, name: str, kind: str) -> h5py.Dataset:
+    column = file[name]
+    if not isinstance(column, h5py.Dataset) or column.dtype.kind != kind:
+        raise ValueError(f"its {name} is no column of the right type")
+    return column

@@ -1,0 +1,126 @@
+"""What the tests share: small collections of known content, and the program run as users run it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from cbmir.cli import main
+from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.store.edge import EdgeCollection, EdgeStore
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on what a hub answers
+os.environ.pop("RUST_BACKTRACE", None)  # a panic of the engine shall look as it does to users
+
+settings.register_profile("cbmir", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("cbmir")
+
+Batch = Callable[..., EmbeddedBatch]
+
+
+@pytest.fixture(scope="session")
+def card() -> EncoderCard:
+    """An encoder of eight dimensions."""
+    return external_card("eight", 8)
+
+
+@pytest.fixture(scope="session")
+def make_batch(card: EncoderCard) -> Batch:
+    """A function that makes `n` images with random vectors; the same seed gives the same batch."""
+
+    def make(n: int, *, first: int = 0, seed: int = 0, encoder: EncoderCard = card) -> EmbeddedBatch:
+        vectors = np.random.default_rng(seed).standard_normal((n, encoder.dim)).astype(np.float32)
+        records = tuple(
+            ImageRecord(
+                filepath=f"{first + i:05}.png",
+                dataset="synthetic",
+                split=("train", "val", "test")[i % 3],
+                modality=("CT", "MR", "XR")[i % 3],
+                anatomic_region="chest",
+                labels=(f"CT/chest/finding_{i % 5}",),
+            )
+            for i in range(n)
+        )
+        return EmbeddedBatch(records, normalise(vectors), encoder.fingerprint)
+
+    return make
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[EdgeStore]:
+    """An empty directory store."""
+    with EdgeStore(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def filled(edge: EdgeStore, card: EncoderCard, make_batch: Batch) -> Iterator[EdgeCollection]:
+    """A collection ``eight`` of thirty images in the store `edge`."""
+    with edge.create("eight", card) as collection:
+        collection.upsert(make_batch(30))
+        yield collection
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory, card: EncoderCard, make_batch: Batch) -> Path:
+    """A directory with a collection ``eight`` of thirty images and an empty one, for tests that only read."""
+    store = EdgeStore(tmp_path_factory.mktemp("shelf") / "store")
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(30))
+    store.create("empty", card).close()
+    return store.path
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended, with what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cbmir(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """The program ``cbmir`` in this process; whatever it doesn't catch fails the test."""
+    for name in ("CBMIR_STORE", "QDRANT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object, **environment: str) -> Done:
+        capfd.readouterr()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(sys, "argv", ["cbmir", *map(str, arguments)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            main()
+        assert isinstance(end.value.code, int)
+        return Done(end.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cbmir_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """The program ``cbmir`` in a process of its own, as users run it; it never shows a traceback."""
+
+    def run(*arguments: object) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "cbmir", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path_factory.getbasetemp(),
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,150 @@
+"""The root command and what it does with a store, run as users run it."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cbmir import __version__
+from cbmir.cli import _COMMANDS
+from cbmir.encoders import specs
+
+
+def _error(done) -> str:
+    """The one line on stderr of a command that failed."""
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_version(cbmir_process):
+    done = cbmir_process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"cbmir, version {__version__}\n", "")
+    assert importlib.metadata.version("cbmir") == __version__
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help__names_every_command_and_the_exit_codes(cbmir, option):
+    done = cbmir(option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {name} " in done.stdout for name in _COMMANDS)
+    assert "Exit codes: 0 all well, 1 an error, 2 wrong usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["collect"],
+        ["collections", "show"],
+        ["collections", "list"],
+        ["collections", "list", "--store"],
+        ["encoders", "list", "--jsonn"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage__is_2_with_words_on_stderr(cbmir, words):
+    done = cbmir(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: cbmir" in done.stderr or done.stderr.startswith("Error: ")
+
+
+def test_collections_list(cbmir, shelf, card):
+    done = cbmir("collections", "list", "--store", shelf)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines == [["eight", "30", "eight", card.fingerprint], ["empty", "0", "eight", card.fingerprint]]
+
+
+def test_collections_list__json(cbmir, shelf, card):
+    done = cbmir("collections", "list", "--json", CBMIR_STORE=str(shelf))
+    rows = json.loads(done.stdout)
+    assert [(row["name"], row["points"], row["indexed"], row["status"]) for row in rows] == [
+        ("eight", 30, 0, "green"),
+        ("empty", 0, 0, "green"),
+    ]
+    assert rows[0]["encoder"] == card.as_json()
+    assert rows[0]["fingerprint"] == card.fingerprint
+
+
+def test_collections_list__an_empty_or_missing_directory(cbmir, tmp_path):
+    for place in (tmp_path, tmp_path / "missing"):
+        done = cbmir("collections", "list", "--store", place)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == f"{place} holds no collection yet\n"
+        assert cbmir("collections", "list", "--store", place, "--json").stdout == "[]\n"
+    assert not (tmp_path / "missing").exists()
+
+
+def test_collections_list__no_directory(cbmir, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "is a file; give a directory" in _error(cbmir("collections", "list", "--store", tmp_path / "file"))
+    assert "neither a directory nor" in _error(cbmir("collections", "list", "--store", "ftp://host/x"))
+
+
+def test_collections_show(cbmir, shelf):
+    done = cbmir("collections", "show", "eight", "--store", shelf)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("eight: 30 images, 0 in the HNSW graph, green, qdrant-edge ")
+    assert ["CT", "10"] in [line.split() for line in done.stdout.splitlines()]
+
+
+def test_collections_show__json(cbmir, shelf):
+    data = json.loads(cbmir("collections", "show", "eight", "--json", "--store", shelf).stdout)
+    assert data["counts"]["modality"] == {"CT": 10, "MR": 10, "XR": 10}
+    assert data["counts"]["dataset"] == {"synthetic": 30}
+    assert data["points"] == 30
+    empty = json.loads(cbmir("collections", "show", "empty", "--json", "--store", shelf).stdout)
+    assert set(map(len, empty["counts"].values())) == {0}
+
+
+@pytest.mark.parametrize("command", [["show"], ["drop", "--yes"], ["optimize"]], ids=lambda words: words[0])
+def test_collections__a_missing_name_names_those_there_are(cbmir, shelf, command):
+    done = cbmir("collections", *command, "nine", "--store", shelf)
+    assert f"no collection 'nine' in {shelf}; there are eight, empty" in _error(done)
+
+
+def test_collections_show__in_an_empty_directory(cbmir, tmp_path):
+    assert "it holds no collection yet" in _error(cbmir("collections", "show", "nine", "--store", tmp_path))
+
+
+def test_collections_drop__asks_first(cbmir, cbmir_process, edge, filled):
+    filled.close()
+    kept = cbmir_process("collections", "drop", "eight", "--store", edge.path)  # nobody answers
+    assert kept.returncode == 130
+    assert "for good?" in kept.stderr
+    assert edge.names() == ["eight"]
+    gone = cbmir("collections", "drop", "eight", "--yes", "--store", edge.path)
+    assert (gone.returncode, gone.stdout, gone.stderr) == (0, "", "eight is gone\n")
+    assert edge.names() == []
+    assert list(edge.path.iterdir()) == []
+
+
+def test_collections_optimize(cbmir, shelf):
+    done = cbmir("collections", "optimize", "eight", "--store", shelf)
+    assert (done.returncode, done.stderr) == (0, "eight: 30 images, 0 in the HNSW graph, green\n")
+
+
+def test_encoders_list(cbmir):
+    done = cbmir("encoders", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(spec.name in done.stdout for spec in specs())
+    assert "timm:NAME, open_clip:ARCH/TAG" in done.stdout
+
+
+def test_encoders_list__json(cbmir):
+    rows = json.loads(cbmir("encoders", "list", "--json").stdout)
+    assert [row["name"] for row in rows] == [spec.name for spec in specs()]
+    assert set(rows[0]) == {"name", "architecture", "weights", "licence", "trained_on", "dim"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no pipe to break")
+def test_output__a_closed_pipe_is_no_error(cbmir, shelf):
+    command = f"{sys.executable} -m cbmir collections show eight --store {shelf} | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("e", "")
+    assert done.returncode in (0, 1)  # 1 is what click ends with when the reader is gone in the middle of a line

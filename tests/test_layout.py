@@ -1,0 +1,148 @@
+"""Which room may use which: the direction of imports, and what stays out of a short command."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cbmir.schema import point_id
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("cbmir", "ingest", "search", "evaluate")
+ALLOWED = {
+    "cbmir": {"cbmir"},
+    "ingest": {"ingest", "cbmir"},
+    "search": {"search", "cbmir"},
+    "evaluate": {"evaluate", "search", "cbmir"},
+}
+ENGINES = {"qdrant_client", "qdrant_edge"}
+NETWORKS = {"torch", "torchvision", "timm", "open_clip", "transformers", "huggingface_hub"}
+
+
+def _files() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def _imports(nodes: list[ast.stmt]) -> Iterator[str]:
+    """The top-level names of all imports below some nodes."""
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+
+
+def _on_import(nodes: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements that run when a module is imported: none in functions, none for the type checker."""
+    found: list[ast.stmt] = []
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            found += _on_import(node.orelse)
+        elif isinstance(node, ast.ClassDef | ast.If | ast.Try | ast.With):
+            found += _on_import([inner for inner in ast.iter_child_nodes(node) if isinstance(inner, ast.stmt)])
+        else:
+            found.append(node)
+    return found
+
+
+def _tree(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text(encoding="utf-8")).body
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports__go_one_way(package):
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / package).rglob("*.py")
+        for name in _imports(_tree(path))
+        if name in PACKAGES and name not in ALLOWED[package]
+    ]
+    assert wrong == []
+
+
+def test_imports__only_the_store_talks_to_the_engines():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in _files()
+        for name in _imports(_tree(path))
+        if name in ENGINES and path != ROOT / "cbmir/filters.py" and path.parent != ROOT / "cbmir/store"
+    ]
+    assert wrong == []
+
+
+def test_imports__networks_inside_functions_only():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in _files()
+        for name in _imports(_on_import(_tree(path)))
+        if name in NETWORKS
+    ]
+    assert wrong == []
+
+
+def test_imports__relative_ones_are_not_used():
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in _files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package__is_the_one_of_this_repository(package, tmp_path):
+    """There is another `evaluate` on PyPI."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert Path(spec.origin or "").is_relative_to(ROOT)
+    code = f"import {package}; print({package}.__file__)"
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert Path(elsewhere.stdout.strip()).is_relative_to(ROOT)
+
+
+def test_tests__are_flat():
+    """A folder tests/search would be imported instead of the package."""
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    assert folders <= {"golden", "__pycache__"}
+    assert not (ROOT / "tests" / "__init__.py").exists()
+
+
+IN_PROCESS = """
+import sys
+from cbmir.cli import main
+sys.argv = ["cbmir", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    print("exit code", end.code, file=sys.stderr)
+heavy = {"torch", "timm", "open_clip", "transformers", "pandas", "h5py"}
+print("heavy", sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["collections", "list", "--store", "STORE"],
+        ["collections", "show", "eight", "--store", "STORE"],
+        ["encoders", "list"],
+        ["search", "--help"],
+        ["search", "like", point_id("synthetic", "00003.png"), "--store", "STORE", "--collection", "eight", "--json"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_command__imports_nothing_heavy(arguments, shelf, tmp_path):
+    words = [str(shelf) if word == "STORE" else word for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PROCESS, *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.stderr.splitlines()[-2:] == ["exit code 0", "heavy []"], done.stderr
