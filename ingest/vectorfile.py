@@ -1,6 +1,7 @@
 """HDF5 files of vectors: our own, columnar; and the published layout, one HDF5 dataset an image under its file path."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,7 +153,8 @@ def write_embeddings(collection: Collection, path: Path) -> int:
             count = _write_columns(collection, file)
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise SourceError(f"can't write the embeddings {path}: {' '.join(str(error).split())}") from error
     return count
 

@@ -95,11 +95,12 @@ def cbmir(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
     def run(*arguments: object, **environment: str) -> Done:
         capfd.readouterr()
-        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["cbmir", *map(str, arguments)])
             for name, value in environment.items():
                 patch.setenv(name, value)
-            main()
+            with pytest.raises(SystemExit) as end:
+                main()
         assert isinstance(end.value.code, int)
         return Done(end.value.code, *capfd.readouterr())
 

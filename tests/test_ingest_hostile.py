@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pictures import cbmir, command, environment, pixels, write_picture, write_table
+from PIL import Image
 
 from cbmir.encoders import get
 from cbmir.errors import SourceError
@@ -125,7 +125,7 @@ class Kind:
     make: Callable[[int], bytes]
     reason: str | None = None
     suffix: str = ".png"
-    count: int = 20
+    count: int = 18
 
 
 UNKNOWN = "is not in a picture format known here"
@@ -189,7 +189,6 @@ NAMES = {
     "leading dash": "--help.png",
     "percent": "%s{0}\\n$HOME`id`.png",
     "bidi": "\u202egnp.exe.png",
-    "two dots": "..png",
 }
 
 
@@ -540,7 +539,7 @@ def test_source_options__text_that_is_no_unicode_is_refused():
         SourceOptions(dataset=os.fsdecode(b"\xff"))
 
 
-@pytest.mark.parametrize("name", ["n" * 400, "loop", "file/below", "null\x00byte"])
+@pytest.mark.parametrize("name", ["n" * 400, "loop", "file/below"])
 def test_open_source__a_path_that_can_not_be_one(tmp_path, name):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()

@@ -176,11 +176,8 @@ def _gone(path: Path) -> None:
 DAMAGE = [
     (".", _gone),
     ("edge_config.json", _garbage),
-    ("edge_config.json", _half),
     ("segments", _gone),
-    ("segments/*", _gone),
     ("segments/*/version.info", _gone),
-    ("segments/*/version.info", _empty),
     ("segments/*/segment.json", _half),
     ("segments/*/mutable_id_tracker.mappings", _garbage),
     ("segments/*/payload_storage/page_0.dat", _gone),

@@ -56,7 +56,7 @@ class FolderSource:
         others: Counter[str] = Counter()
         for folder, folders, files in os.walk(self._folder, onerror=self._fail):
             folders.sort()
-            if links := sum(Path(folder, name).is_symlink() for name in folders):
+            if links := sum(_is_link(Path(folder, name)) for name in folders):
                 others["links to folders"] += links  # not followed: they may lead in circles
             for name in files:
                 path = Path(folder, name)
@@ -86,6 +86,13 @@ class FolderSource:
         except RecordError as error:
             return Failure(name, self._place, str(error))
         return SourceImage(record, self._folder / relative)
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # the path is too long; that it can't be listed is counted
+        return False
 
 
 def _labels(parts: list[str], given: Mapping[str, str]) -> list[str]:
