@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".g
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
+MAX_BYTES = 500_000_000
+"""Larger files are refused before they are read."""
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["shortest", "squash"]
@@ -70,6 +72,8 @@ def read(path: Path) -> bytes:
             raise ImageError("is not a regular file")
         if status.st_size == 0:
             raise ImageError("is empty")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"is too large: {status.st_size:,} bytes, {MAX_BYTES:,} at most")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageError(getattr(error, "strerror", None) or str(error)) from error
@@ -120,6 +124,9 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
 
     Returns:
         (height, width, channels) pixels.
+
+    Raises:
+        ImageError: scaled by its short side, the picture would have over `MAX_PIXELS` pixels.
     """
     height, width = how.input_px
     resample = _RESAMPLING[how.interpolation]
@@ -136,13 +143,14 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(f"is too thin: {picture.width} x {picture.height} pixels, {size[0]} x {size[1]} when scaled")
     return picture if picture.size == size else picture.resize(size, resample)
 
 
 def _margin(spare_px: int) -> int:
-    return (
-        round(spare_px / 2.0) if spare_px >= 0 else -(-spare_px // 2)
-    )  # torchvision's two ways to halve an odd number
+    """Half of what is over or missing, by torchvision's two ways to halve an odd number."""
+    return round(spare_px / 2.0) if spare_px >= 0 else -(-spare_px // 2)
 
 
 def _shortest(size: tuple[int, int], target_px: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cbmir.errors import ImageError
-from cbmir.images import IMAGE_SUFFIXES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
+from cbmir.images import IMAGE_SUFFIXES, MAX_BYTES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (33, 47), dtype=np.uint8)
@@ -338,3 +338,16 @@ def test_preprocess__one_channel():
 def test_preprocess__nothing_to_do_changes_nothing():
     picture = _picture((224, 224))
     assert np.array_equal(preprocess(picture, _how("squash", "bicubic")), np.asarray(picture))
+
+
+def test_preprocess__a_picture_too_thin_to_scale_is_refused():
+    how = Preprocessing((224, 224), "shortest", 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ImageError, match="too thin"):
+        preprocess(Image.new("RGB", (1, 30_000)), how)
+
+
+def test_read__a_file_too_large_is_refused_unread(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(ImageError, match="too large"):
+        read(tmp_path / "huge.png")

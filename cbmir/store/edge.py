@@ -124,11 +124,11 @@ class EdgeCollection(Collection):
         self._unflushed = 0
 
     def _write(self, batch: EmbeddedBatch) -> None:
-        points = [
-            q.Point(record.id, vector, record.payload())
-            for record, vector in zip(batch.records, batch.vectors.tolist(), strict=True)
-        ]
         with _engine(self.folder):
+            points = [
+                q.Point(record.id, vector, record.payload())
+                for record, vector in zip(batch.records, batch.vectors.tolist(), strict=True)
+            ]
             self._shard.update(q.UpdateOperation.upsert_points(points))
         self._unflushed += len(points)
         if self._unflushed >= FLUSH_EVERY:
