@@ -63,7 +63,7 @@ def ingest_images(
 
 def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
     """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since."""
-    known = {name: payload.get(name) for name in ("sha256", "width", "height")}
+    known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "width", "height")}
     return replace(record, **known, thumbnail_url=record.thumbnail_url or payload.get("thumbnail_url"))
 
 
