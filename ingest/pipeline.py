@@ -1,7 +1,7 @@
 """Images on their way: source -> check against the store -> loader -> encoder -> writer."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 
 from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
-from cbmir.images import Pixels
-from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint
+from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
+from ingest.encoding import Encoding, Item
 from ingest.interrupt import Interrupt
 from ingest.loader import CHUNK, Loaded, Loader, Wanted
 from ingest.report import IngestReport
@@ -78,32 +78,36 @@ class _Run:
         self._workers = workers
         self._step = encoder.batch_size * -(-MIN_BATCH // encoder.batch_size)
         self._ids: set[str] = set()
-        self._buffer: list[tuple[ImageRecord, Pixels]] = []
-        self._seconds = {"source": 0.0, "encode": 0.0}
+        self._buffer: list[Item] = []
+        self._source_s = 0.0
 
     def go(self, seen: Seen) -> None:
         started = time.perf_counter()
         tasks: list[list[_Task]] = []
         with Interrupt() as interrupt, Loader(self._encoder.preprocessing, self._workers) as loader:
-            with Writer(self._collection) as writer:
+            with Writer(self._collection) as writer, Encoding(self._encoder) as encoding:
                 done = 0
                 for loaded in loader.load(self._wanted(tasks, interrupt)):
                     for task, item in zip(tasks.pop(0), loaded, strict=True):
                         self._take(task, item)
                     while len(self._buffer) >= self._step:
-                        self._encode(self._step, writer)
-                    finished = self.report.read - sum(map(len, tasks)) - len(self._buffer)
+                        encoding.put(self._buffer[: self._step])
+                        del self._buffer[: self._step]
+                        self._write(encoding.take(), writer)
+                    finished = self.report.read - sum(map(len, tasks)) - len(self._buffer) - encoding.waiting
                     seen(finished - done)
                     done = finished
-                self._encode(len(self._buffer), writer)
+                if self._buffer:
+                    encoding.put(self._buffer)
+                self._write(encoding.take(leave=0), writer)
                 seen(self.report.read - done)
             self.report.interrupted = interrupt.asked
         self._collection.flush()
         self.report.stored = writer.stored
         self.report.seconds = {
-            "source": self._seconds["source"],
+            "source": self._source_s,
             "decode": loader.decode_s / self._workers,
-            "encode": self._seconds["encode"],
+            "encode": encoding.encode_s,
             "write": writer.write_s,
             "total": time.perf_counter() - started,
         }
@@ -115,7 +119,7 @@ class _Run:
             started = time.perf_counter()
             chunk = list(islice(items, CHUNK))
             new = self._check(chunk)
-            self._seconds["source"] += time.perf_counter() - started
+            self._source_s += time.perf_counter() - started
             if not chunk:
                 return
             if new:
@@ -165,19 +169,15 @@ class _Run:
                 batch = EmbeddedBatch((known,), point.vector[np.newaxis], self._collection.card.fingerprint)
                 self._collection.upsert(batch)
 
-    def _encode(self, count: int, writer: Writer) -> None:
-        if not count:
-            return
-        items, self._buffer = self._buffer[:count], self._buffer[count:]
-        started = time.perf_counter()
-        vectors = self._encoder.embed(np.stack([pixels for _, pixels in items]))
-        self._seconds["encode"] += time.perf_counter() - started
-        good = np.atleast_1d(np.isfinite(vectors).all(axis=1))
-        for record, _ in (item for item, fine in zip(items, good, strict=True) if not fine):
-            self._fail(record, "the encoder gives no vector for it (an even picture, or values out of range)")
-        records = tuple(record for (record, _), fine in zip(items, good, strict=True) if fine)
-        if records:
-            writer.put(EmbeddedBatch(records, vectors[good], self._encoder.card.fingerprint))
+    def _write(self, encoded: Iterable[tuple[list[ImageRecord], Vectors]], writer: Writer) -> None:
+        for records, vectors in encoded:
+            good = np.atleast_1d(np.isfinite(vectors).all(axis=1))
+            for record, fine in zip(records, good, strict=True):
+                if not fine:
+                    self._fail(record, "the encoder gives no vector for it (an even picture, or values out of range)")
+            if good.any():
+                fine_records = tuple(record for record, fine in zip(records, good, strict=True) if fine)
+                writer.put(EmbeddedBatch(fine_records, vectors[good], self._encoder.card.fingerprint))
 
     def _fail(self, record: ImageRecord, reason: str) -> None:
         self.report.failures.append(Failure(record.filepath, record.dataset, reason))

@@ -15,7 +15,6 @@ from cbmir.options import EXIT_FAILURES, encoder_options, filter_options, json_o
 from cbmir.schema import Vectors, normalise
 from search.output import FORMATS, as_json
 from search.searcher import Answer, Query, Searcher, image_files
-from search.sheet import draw_sheet
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,6 +109,8 @@ def _print(answers: list[Answer], options: dict[str, Any]) -> int:
     else:
         click.echo(FORMATS[options["form"]](answers))
     if options["sheet"]:
+        from search.sheet import draw_sheet
+
         drawn = draw_sheet(answers, options["root"], options["sheet"])
         missing = f", {drawn.missing} pictures not found below --root {options['root']}" if drawn.missing else ""
         say(f"{drawn.rows} of {len(answers)} queries drawn to {options['sheet']}{missing}")

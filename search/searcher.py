@@ -13,7 +13,6 @@ import numpy as np
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.errors import CollectionError, EncoderError, ImageError
 from cbmir.filters import Condition, Where, parse, resolve
-from cbmir.images import IMAGE_SUFFIXES, decode, preprocess, read, sha256
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
 
@@ -114,6 +113,8 @@ class Searcher:
 
     def images(self, paths: Iterable[Path], query: Query | None = None) -> Iterator[Answer]:
         """Answers for many image files, in their order; a file that can't be used gives an answer with a reason."""
+        from cbmir.images import decode, preprocess, read, sha256  # Pillow: a search by id needs none
+
         query = self._resolved(query)
         encoder = self.encoder
         rest = iter(paths)
@@ -212,6 +213,8 @@ class Searcher:
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
     """Files as they are given, folders replaced by the images below them, sorted."""
+    from cbmir.images import IMAGE_SUFFIXES
+
     found: list[Path] = []
     for path in paths:
         if path.is_dir():

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cbmir.fingerprint import EncoderCard
-from cbmir.images import Pixels, Preprocessing
 from cbmir.schema import Vectors
+
+if TYPE_CHECKING:
+    from cbmir.images import Pixels, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Encoder(Protocol):
         """Name, weights, preprocessing and their fingerprint."""
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> "Preprocessing":
         """What `cbmir.images.preprocess` does before `embed`."""
 
     @property
@@ -66,8 +68,8 @@ class Encoder(Protocol):
     def running_on(self) -> str:
         """Device and precision, for people."""
 
-    def embed(self, pixels: Pixels) -> Vectors:
-        """Vectors of preprocessed pictures.
+    def embed(self, pixels: "Pixels") -> Vectors:
+        """Vectors of preprocessed pictures; several threads may ask at once.
 
         Args:
             pixels: (n, height, width, channels), n of 1 or more.

@@ -1,5 +1,6 @@
 """Which device and which precision, chosen from what the machine has and never by silent fallback."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from cbmir.errors import EncoderError
 if TYPE_CHECKING:
     import torch
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_ONE_GIB = 1 << 30
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -44,6 +47,17 @@ class Placement:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_memory() -> None:
+    """Let the C library keep what a network frees, where it can be told (glibc).
+
+    It gives large blocks back otherwise, and the kernel clears every page of them again at the next layer: a third of
+    the time of EfficientNet-Lite0 on a CPU. The setting holds for the whole process.
+    """
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(option, _ONE_GIB)
 
 
 def place(device: str, precision: str) -> Placement:

@@ -1,6 +1,7 @@
 """A torch network as an encoder: normalise on the device, run, scale to unit length."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cbmir.encoders.device import Placement, cores
+from cbmir.encoders.device import Placement, cores, keep_memory
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.images import Pixels, Preprocessing
@@ -56,7 +57,10 @@ class TorchEncoder:
         self._mean = torch.tensor(preprocessing.mean).mul(255.0).reshape(shape).to(placement.device)
         self._std = torch.tensor(preprocessing.std).mul(255.0).reshape(shape).to(placement.device)
         self._forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._choosing = threading.Lock()
         on_cpu = placement.kind == "cpu"
+        if on_cpu:
+            keep_memory()
         self._threads = ThreadPoolExecutor(cores() if on_cpu else 1, "encoder", _one_core if on_cpu else None)
 
     @property
@@ -72,8 +76,9 @@ class TorchEncoder:
         """
         starts = range(0, len(pixels), self.batch_size)
         steps = [self._filled(pixels[start : start + self.batch_size]) for start in starts]
-        if self._forward is None:
-            self._forward = self._fastest(steps[0])
+        with self._choosing:
+            if self._forward is None:
+                self._forward = self._fastest(steps[0])
         features = self._threads.map(partial(self._step, self._forward), steps)
         return normalise(np.concatenate(list(features))[: len(pixels)])
 
