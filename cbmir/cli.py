@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from cbmir import __version__
-from cbmir.options import run
 
 _COMMANDS = {
     "ingest": ("ingest.cli:ingest", "Embed images, or take embeddings, into a collection."),
@@ -45,8 +44,3 @@ def cli(**_: Any) -> None:
 
     Exit codes: 0 all well, 1 an error, 2 wrong usage, 3 finished with failures counted, 130 interrupted.
     """
-
-
-def main() -> None:
-    """Entry point of the program ``cbmir``."""
-    run(cli, "cbmir")

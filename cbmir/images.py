@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import stat
 import warnings
 from collections.abc import Mapping
@@ -98,6 +99,9 @@ def decode(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # the size is checked here, and damaged tags don't matter
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 _check(picture)
+                if picture.format == "PNG":
+                    picture.verify()  # the checksums, which `load` passes over; it leaves the picture unusable
+                    return _to_rgb(Image.open(io.BytesIO(data), formats=_FORMATS))
                 picture.load()
                 return _to_rgb(picture)
     except ImageError:
@@ -171,16 +175,19 @@ def _check(picture: Image.Image) -> None:
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        return _scaled(np.asarray(picture, dtype=np.float64))
+        return _scaled(np.asarray(picture))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
     return picture.convert("RGB")
 
 
-def _scaled(values: NDArray[np.float64]) -> Image.Image:
-    if not np.isfinite(values).all():
+def _scaled(values: NDArray[Any]) -> Image.Image:
+    low, high = float(values.min()), float(values.max())  # NaN where any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError("has pixels that are not finite")
-    low, high = values.min(), values.max()
-    grey = np.zeros(values.shape) if high == low else (values - low) / (high - low) * 255.0
-    return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB")
+    grey = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for row, of in zip(grey, values, strict=True):  # row by row: a whole picture in float64 is large
+            row[:] = np.round((of.astype(np.float64) - low) / (high - low) * 255.0)
+    return Image.fromarray(grey).convert("RGB")

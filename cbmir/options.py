@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,18 +111,21 @@ def say(text: str) -> None:
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a command as a program: errors of ours as one line, the exit code as documented."""
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says comes back in our own error
+    code = _exit_code(command, name)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done: a late Ctrl-C would only show a traceback
+    sys.exit(code)
+
+
+def _exit_code(command: click.Command, name: str) -> int:
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
         say("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except CbmirError as error:
         say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    return code if isinstance(code, int) else 0

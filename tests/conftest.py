@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from cbmir.cli import main
+from cbmir.__main__ import main
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeCollection, EdgeStore

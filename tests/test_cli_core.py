@@ -71,16 +71,25 @@ def test_collections_list__json(cbmir, shelf, card):
     assert rows[0]["fingerprint"] == card.fingerprint
 
 
-def test_collections_list__an_empty_or_missing_directory(cbmir, tmp_path):
-    for place in (tmp_path, tmp_path / "missing"):
-        done = cbmir("collections", "list", "--store", place)
-        assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == f"{place} holds no collection yet\n"
-        assert cbmir("collections", "list", "--store", place, "--json").stdout == "[]\n"
-    assert not (tmp_path / "missing").exists()
+def test_collections_list__an_empty_directory(cbmir, tmp_path):
+    done = cbmir("collections", "list", "--store", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{tmp_path} holds no collection yet\n")
+    assert cbmir("collections", "list", "--store", tmp_path, "--json").stdout == "[]\n"
+
+
+def test_collections_list__one_in_use_doesnt_hide_the_others(cbmir_process, edge, filled):
+    edge.create("free", filled.card).close()
+    done = cbmir_process("collections", "list", "--store", edge.path)
+    assert (done.returncode, done.stdout.split()[0]) == (3, "free")
+    assert done.stderr.startswith(f"failed: {filled.name}: ")
+    assert "in use by another process" in done.stderr
 
 
 def test_collections_list__no_directory(cbmir, tmp_path):
+    done = cbmir("collections", "list", "--store", tmp_path / "missing", "--json")
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+    assert done.stderr == f"there is no {tmp_path / 'missing'} yet; ingest makes it\n"
+    assert not (tmp_path / "missing").exists()
     (tmp_path / "file").write_text("x")
     assert "is a file; give a directory" in _error(cbmir("collections", "list", "--store", tmp_path / "file"))
     assert "neither a directory nor" in _error(cbmir("collections", "list", "--store", "ftp://host/x"))

@@ -249,6 +249,14 @@ def test_decode__a_cut_off_file_is_refused(name, share):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_decode__a_png_with_one_flipped_bit_is_refused(share):
+    data = bytearray(_bytes(Image.fromarray(RGB), compress_level=0))  # stored as it is: zlib itself sees no damage
+    data[int(len(data) * share)] ^= 1
+    with pytest.raises(ImageError, match="can't be decoded"):
+        decode(bytes(data))
+
+
 @given(
     name=st.sampled_from(list(PICTURES)), spots=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8)
 )

@@ -116,7 +116,7 @@ def test_tests__are_flat():
 
 IN_PROCESS = """
 import sys
-from cbmir.cli import main
+from cbmir.__main__ import main
 sys.argv = ["cbmir", *sys.argv[1:]]
 try:
     main()

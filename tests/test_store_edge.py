@@ -412,6 +412,14 @@ def test_upsert__flushes_by_itself(edge, filled, make_batch, monkeypatch):
     assert flushed == [50]
 
 
+def test_upsert__a_full_disk_is_a_store_error(filled, make_batch, monkeypatch):
+    before = filled.count()
+    monkeypatch.setattr("cbmir.store.edge.SPARE_BYTES", 1 << 62)  # no disk has as much
+    with pytest.raises(StoreError, match=r"is full: .* bytes are free"):
+        filled.upsert(make_batch(3, first=1000))
+    assert filled.count() == before
+
+
 def test_close__a_closed_collection_is_an_error_of_ours(filled):
     filled.close()
     with pytest.raises(CbmirError):

@@ -1,10 +1,12 @@
 """``cbmir collections``: what a store holds."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from cbmir.options import json_option, opened, print_json, say, store_option
+from cbmir.errors import StoreError
+from cbmir.options import EXIT_FAILURES, json_option, opened, print_json, say, store_option
 from cbmir.store import Collection
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
@@ -18,20 +20,29 @@ def collections() -> None:
 @collections.command("list")
 @store_option
 @json_option
-def list_(location: str, as_json: bool) -> None:
+def list_(location: str, as_json: bool) -> int:
     """Print the collections of a store with their encoder and count."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with opened(location) as store:
         for name in store.names():
-            with store.open(name) as collection:
-                rows.append({"name": name, **_head(collection)})
+            try:
+                with store.open(name) as collection:
+                    rows.append({"name": name, **_head(collection)})
+            except StoreError as error:  # one that is in use or damaged doesn't hide the others
+                rows.append({"name": name, "error": str(error)})
+    failed = [row for row in rows if "error" in row]
     if as_json:
         print_json(rows)
-        return
-    for row in rows:
-        click.echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
+    else:
+        for row in rows:
+            if row not in failed:
+                click.echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
+    for row in failed:
+        say(f"failed: {row['name']}: {row['error']}")
     if not rows:
-        say(f"{location} holds no collection yet")
+        exists = "://" in location or Path(location).exists()
+        say(f"{location} holds no collection yet" if exists else f"there is no {location} yet; ingest makes it")
+    return EXIT_FAILURES if failed else 0
 
 
 @collections.command()

@@ -41,6 +41,8 @@ from cbmir.store.base import (
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
 FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
+SPARE_BYTES = 200_000_000
+"""Space that must be free before a batch is written: the engine makes files of 32 MiB, some at once."""
 _POLL_S = 0.05
 _RANDOM = 8
 """Signs that `tempfile` puts in the name of a folder."""
@@ -124,6 +126,7 @@ class EdgeCollection(Collection):
         self._unflushed = 0
 
     def _write(self, batch: EmbeddedBatch) -> None:
+        self._need_space()
         with _engine(self.folder):
             points = [
                 q.Point(record.id, vector, record.payload())
@@ -133,6 +136,15 @@ class EdgeCollection(Collection):
         self._unflushed += len(points)
         if self._unflushed >= FLUSH_EVERY:
             self.flush()
+
+    def _need_space(self) -> None:
+        """The engine maps its files into memory, and a full disk would end the process without a word."""
+        free = shutil.disk_usage(self.folder).free
+        if free < SPARE_BYTES:
+            raise StoreError(
+                f"the disk of {self.folder} is full: {free:,} bytes are free, {SPARE_BYTES:,} are needed to go on; "
+                "what was stored stays"
+            )
 
     def _search(
         self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, fields: Fields
