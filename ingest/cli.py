@@ -24,6 +24,7 @@ from cbmir.store import Collection
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import ingest_images
 from ingest.report import IngestReport, write_failures
+from ingest.shard import Shard, open_in_turn
 from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
 from ingest.vectorfile import write_embeddings
 
@@ -64,6 +65,7 @@ def ingest() -> None:
     help=f"For images that lack the field: {', '.join(GIVEN_FIELDS)}. Repeatable.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes; one a core unless given.")
+@click.option("--shard", metavar="i/n", help="Only the i-th of n parts of SOURCE; other runs do the others.")
 @click.option("--embeddings", type=click.Path(path_type=Path), metavar="DIR", help="Write DIR/COLLECTION.h5 besides.")
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
@@ -76,10 +78,15 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
         options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"])
     )
     items = open_source(source, reading)
+    if options["shard"]:
+        items = Shard.parse(items, options["shard"])
     weights = Path(options["weights"]) if options["weights"] else None
     network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
     say(f"{encoder} on {network.running_on}, {network.batch_size} images a step")
-    with opened(location) as store, store.open_or_create(name or _slug(encoder), network.card) as collection:
+    with (
+        opened(location) as store,
+        open_in_turn(store, name or _slug(encoder), network.card, options["shard"] is not None, say) as collection,
+    ):
         with tqdm(total=items.total, unit="image", disable=None) as bar:
             report = ingest_images(items, network, collection, options["workers"], bar.update)
         code = _finish(collection, report, options["failures"], as_json)

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from cbmir.errors import CollectionError, FingerprintError, RecordError
+from cbmir.errors import CbmirError, CollectionError, FingerprintError, RecordError
 from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
@@ -225,7 +225,11 @@ class Store(ABC):
             FingerprintError: it holds the vectors of another encoder.
         """
         if name not in self.names():
-            return self.create(name, card)
+            try:
+                return self.create(name, card)
+            except CbmirError:
+                if name not in self.names():
+                    raise  # else: another process was first
         collection = self.open(name)
         try:
             collection.card.require(card, f"collection {name}")

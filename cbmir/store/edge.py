@@ -1,9 +1,11 @@
 """A directory as a store: Qdrant Edge, the real engine inside this process.
 
 ``DIR/<collection>/collection.json`` holds the metadata, ``DIR/<collection>/shard/`` what the engine keeps. One process
-at a time holds a collection; the engine's own lock on its write-ahead log sees to that.
+at a time holds a collection: by ``DIR/<collection>/lock``, which it keeps while another process of its own builds the
+index, and by the engine's own lock on its write-ahead log.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import qdrant_edge as q
@@ -78,17 +80,31 @@ class EdgeStore(Store):
             raise CollectionError(f"{folder} exists already; drop the collection or choose another name")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(f".{name}.{'?' * _RANDOM}.new"):  # not those of a collection name.x
-                shutil.rmtree(left)
+            self._clean(name)
             made = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
-            made.chmod(0o755)
-            _create_shard(made / "shard", card.dim)
-            data = {**metadata(card), "engine": ENGINE}
-            (made / "collection.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-            made.rename(folder)
+            lock = _held(made)
+            try:
+                made.chmod(0o755)
+                _create_shard(made / "shard", card.dim)
+                data = {**metadata(card), "engine": ENGINE}
+                (made / "collection.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+                made.rename(folder)
+            except BaseException:
+                shutil.rmtree(made, ignore_errors=True)
+                lock.close()
+                raise
         except OSError as error:
             raise StoreError(f"can't make the collection {folder}: {error}") from error
-        return EdgeCollection(folder, card)
+        return EdgeCollection(folder, card, lock)
+
+    def _clean(self, name: str) -> None:
+        """Delete what killed processes left half made, not what another process is making right now."""
+        for left in self.path.glob(f".{name}.{'?' * _RANDOM}.new"):  # not those of a collection name.x
+            try:
+                with _held(left):
+                    shutil.rmtree(left)
+            except StoreLockedError:
+                continue
 
     def open(self, name: str) -> "EdgeCollection":
         """Open a collection and hold it against other processes until it is closed."""
@@ -102,27 +118,27 @@ class EdgeStore(Store):
         if name not in self.names():
             raise self._missing(name)
         folder = self.path / name
-        try:
-            _load_shard(folder).close()
-        except StoreLockedError:
-            raise
-        except StoreError:
-            pass  # damaged: all the more reason to delete it
-        try:
-            gone = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
-            folder.rename(gone / name)  # in one step, so that nobody sees half a collection
-            shutil.rmtree(gone)
-        except OSError as error:
-            raise StoreError(f"can't delete the collection {folder}: {error}") from error
+        with _held(folder):
+            try:
+                gone = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
+                folder.rename(gone / name)  # in one step, so that nobody sees half a collection
+                shutil.rmtree(gone)
+            except OSError as error:
+                raise StoreError(f"can't delete the collection {folder}: {error}") from error
 
 
 class EdgeCollection(Collection):
     """A collection held by the engine in this process."""
 
-    def __init__(self, folder: Path, card: EncoderCard) -> None:
+    def __init__(self, folder: Path, card: EncoderCard, lock: IO[bytes] | None = None) -> None:
         super().__init__(folder.name, card)
         self.folder = folder
-        self._shard = _load_shard(folder)
+        self._lock = lock or _held(folder)
+        try:
+            self._shard = _load_shard(folder)
+        except BaseException:
+            self._lock.close()
+            raise
         self._unflushed = 0
 
     def _write(self, batch: EmbeddedBatch) -> None:
@@ -237,7 +253,7 @@ class EdgeCollection(Collection):
         The collection is closed meanwhile and open again afterwards. Interrupting it loses nothing.
         """
         points = self.info().points
-        self.close()
+        self._close_shard()
         command = [sys.executable, "-m", "cbmir.store.optimize", str(self.folder), str(os.getpid())]
         started = time.monotonic()
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
@@ -265,6 +281,12 @@ class EdgeCollection(Collection):
 
     def close(self) -> None:
         """Flush and let other processes in."""
+        try:
+            self._close_shard()
+        finally:
+            self._lock.close()
+
+    def _close_shard(self) -> None:
         with _engine(self.folder):
             self._shard.close()
 
@@ -308,6 +330,18 @@ def _load_shard(folder: Path) -> q.EdgeShard:
             return shard
         shard.close()
     raise StoreError(f"{folder} is damaged: it has lost its indexes, and points with them")  # the engine says nothing
+
+
+def _held(folder: Path) -> IO[bytes]:
+    """The lock of a collection; closing it, or the end of this process, lets others in."""
+    try:
+        lock = (folder / "lock").open("ab")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreLockedError(f"{folder} is in use by another process; wait for it or stop it") from error
+    except OSError as error:
+        raise StoreError(f"can't open {folder}: {error}") from error
+    return lock
 
 
 def _read_card(folder: Path) -> EncoderCard:

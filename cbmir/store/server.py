@@ -120,13 +120,17 @@ class ServerStore(Store):
         check_name(name)
         if name in self.names():
             raise CollectionError(f"collection {name} exists already on {self.location}")
-        physical = self._next_version(name)
+        physical = self._unfinished(name, card) or self._next_version(name)
         with _server(self.location):
-            self.client.create_collection(
-                physical,
-                vectors_config=models.VectorParams(size=card.dim, distance=models.Distance.COSINE),
-                metadata=metadata(card),
-            )
+            try:
+                self.client.create_collection(
+                    physical,
+                    vectors_config=models.VectorParams(size=card.dim, distance=models.Distance.COSINE),
+                    metadata=metadata(card),
+                )
+            except Exception:
+                if not self.client.collection_exists(physical):
+                    raise  # else: another process makes the same; all that follows can be done twice
             for field in INDEXED_FIELDS:
                 self.client.create_payload_index(physical, field.name, _index(field), wait=True)
             alias = models.CreateAlias(collection_name=physical, alias_name=name)
@@ -158,11 +162,25 @@ class ServerStore(Store):
         """Close the connection."""
         self.client.close()
 
+    def _unfinished(self, name: str, card: EncoderCard) -> str | None:
+        """An empty version for the same encoder without an alias: its maker was killed, or is at it right now."""
+        with _server(self.location):
+            aliased = {item.collection_name for item in self.client.get_aliases().aliases}
+            for version in sorted(self._versions(name) - aliased):
+                there = self.client.get_collection(version)
+                ours = (there.config.metadata or {}).get("fingerprint") == card.fingerprint
+                if ours and not there.points_count:
+                    return version
+        return None
+
     def _next_version(self, name: str) -> str:
         with _server(self.location):
-            existing = [item.name for item in self.client.get_collections().collections]
-        taken = [int(m[1]) for item in existing if (m := re.fullmatch(re.escape(name) + r"__v(\d+)", item))]
+            taken = [int(version.rpartition("__v")[2]) for version in self._versions(name)]
         return f"{name}__v{max(taken, default=0) + 1}"
+
+    def _versions(self, name: str) -> set[str]:
+        existing = [item.name for item in self.client.get_collections().collections]
+        return {item for item in existing if re.fullmatch(re.escape(name) + r"__v\d+", item)}
 
 
 class ServerCollection(Collection):
