@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Some:
+class Some:
     """The first images of a source, as a source."""
 
     items: list[SourceImage]
@@ -44,9 +44,11 @@ class _Some:
 
     @property
     def total(self) -> int:
+        """How many there are."""
         return len(self.items)
 
     def __iter__(self) -> Any:
+        """All of them, in order."""
         return iter(self.items)
 
 
@@ -76,17 +78,17 @@ def main(source: Path, encoder: str, count: int, rounds: int, as_json: bool) -> 
     """Measure ingest on a table or folder of images (`make demo` assembles the default one)."""
     items = [item for item in open_source(source, SourceOptions()) if isinstance(item, SourceImage)][:count]
     network = get(encoder)
-    plain = _plain_network(encoder)
+    plain = plain_timm(encoder)
     figures: dict[str, list[float]] = {"decode_s": [], "model_s": [], "ours": [], "reference": []}
     ours: dict[str, Vectors] = {}
     theirs: dict[str, Vectors] = {}
     for _ in range(rounds):
-        decode_s, model_s = _core_seconds(items, network)
+        decode_s, model_s = core_seconds(items, network)
         figures["decode_s"].append(decode_s)
         figures["model_s"].append(model_s)
-        figures["ours"].append(_ours(_Some(items, {}), network, ours))
+        figures["ours"].append(ours_images_per_s(Some(items, {}), network, ours))
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-            rate, theirs = alone.submit(_reference, items, *plain).result()
+            rate, theirs = alone.submit(reference_images_per_s, items, *plain).result()
         figures["reference"].append(rate)
     median = {name: statistics.median(values) for name, values in figures.items()}
     available = cores()
@@ -115,7 +117,7 @@ def main(source: Path, encoder: str, count: int, rounds: int, as_json: bool) -> 
     )
 
 
-def _core_seconds(items: list[SourceImage], network: Encoder) -> tuple[float, float]:
+def core_seconds(items: list[SourceImage], network: Encoder) -> tuple[float, float]:
     """Core-seconds an image to decode and to run the model, each alone."""
     started = time.process_time()
     loaded = [load_image(Wanted(item.path, None), network.preprocessing) for item in items]
@@ -128,7 +130,7 @@ def _core_seconds(items: list[SourceImage], network: Encoder) -> tuple[float, fl
     return decode_s, model_s
 
 
-def _ours(source: Source, network: Encoder, vectors: dict[str, Vectors]) -> float:
+def ours_images_per_s(source: Source, network: Encoder, vectors: dict[str, Vectors]) -> float:
     """Images a second through the whole pipeline, the workers' start included."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -143,7 +145,7 @@ def _ours(source: Source, network: Encoder, vectors: dict[str, Vectors]) -> floa
     return report.stored / seconds
 
 
-def _reference(
+def reference_images_per_s(
     items: list[SourceImage], model: "torch.nn.Module", transform: "Callable[[Image.Image], torch.Tensor]"
 ) -> tuple[float, dict[str, Vectors]]:
     """Images a second the usual way, the workers' start included; and the vectors.
@@ -167,7 +169,7 @@ def _reference(
         return len(items) / seconds, {key: normalise(file[key][()][None])[0] for key in keys}
 
 
-def _plain_network(encoder: str) -> "tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]":
+def plain_timm(encoder: str) -> "tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]":
     """The same weights in timm's own network, with timm's own transform, as a user of timm would have it."""
     import torch
     from timm.data.config import resolve_model_data_config

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cbmir.errors import ImageError
+from cbmir.schema import RecordKind
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
@@ -24,7 +25,9 @@ MAX_BYTES = 500_000_000
 """Larger files are refused before they are read."""
 
 Pixels = NDArray[np.uint8]
-Resize = Literal["shortest", "squash"]
+Resize = Literal["shortest", "squash", "pad", "square"]
+Crop = Literal["round", "floor"]
+Scaling = Literal["fixed", "minmax"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -40,12 +43,16 @@ class Preprocessing:
 
     Attributes:
         input_px: Height and width the network takes.
-        resize: ``shortest`` scales the short side to `resize_px` and crops the centre; ``squash`` scales to `input_px`.
-        resize_px: Length of the short side after scaling; unused by ``squash``.
+        resize: ``shortest`` scales the short side to `resize_px` and crops the centre; ``squash`` scales to `input_px`;
+            ``pad`` scales the long side and leaves the right or the bottom empty: zero after normalisation; ``square``
+            lays the picture in the middle of a black square, then scales that to `input_px`.
+        resize_px: Length of the short side after scaling, or the least side of the ``square`` before; else unused.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``, all with anti-aliasing but the first.
         mean: Subtracted from each channel after scaling to 0..1.
         std: Divides each channel after that.
         channels: 3 for RGB, 1 for grey.
+        crop: Which way half of an odd margin goes: ``round`` as torchvision, ``floor`` as transformers.
+        scaling: To 0..1 by ``fixed`` 255, or by each picture's own ``minmax``.
     """
 
     input_px: tuple[int, int]
@@ -55,29 +62,46 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int = 3
+    crop: Crop = "round"
+    scaling: Scaling = "fixed"
+    kind: ClassVar[RecordKind] = "image"
 
     def as_json(self) -> Mapping[str, Any]:
-        """The form that goes into an encoder's fingerprint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """The form that goes into an encoder's fingerprint; a later field is in it only where it isn't the default."""
+        data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        later = {"crop": "round", "scaling": "fixed"}
+        return {name: value for name, value in data.items() if later.get(name) != value}
 
 
 def read(path: Path) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        ImageError: the file is missing, unreadable, empty, or no regular file (a pipe would block for ever).
+        ImageError: the file is missing, unreadable, empty, too large, or no regular file.
+    """
+    check_file(path, MAX_BYTES)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+
+
+def check_file(path: Path, most_bytes: int) -> None:
+    """Refuse what can't be read as a file.
+
+    Raises:
+        ImageError: the file is missing, empty, too large, or no regular file (a pipe would block for ever).
     """
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("is not a regular file")
-        if status.st_size == 0:
-            raise ImageError("is empty")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"is too large: {status.st_size:,} bytes, {MAX_BYTES:,} at most")
-        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageError(getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("is not a regular file")
+    if status.st_size == 0:
+        raise ImageError("is empty")
+    if status.st_size > most_bytes:
+        raise ImageError(f"is too large: {status.st_size:,} bytes, {most_bytes:,} at most")
 
 
 def sha256(data: bytes) -> str:
@@ -127,7 +151,7 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
         how: The encoder's preprocessing.
 
     Returns:
-        (height, width, channels) pixels.
+        (height, width, channels) pixels; with ``pad`` one channel more, 255 where the picture is and 0 beside it.
 
     Raises:
         ImageError: scaled by its short side, the picture would have over `MAX_PIXELS` pixels.
@@ -136,14 +160,34 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
     resample = _RESAMPLING[how.interpolation]
     if how.channels == 1:
         picture = picture.convert("L")
-    if how.resize == "squash":
+    if how.resize == "pad":
+        return _padded(_resized(picture, _longest(picture.size, max(how.input_px)), resample), how)
+    if how.resize == "square":
+        picture = _squared(picture, how.resize_px)
+    if how.resize in ("squash", "square"):
         picture = _resized(picture, (width, height), resample)
     else:
         picture = _resized(picture, _shortest(picture.size, how.resize_px), resample)
-        left, top = _margin(picture.width - width), _margin(picture.height - height)
-        picture = picture.crop((left, top, left + width, top + height))  # beyond the edge: black, as torchvision pads
+        left, top = _margin(picture.width - width, how.crop), _margin(picture.height - height, how.crop)
+        picture = picture.crop((left, top, left + width, top + height))  # beyond the edge: black, as both pad
     pixels = np.asarray(picture, dtype=np.uint8)
     return pixels.reshape(height, width, how.channels)
+
+
+def _padded(picture: Image.Image, how: Preprocessing) -> Pixels:
+    pixels = np.zeros((*how.input_px, how.channels + 1), np.uint8)
+    pixels[: picture.height, : picture.width, :-1] = np.asarray(picture).reshape(picture.height, picture.width, -1)
+    pixels[: picture.height, : picture.width, -1] = 255
+    return pixels
+
+
+def _squared(picture: Image.Image, least_px: int) -> Image.Image:
+    side = max(*picture.size, least_px)
+    if side * side > MAX_PIXELS:
+        raise ImageError(f"is too large: {picture.width} x {picture.height} pixels, {side} x {side} when squared")
+    square = Image.new(picture.mode, (side, side))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
@@ -152,8 +196,10 @@ def _resized(picture: Image.Image, size: tuple[int, int], resample: Image.Resamp
     return picture if picture.size == size else picture.resize(size, resample)
 
 
-def _margin(spare_px: int) -> int:
-    """Half of what is over or missing, by torchvision's two ways to halve an odd number."""
+def _margin(spare_px: int, crop: Crop) -> int:
+    """Half of what is over or missing, by torchvision's two ways to halve an odd number, or by transformers' way."""
+    if crop == "floor":
+        return spare_px // 2
     return round(spare_px / 2.0) if spare_px >= 0 else -(-spare_px // 2)
 
 
@@ -162,6 +208,12 @@ def _shortest(size: tuple[int, int], target_px: int) -> tuple[int, int]:
     if width <= height:
         return target_px, int(target_px * height / width)
     return int(target_px * width / height), target_px
+
+
+def _longest(size: tuple[int, int], target_px: int) -> tuple[int, int]:
+    """Half pixels go up, as in Segment Anything's ResizeLongestSide."""
+    scale = target_px / max(size)
+    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
 
 def _check(picture: Image.Image) -> None:

@@ -111,6 +111,7 @@ def say(text: str) -> None:
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a command as a program: errors of ours as one line, the exit code as documented."""
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says comes back in our own error
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     code = _exit_code(command, name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done: a late Ctrl-C would only show a traceback
     sys.exit(code)

@@ -21,6 +21,7 @@ SPLITS = ("train", "val", "test")
 Payload = dict[str, Any]
 Vectors = NDArray[np.float32]
 Kind = Literal["keyword", "integer", "float", "datetime", "text", "object"]
+RecordKind = Literal["image", "volume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,10 @@ PAYLOAD_FIELDS = (
     PayloadField("study_id", "keyword"),
     PayloadField("series_id", "keyword"),
     PayloadField("sha256", "keyword"),
+    PayloadField("kind", "keyword"),
     PayloadField("width", "integer"),
     PayloadField("height", "integer"),
+    PayloadField("depth", "integer"),
     PayloadField("age_years", "float"),
     PayloadField("sex", "keyword"),
     PayloadField("view", "keyword"),
@@ -108,7 +111,7 @@ def point_id(dataset: str, key: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
-    """One 2D image and what is known of it.
+    """One image or one volume, and what is known of it.
 
     Attributes:
         filepath: Path relative to the data root, or a URI; with ``dataset`` it makes the id.
@@ -117,6 +120,10 @@ class ImageRecord:
         labels: Slugs ``modality/region/pathology``, none, one or several.
         patient_id: Pseudonym of the patient (of the source, for volumes): never a raw DICOM identifier.
         sha256: Hash of the pixel file, hexadecimal.
+        kind: ``image`` or ``volume``.
+        width: Columns of the image, or of a volume's axial slices.
+        height: Rows of the same.
+        depth: Axial slices of a volume.
         extra: Whatever else the source table had; stored, not indexed.
     """
 
@@ -130,8 +137,10 @@ class ImageRecord:
     study_id: str | None = None
     series_id: str | None = None
     sha256: str | None = None
+    kind: RecordKind = "image"
     width: int | None = None
     height: int | None = None
+    depth: int | None = None
     age_years: float | None = None
     sex: str | None = None
     view: str | None = None

@@ -4,17 +4,17 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cbmir.encoders import Encoder
-from cbmir.images import Pixels
 from cbmir.schema import ImageRecord, Vectors
 
 _AT_ONCE = 2
 
-Item = tuple[ImageRecord, Pixels]
+Item = tuple[ImageRecord, NDArray[Any]]
 
 
 class Encoding:
@@ -61,7 +61,7 @@ class Encoding:
             self._until = max(ended, self._until)
             yield records, vectors
 
-    def _embed(self, pixels: Pixels) -> tuple[Vectors, float, float]:
+    def _embed(self, pixels: NDArray[Any]) -> tuple[Vectors, float, float]:
         started = time.perf_counter()
         vectors = self._encoder.embed(pixels)
         return vectors, started, time.perf_counter()

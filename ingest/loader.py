@@ -1,4 +1,4 @@
-"""Worker processes that read, hash, decode and preprocess images, in order and with a bounded number in flight.
+"""Worker processes that read, hash, decode and preprocess images or volumes, in order and a bounded number at a time.
 
 Workers are spawned, never forked: a forked child would share the engine's files and locks.
 """
@@ -12,17 +12,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cbmir.errors import ImageError
-from cbmir.images import Pixels, Preprocessing, decode, preprocess, read, sha256
+from cbmir.images import Preprocessing, decode, preprocess, read, sha256
+from cbmir.volumes import VolumePreprocessing, file_sha256, preprocess_volume, read_volume
 
-CHUNK = 16
-"""Images a task."""
+CHUNK = {"image": 16, "volume": 1}
+"""Images or volumes a task: a volume for a network has 16 MB, and a file can take a worker some GB."""
 
 _CHUNKS_IN_FLIGHT = 3  # a worker
 
@@ -42,42 +44,55 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What became of one image file.
+    """What became of one file.
 
     Attributes:
         sha256: Of the file; empty where it couldn't be read.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
-        pixels: (height, width, channels) for the encoder; None where the image is known or unusable.
+        width: Of the picture or of a volume's axial slices, in pixels.
+        height: Of the same, in pixels.
+        depth: Axial slices of a volume; None for a picture.
+        pixels: `Pixels` or `Voxels` for the encoder; None where the image is known or unusable.
         reason: Why it is unusable, None otherwise.
     """
 
     sha256: str = ""
     width: int = 0
     height: int = 0
-    pixels: Pixels | None = None
+    depth: int | None = None
+    pixels: NDArray[Any] | None = None
     reason: str | None = None
 
 
-def load_image(wanted: Wanted, how: Preprocessing) -> Loaded:
-    """Read, hash, and, unless it is known, decode and preprocess one image; never raises for a bad one."""
+def load_image(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
+    """Read, hash, and, unless it is known, decode and preprocess one image or volume; never raises for a bad one."""
     try:
+        if isinstance(how, VolumePreprocessing):
+            return _load_volume(wanted, how)
         data = read(wanted.path)
         digest = sha256(data)
         if digest == wanted.known_sha256:
             return Loaded(digest)
         picture = decode(data)
-        return Loaded(digest, picture.width, picture.height, preprocess(picture, how))
+        return Loaded(digest, picture.width, picture.height, pixels=preprocess(picture, how))
     except ImageError as error:
         return Loaded(reason=str(error))
     except MemoryError:
         return Loaded(reason="is too large for the memory of this machine")
 
 
+def _load_volume(wanted: Wanted, how: VolumePreprocessing) -> Loaded:
+    digest = file_sha256(wanted.path)
+    if digest == wanted.known_sha256:
+        return Loaded(digest)
+    volume = read_volume(wanted.path)
+    width, height, depth = volume.values.shape
+    return Loaded(digest, width, height, depth, preprocess_volume(volume, how))
+
+
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     loaded: list[Loaded]
-    pixels: Pixels | None
+    pixels: NDArray[Any] | None
     cpu_s: float
 
 
@@ -88,7 +103,7 @@ class Loader:
         decode_s: Core-seconds the workers spent on images so far.
     """
 
-    def __init__(self, how: Preprocessing, workers: int) -> None:
+    def __init__(self, how: Preprocessing | VolumePreprocessing, workers: int) -> None:
         self._how = how
         self._workers = workers
         self._pool = self._new_pool()
@@ -157,17 +172,14 @@ class Loader:
     def _unpack(self, chunk: _Chunk) -> list[Loaded]:
         self.decode_s += chunk.cpu_s
         rows = iter(() if chunk.pixels is None else chunk.pixels)
-        return [
-            item if item.reason or not item.width else Loaded(item.sha256, item.width, item.height, next(rows))
-            for item in chunk.loaded
-        ]
+        return [item if item.reason or not item.width else replace(item, pixels=next(rows)) for item in chunk.loaded]
 
 
-def _load_chunk(chunk: list[Wanted], how: Preprocessing) -> _Chunk:
+def _load_chunk(chunk: list[Wanted], how: Preprocessing | VolumePreprocessing) -> _Chunk:
     started = time.process_time()
     loaded = [load_image(wanted, how) for wanted in chunk]
     pixels = [item.pixels for item in loaded if item.pixels is not None]
-    bare = [Loaded(item.sha256, item.width, item.height, None, item.reason) for item in loaded]
+    bare = [replace(item, pixels=None) for item in loaded]
     return _Chunk(bare, np.stack(pixels) if pixels else None, time.process_time() - started)
 
 

@@ -19,8 +19,10 @@ from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
 from ingest.writer import Writer
 
-MIN_BATCH = 64
-"""Images encoded and written together at least, unless no more come."""
+MIN_BATCH = {"image": 64, "volume": 1}
+"""Images or volumes encoded and written together at least, unless no more come."""
+
+_A = {"image": "an image", "volume": "a volume"}
 
 Seen = Callable[[int], object]
 """Told how many more items of the source are done with."""
@@ -63,7 +65,7 @@ def ingest_images(
 
 def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
     """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since."""
-    known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "width", "height")}
+    known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "width", "height", "depth")}
     return replace(record, **known, thumbnail_url=record.thumbnail_url or payload.get("thumbnail_url"))
 
 
@@ -76,7 +78,8 @@ class _Run:
         self._encoder = encoder
         self._collection = collection
         self._workers = workers
-        self._step = encoder.batch_size * -(-MIN_BATCH // encoder.batch_size)
+        self._kind = encoder.preprocessing.kind
+        self._step = encoder.batch_size * -(-MIN_BATCH[self._kind] // encoder.batch_size)
         self._ids: set[str] = set()
         self._buffer: list[Item] = []
         self._source_s = 0.0
@@ -104,6 +107,7 @@ class _Run:
             self.report.interrupted = interrupt.asked
         self._collection.flush()
         self.report.stored = writer.stored
+        self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
         self.report.seconds = {
             "source": self._source_s,
             "decode": loader.decode_s / self._workers,
@@ -117,7 +121,7 @@ class _Run:
         items = iter(self._source)
         while not interrupt.asked:
             started = time.perf_counter()
-            chunk = list(islice(items, CHUNK))
+            chunk = list(islice(items, CHUNK[self._kind]))
             new = self._check(chunk)
             self._source_s += time.perf_counter() - started
             if not chunk:
@@ -134,6 +138,8 @@ class _Run:
                 self.report.failures.append(item)
             elif item.record.id in self._ids:
                 self._fail(item.record, "came before in this source: one image has one row")
+            elif item.record.kind != self._kind:
+                self._fail(item.record, f"is {_A[item.record.kind]}; {self._encoder.card.name} takes {self._kind}s")
             else:
                 self._ids.add(item.record.id)
                 images.append(item)
@@ -149,7 +155,8 @@ class _Run:
         elif loaded.pixels is None:
             self._skip(record, task.stored)
         else:
-            sized = replace(record, sha256=loaded.sha256, width=loaded.width, height=loaded.height)
+            size: dict[str, Any] = {"width": loaded.width, "height": loaded.height, "depth": loaded.depth}
+            sized = replace(record, sha256=loaded.sha256, **size)
             self._buffer.append((sized, loaded.pixels))
 
     def _skip(self, record: ImageRecord, stored: StoredPoint | None) -> None:

@@ -6,9 +6,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.errors import CollectionError, EncoderError, ImageError
@@ -16,7 +17,8 @@ from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
 
-BATCH = 64
+BATCH = {"image": 64, "volume": 1}
+"""Files read and embedded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Searcher:
         return self._encoder
 
     def image(self, path: str | Path, query: Query | None = None) -> list[Hit]:
-        """The stored images most similar to an image file.
+        """The stored images most similar to an image file, or the stored volumes most similar to a volume.
 
         Raises:
             ImageError: the file can't be used.
@@ -113,18 +115,16 @@ class Searcher:
 
     def images(self, paths: Iterable[Path], query: Query | None = None) -> Iterator[Answer]:
         """Answers for many image files, in their order; a file that can't be used gives an answer with a reason."""
-        from cbmir.images import decode, preprocess, read, sha256  # Pillow: a search by id needs none
-
         query = self._resolved(query)
         encoder = self.encoder
         rest = iter(paths)
-        while part := list(islice(rest, BATCH)):
+        while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
             pixels, hashes, reasons = [], [], {}
             for path in part:
                 try:
-                    data = read(path)
-                    pixels.append(preprocess(decode(data), encoder.preprocessing))
-                    hashes.append((str(path), sha256(data)))
+                    prepared, digest = _prepared(path, encoder)
+                    pixels.append(prepared)
+                    hashes.append((str(path), digest))
                 except ImageError as error:
                     reasons[path] = str(error)
             answers = iter(self._embedded(encoder, pixels, hashes, query))
@@ -212,16 +212,33 @@ class Searcher:
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are given, folders replaced by the images below them, sorted."""
+    """Files as they are given, folders replaced by the images and volumes below them, sorted."""
     from cbmir.images import IMAGE_SUFFIXES
+    from cbmir.volumes import is_volume
 
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES)
+            found += sorted(
+                item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES or is_volume(item)
+            )
         else:
             found.append(path)
     return found
+
+
+def _prepared(path: Path, encoder: Encoder) -> tuple[NDArray[Any], str]:
+    """What the encoder takes of a file, and the file's hash."""
+    from cbmir.images import decode, preprocess, read, sha256  # Pillow: a search by id needs none
+    from cbmir.volumes import VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
+
+    how = encoder.preprocessing
+    if is_volume(path) != isinstance(how, VolumePreprocessing):
+        raise ImageError(f"is {'a volume' if is_volume(path) else 'an image'}; {encoder.card.name} takes {how.kind}s")
+    if isinstance(how, VolumePreprocessing):
+        return preprocess_volume(read_volume(path), how), file_sha256(path)
+    data = read(path)
+    return preprocess(decode(data), how), sha256(data)
 
 
 def _parsed(query: Query) -> Where:

@@ -57,7 +57,7 @@ def test_specs__are_complete_and_unique():
     names = [spec.name for spec in specs()]
     assert names == sorted(set(names))
     for spec in specs():
-        assert all((spec.name, spec.architecture, spec.weights, spec.licence, spec.trained_on))
+        assert all((spec.name, spec.architecture, spec.source, spec.licence, spec.trained_on))
 
 
 def test_loaders__import_no_torch():

@@ -201,7 +201,8 @@ def test_ingest_embeddings__corrected_table_and_vectors_are_taken_over(tmp_path)
         payload["filepath"]: (payload, vector)
         for payload, vector in contents(tmp_path / "store", "biomedclip").values()
     }
-    assert stored["1.png"][0] == {"filepath": "1.png", "dataset": "made", "split": "test", "labels": []}
+    bare = {"filepath": "1.png", "dataset": "made", "split": "test", "kind": "image", "labels": []}
+    assert stored["1.png"][0] == bare
     unit = rows["2.png"] / np.linalg.norm(rows["2.png"])
     assert np.frombuffer(stored["2.png"][1], np.float32) == pytest.approx(unit, abs=1e-6)
 

@@ -116,6 +116,7 @@ def test_image_record__payload_leaves_out_what_is_unknown():
         "filepath": "a/b.png",
         "dataset": "demo",
         "split": "train",
+        "kind": "image",
         "modality": "XR",
         "labels": ["XR/chest/nodule", "XR/chest"],
         "primary_label": "XR/chest/nodule",
@@ -123,7 +124,8 @@ def test_image_record__payload_leaves_out_what_is_unknown():
         "age_years": 0.0,
         "extra": {"kernel": "B30f"},
     }
-    assert ImageRecord(filepath="x", dataset="d").payload() == {"filepath": "x", "dataset": "d", "labels": []}
+    bare = {"filepath": "x", "dataset": "d", "kind": "image", "labels": []}
+    assert ImageRecord(filepath="x", dataset="d").payload() == bare
 
 
 def test_image_record__every_field_has_a_place_in_the_payload():

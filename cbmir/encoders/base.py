@@ -1,35 +1,58 @@
 """What an encoder is to the rest of the house."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
 
 from cbmir.fingerprint import EncoderCard
-from cbmir.schema import Vectors
+from cbmir.schema import RecordKind, Vectors
 
 if TYPE_CHECKING:
-    from cbmir.images import Pixels, Preprocessing
+    from cbmir.images import Preprocessing
+    from cbmir.volumes import VolumePreprocessing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpec:
     """What is known of an encoder before it is loaded.
 
     Attributes:
         name: What users call it.
         architecture: The loader's own name of the network.
-        weights: Where the weights come from unless a file or directory is given.
+        source: Where the weights come from unless a file or directory is given: ``ORG/REPO`` at the model hub,
+            ``package NAME``, ``untrained`` or ``none``.
+        revision: Branch, tag or commit at the hub.
         licence: Of the weights.
+        gated: Whether the hub asks for an accepted licence and a token.
+        non_commercial: Whether the licence forbids commercial use.
         trained_on: Data the weights have seen: a figure on it is contaminated.
+        citation: Paper that describes the network.
+        pooling: How features become one vector.
         dim: Length of the vectors.
+        text: Whether texts can be embedded into the same space.
+        kind: What it takes: one image, or a volume.
+        preprocessing: Instead of what comes with the weights.
+        volume: The preprocessing of an encoder of volumes.
     """
 
     name: str
     architecture: str
-    weights: str
+    source: str
     licence: str
     trained_on: str
+    revision: str = "main"
+    gated: bool = False
+    non_commercial: bool = False
+    citation: str = ""
+    pooling: str = ""
     dim: int | None = None
+    text: bool = False
+    kind: RecordKind = "image"
+    preprocessing: "Preprocessing | None" = None
+    volume: "VolumePreprocessing | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +80,38 @@ class Encoder(Protocol):
         """Name, weights, preprocessing and their fingerprint."""
 
     @property
-    def preprocessing(self) -> "Preprocessing":
-        """What `cbmir.images.preprocess` does before `embed`."""
+    def preprocessing(self) -> "Preprocessing | VolumePreprocessing":
+        """What `cbmir.images.preprocess` does before `embed`, or `cbmir.volumes.preprocess_volume`: it says which."""
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
+        """Images or volumes a step."""
 
     @property
     def running_on(self) -> str:
         """Device and precision, for people."""
 
-    def embed(self, pixels: "Pixels") -> Vectors:
-        """Vectors of preprocessed pictures; several threads may ask at once.
+    def embed(self, pixels: NDArray[Any]) -> Vectors:
+        """Vectors of preprocessed pictures or volumes; several threads may ask at once.
 
         Args:
-            pixels: (n, height, width, channels), n of 1 or more.
+            pixels: (n, height, width, channels) `cbmir.images.Pixels` or (n, x, y, z) `cbmir.volumes.Voxels`, n of 1
+                or more.
 
         Returns:
             (n, dim) float32 rows of unit length; a row is NaN where a picture has no vector.
+        """
+
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of texts in the space of the pictures.
+
+        Args:
+            texts: One or more; what is too long for the text tower is cut off.
+
+        Returns:
+            (n, dim) float32 rows of unit length.
+
+        Raises:
+            EncoderError: the encoder has no text tower.
+            WeightsError: its text tower can't be loaded.
         """

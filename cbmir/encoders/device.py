@@ -22,10 +22,12 @@ class Placement:
     Attributes:
         device: As torch names it.
         precision: ``fp32``, ``bf16`` or ``fp16``.
+        auto: Whether the precision was left to choose, so that another one may be taken where it moves the vectors.
     """
 
     device: str
     precision: str
+    auto: bool = False
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -69,11 +71,12 @@ def place(device: str, precision: str) -> Placement:
     if precision not in PRECISIONS:
         raise EncoderError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     chosen = _device(device)
-    if precision == "auto":
+    auto = precision == "auto"
+    if auto:
         precision = "bf16" if has_bf16(chosen) else "fp32"
     if precision == "fp16" and chosen.startswith("cpu"):
         raise EncoderError("fp16 needs a GPU; on a CPU use fp32 or bf16")
-    return Placement(chosen, precision)
+    return Placement(chosen, precision, auto)
 
 
 def has_bf16(device: str) -> bool:

@@ -1,16 +1,22 @@
 """A torch network as an encoder: normalise on the device, run, scale to unit length."""
 
 import logging
+import math
 import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cbmir.encoders.device import Placement, cores, keep_memory
+from cbmir.encoders.base import EncoderSettings, EncoderSpec
+from cbmir.encoders.device import Placement, cores, keep_memory, place
+from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.images import Pixels, Preprocessing
@@ -20,10 +26,42 @@ if TYPE_CHECKING:
     import torch
 
 BATCH_SIZE = {"cpu": 8, "cuda": 256, "mps": 64}
-"""Images a step. On a CPU small batches stay in the cache."""
+"""Pictures of 224 x 224 a step, of larger ones fewer. On a CPU small batches stay in the cache; on CUDA the most."""
 
+_TRIED_FIRST, _TRIES, _NEARLY = 32, 3, 0.97
+_CHECKED = 16
+_OTHERS: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("fp16",), "mps": ()}
+_SAME_IN_HALF = 0.9995  # on a few pictures, so that .999 holds on all
 _SAME_COSINE = 0.99999
 _log = logging.getLogger(__name__)
+
+
+TextTower = Callable[[Sequence[str]], Vectors]
+"""From n texts to (n, dim) features of any length, each text cut off where it is too long."""
+
+
+def encoder(
+    spec: EncoderSpec,
+    network: "torch.nn.Module",
+    how: Preprocessing,
+    settings: EncoderSettings,
+    load_text: Callable[[], TextTower] | None = None,
+) -> "TorchEncoder":
+    """A network that a loader has built, as an encoder.
+
+    Args:
+        spec: What it was asked for by.
+        network: From (n, channels, height, width) normalised pictures to (n, dim) features.
+        how: Its preprocessing.
+        settings: Device, precision and batch size.
+        load_text: Loads its text tower, once it is asked for.
+
+    Raises:
+        EncoderError: the device or precision is not to be had, or the network gives something else than features.
+    """
+    placement = place(settings.device, settings.precision)
+    card = EncoderCard(spec.name, output_dim(spec.name, network, how), weights_hash(network), how.as_json())
+    return TorchEncoder(network, card, how, placement, settings.batch_size, load_text)
 
 
 class TorchEncoder:
@@ -35,7 +73,7 @@ class TorchEncoder:
     Attributes:
         card: Name, weights, preprocessing and their fingerprint.
         preprocessing: What comes before `embed`.
-        batch_size: Images a step.
+        batch_size: Images a step; on CUDA, unless it was given, the smallest of the fast ones found by trying.
     """
 
     def __init__(
@@ -45,23 +83,31 @@ class TorchEncoder:
         preprocessing: Preprocessing,
         placement: Placement,
         batch_size: int | None,
+        load_text: Callable[[], TextTower] | None = None,
     ) -> None:
         import torch
 
         self.card = card
         self.preprocessing = preprocessing
-        self.batch_size = batch_size or BATCH_SIZE[placement.kind]
+        self.batch_size = batch_size or _batch_size(placement.kind, preprocessing.input_px)
+        self._to_try = batch_size is None and placement.kind == "cuda"
         self._placement = placement
+        self._load_text = load_text
+        self._text: TextTower | None = None
         self._network = features.eval().to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks device + memory_format
         shape = (1, preprocessing.channels, 1, 1)
-        self._mean = torch.tensor(preprocessing.mean).mul(255.0).reshape(shape).to(placement.device)
-        self._std = torch.tensor(preprocessing.std).mul(255.0).reshape(shape).to(placement.device)
+        white = 255.0 if preprocessing.scaling == "fixed" else 1.0
+        self._mean = torch.tensor(preprocessing.mean).mul(white).reshape(shape).to(placement.device)
+        self._std = torch.tensor(preprocessing.std).mul(white).reshape(shape).to(placement.device)
         self._forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._choosing = threading.Lock()
         on_cpu = placement.kind == "cpu"
         if on_cpu:
             keep_memory()
-        self._threads = ThreadPoolExecutor(cores() if on_cpu else 1, "encoder", _one_core if on_cpu else None)
+        self._threads = ThreadPoolExecutor(cores() if on_cpu else 2, "encoder", _one_core if on_cpu else None)
+        self._own = threading.local()
+        if placement.kind == "cuda":
+            torch.cuda.synchronize(placement.device)  # the weights are there before another stream reads them
 
     @property
     def running_on(self) -> str:
@@ -71,69 +117,174 @@ class TorchEncoder:
     def embed(self, pixels: Pixels) -> Vectors:
         """(n, dim) rows of unit length, see `Encoder`.
 
+        Where the device runs out of memory, the batch is halved.
+
         Raises:
-            EncoderError: the device ran out of memory.
+            EncoderError: the device has not enough memory for one image.
         """
-        starts = range(0, len(pixels), self.batch_size)
-        steps = [self._filled(pixels[start : start + self.batch_size]) for start in starts]
+        import torch
+
         with self._choosing:
             if self._forward is None:
-                self._forward = self._fastest(steps[0])
-        features = self._threads.map(partial(self._step, self._forward), steps)
-        return normalise(np.concatenate(list(features))[: len(pixels)])
+                self._forward = self._fastest(pixels)
+            if self._to_try and len(pixels) >= self.batch_size:
+                self._to_try = False
+                self.batch_size = self._found_by_trying(self._forward, pixels)
+        while True:
+            size = self.batch_size
+            steps = [_filled(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
+            try:
+                features = list(self._threads.map(partial(self._step, self._forward), steps))
+                return normalise(np.concatenate(features)[: len(pixels)])
+            except torch.OutOfMemoryError as error:
+                self._halve(size, error)
 
-    def _filled(self, pixels: Pixels) -> Pixels:
-        missing = self.batch_size - len(pixels)
-        return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
+    def _halve(self, size: int, error: Exception) -> None:
+        import torch
+
+        if size == 1:
+            raise EncoderError(f"{self._placement.device} has not enough memory for one image") from error
+        with self._choosing:  # another thread may have halved it already
+            if self.batch_size == size:
+                self.batch_size = size // 2
+                _log.warning(
+                    "%s ran out of memory at %d images a step; it goes on with %d",
+                    *(self._placement.device, size, self.batch_size),
+                )
+        if self._placement.kind == "cuda":
+            torch.cuda.empty_cache()
+
+    def _found_by_trying(self, forward: "Callable[[torch.Tensor], torch.Tensor]", pixels: Pixels) -> int:
+        """The smallest batch that is nearly as fast as the fastest, in powers of two up to the most."""
+        import torch
+
+        rates: dict[int, float] = {}
+        size = min(_TRIED_FIRST, self.batch_size)
+        while size <= self.batch_size:
+            try:
+                self._step(forward, pixels[:size])
+                started = time.perf_counter()
+                for _ in range(_TRIES):
+                    self._step(forward, pixels[:size])
+                rates[size] = _TRIES * size / (time.perf_counter() - started)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break
+            size *= 2
+        if not rates:
+            return size
+        found = min(size for size, rate in rates.items() if rate >= _NEARLY * max(rates.values()))
+        _log.info("%d images a step: %s images/s", found, {size: round(rate) for size, rate in rates.items()})
+        return found
+
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """(n, dim) rows of unit length, see `Encoder`.
+
+        Raises:
+            EncoderError: it has no text tower.
+            WeightsError: its text tower can't be loaded.
+        """
+        if self._load_text is None:
+            raise EncoderError(f"{self.card.name} has no text tower: it can't be asked by text")
+        with self._choosing:
+            self._text = self._text or self._load_text()
+        return normalise(self._text(texts))
 
     def _step(self, forward: "Callable[[torch.Tensor], torch.Tensor]", pixels: Pixels) -> Vectors:
         import torch
 
-        try:
-            with torch.inference_mode():
-                features: Vectors = forward(self._images(pixels)).float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            raise EncoderError(
-                f"{self._placement.device} ran out of memory at {self.batch_size} images a step; "
-                "give a smaller --batch-size"
-            ) from error
+        with torch.inference_mode(), self._stream():
+            features: Vectors = forward(self._images(pixels)).float().cpu().numpy()
         return features
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        """On CUDA each thread has a stream, so that one copies pictures while the other computes."""
+        import torch
+
+        if self._placement.kind != "cuda":
+            return nullcontext()
+        if not hasattr(self._own, "stream"):
+            self._own.stream = torch.cuda.Stream(self._placement.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._own.stream)
 
     def _images(self, pixels: Pixels) -> "torch.Tensor":
         """(n, channels, height, width) float32 on the device, normalised."""
         import torch
 
         writable = np.require(pixels, requirements=["C", "W"])  # torch warns of arrays that aren't
-        batch = torch.from_numpy(writable).to(self._placement.device, non_blocking=True)
-        return batch.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
+        batch = torch.from_numpy(writable)
+        if self._placement.kind == "cuda":
+            batch = batch.pin_memory().to(self._placement.device, non_blocking=True)
+        else:
+            batch = batch.to(self._placement.device)
+        channels = self.preprocessing.channels
+        images = batch[..., :channels].permute(0, 3, 1, 2).float()
+        if self.preprocessing.scaling == "minmax":
+            low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+            images = (images - low) / (high - low).clamp_(min=1e-8)
+        images = images.sub_(self._mean).div_(self._std)
+        return images.mul_(batch[..., channels:].permute(0, 3, 1, 2) > 0) if batch.shape[3] > channels else images
 
-    def _autocast(self, images: "torch.Tensor") -> "torch.Tensor":
+    def _autocast(self, precision: str, images: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        on = self._placement.precision != "fp32"
-        with torch.autocast(self._placement.kind, dtype=self._placement.dtype if on else None, enabled=on):
+        dtype = None if precision == "fp32" else Placement(self._placement.device, precision).dtype
+        with torch.autocast(self._placement.kind, dtype=dtype, enabled=dtype is not None):
             features: torch.Tensor = self._network(images)
         return features
 
     def _fastest(self, pixels: Pixels) -> "Callable[[torch.Tensor], torch.Tensor]":
-        """A frozen graph on a CPU in float32, 4 x on EfficientNet-Lite0, if it gives the same vectors."""
+        """The fastest way to run the network that gives the same vectors as float32 does, on its first pictures."""
         import torch
 
-        if (self._placement.kind, self._placement.precision) != ("cpu", "fp32"):
-            return self._autocast
+        exact = partial(self._autocast, "fp32")
+        with torch.inference_mode():
+            images = self._images(pixels[:_CHECKED])
+            expected = exact(images) if self._placement.precision != "fp32" else None
+            for precision in (self._placement.precision, *_OTHERS[self._placement.kind]):
+                if precision == "fp32" or expected is None:
+                    break
+                found = self._autocast(precision, images)
+                cosine = float(torch.nn.functional.cosine_similarity(found.float(), expected.float()).min())
+                if cosine >= _SAME_IN_HALF:
+                    self._placement = replace(self._placement, precision=precision)
+                    return partial(self._autocast, precision)
+                _log.warning("%s in %s: lowest cosine to float32 %.4f", self.card.name, precision, cosine)
+                if not self._placement.auto:
+                    return partial(self._autocast, precision)
+        self._placement = replace(self._placement, precision="fp32")
+        return self._frozen(pixels, exact) if self._placement.kind == "cpu" else exact
+
+    def _frozen(
+        self, pixels: Pixels, exact: "Callable[[torch.Tensor], torch.Tensor]"
+    ) -> "Callable[[torch.Tensor], torch.Tensor]":
+        """A frozen graph, 4 x on EfficientNet-Lite0, if it gives the same vectors."""
+        import torch
+
         try:
             with warnings.catch_warnings(), torch.inference_mode():
                 warnings.simplefilter("ignore")
-                images = self._images(pixels)
+                images = self._images(_filled(pixels[: self.batch_size], self.batch_size))
                 frozen = torch.jit.freeze(torch.jit.trace(self._network, images, check_trace=False))  # type: ignore[no-untyped-call]
-                cosines = torch.nn.functional.cosine_similarity(frozen(images), self._network(images))
+                cosines = torch.nn.functional.cosine_similarity(frozen(images), exact(images))[: len(pixels)]
         except Exception as error:
             _log.info("the network can't be frozen (%s), it runs as it is", error)
-            return self._autocast
+            return exact
         if not bool((cosines >= _SAME_COSINE).all()):
             _log.info("the frozen network differs (cosine %.6f), it runs as it is", float(cosines.min()))
-            return self._autocast
+            return exact
         return frozen  # type: ignore[no-any-return]
+
+
+def _batch_size(kind: str, input_px: tuple[int, int]) -> int:
+    """A power of two, so many times fewer as the pictures are larger than 224 x 224."""
+    wanted = BATCH_SIZE[kind] * 224 * 224 / (input_px[0] * input_px[1])
+    return min(BATCH_SIZE[kind], 1 << max(0, int(math.log2(max(wanted, 1.0)))))
+
+
+def _filled(pixels: Pixels, size: int) -> Pixels:
+    missing = size - len(pixels)
+    return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
 
 
 def _one_core() -> None:

@@ -1,6 +1,8 @@
 """The floor: the picture itself, as 32 x 32 grey values. An encoder that does no better has learnt nothing of use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.images import Pixels, Preprocessing
 from cbmir.schema import Vectors, normalise
 
-PREFIX = None
+PREFIX, PREFIX_FORM = None, ""
 _SIDE_PX = 32
 
 
@@ -28,6 +30,14 @@ class PixelEncoder:
         flat = pixels.reshape(len(pixels), -1).astype(np.float32)
         return normalise(flat - flat.mean(axis=1, keepdims=True))
 
+    def embed_text(self, texts: Sequence[str]) -> Vectors:
+        """It has no text tower.
+
+        Raises:
+            EncoderError: always.
+        """
+        raise EncoderError(f"{self.card.name} has no text tower: it can't be asked by text")
+
 
 def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     """Build the encoder; device and precision make no difference.
@@ -42,4 +52,23 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     return PixelEncoder(card, how, settings.batch_size or 256)
 
 
-SPECS = (EncoderSpec("pixels", "grey values", "none", "none needed", "nothing", _SIDE_PX**2),)
+def pull(spec: EncoderSpec, to: Path) -> None:
+    """There is nothing to download.
+
+    Raises:
+        EncoderError: always.
+    """
+    raise EncoderError(f"{spec.name} has no weights: it works without internet as it is")
+
+
+SPECS = (
+    EncoderSpec(
+        name="pixels",
+        architecture="grey values",
+        source="none",
+        licence="none needed",
+        trained_on="nothing",
+        pooling="none",
+        dim=_SIDE_PX**2,
+    ),
+)

@@ -1,14 +1,20 @@
 """Names to encoders, over all loaders of this package."""
 
 import importlib
+import json
+import logging
 import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
 import cbmir.encoders
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.errors import EncoderError
+from cbmir.errors import EncoderError, WeightsError
+
+_RECORD = "cbmir.json"
+_log = logging.getLogger(__name__)
 
 
 class Loader(Protocol):
@@ -17,13 +23,18 @@ class Loader(Protocol):
     Attributes:
         SPECS: The encoders it knows by name.
         PREFIX: ``prefix:`` under which it takes any network of its library, or None.
+        PREFIX_FORM: What follows the prefix, for people; empty without one.
     """
 
     SPECS: Sequence[EncoderSpec]
     PREFIX: str | None
+    PREFIX_FORM: str
 
     def load(self, spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
         """Build the encoder."""
+
+    def pull(self, spec: EncoderSpec, to: Path) -> None:
+        """Make a directory that `load` takes as weights without internet, text tower included."""
 
 
 def loaders() -> list[Loader]:
@@ -45,23 +56,84 @@ def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
     """Load an encoder.
 
     Args:
-        name: One of `specs`, or ``timm:NAME`` or ``open_clip:ARCH/TAG`` for any network of those libraries.
+        name: One of `specs`, or a prefix of a library and any network of it, as ``timm:NAME``.
         settings: Weights, device, precision and batch size.
 
     Raises:
         EncoderError: no such encoder, or it can't run here as asked.
         WeightsError: its weights are missing, damaged, or of another network.
     """
+    loader, spec = find(name)
     settings = settings or EncoderSettings()
+    if settings.weights is None:
+        _say_terms(spec)
+    elif (pulled := _pulled(settings.weights)) not in (None, name):
+        raise WeightsError(f"{settings.weights} holds {pulled}, not {name}")
+    return loader.load(spec, settings)
+
+
+def pull(name: str, to: Path) -> None:
+    """Download an encoder into a directory that works as its weights without internet, text tower included.
+
+    Raises:
+        EncoderError: no such encoder, or it has nothing to download.
+        WeightsError: the hub can't be reached or refuses, or the directory can't be written.
+    """
+    loader, spec = find(name)
+    _say_terms(spec)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        if any(to.iterdir()):
+            raise WeightsError(f"{to} is not empty; give a directory of its own")
+        loader.pull(spec, to)
+        record = {"encoder": spec.name, "source": spec.source, "revision": spec.revision, "licence": spec.licence}
+        (to / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise WeightsError(f"can't write {name} to {to}: {error.strerror or error}") from error
+
+
+def find(name: str) -> tuple[Loader, EncoderSpec]:
+    """The loader of an encoder and what is known of it.
+
+    Args:
+        name: One of `specs`, or a prefix of a library and any network of it; ``@REVISION`` may follow the latter.
+
+    Raises:
+        EncoderError: no such encoder.
+    """
     for loader in loaders():
         for spec in loader.SPECS:
             if spec.name == name:
-                return loader.load(spec, settings)
+                return loader, spec
         if loader.PREFIX and name.startswith(loader.PREFIX):
-            architecture = name.removeprefix(loader.PREFIX)
-            return loader.load(
-                EncoderSpec(name, architecture, "hub", "see the model card", "see the model card"), settings
+            architecture, _, revision = name.removeprefix(loader.PREFIX).partition("@")
+            card = "see its model card"
+            return loader, EncoderSpec(
+                name=name,
+                architecture=architecture,
+                source=architecture,
+                revision=revision or "main",
+                licence=card,
+                trained_on=card,
             )
     known = ", ".join(spec.name for spec in specs())
-    prefixes = " or ".join(f"{loader.PREFIX}NAME" for loader in loaders() if loader.PREFIX)
+    prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)
     raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}")
+
+
+def _pulled(weights: Path) -> str | None:
+    """The encoder whose directory `pull` made; None for others."""
+    try:
+        return str(json.loads((weights / _RECORD).read_text(encoding="utf-8"))["encoder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _say_terms(spec: EncoderSpec) -> None:
+    """Before anything is downloaded, what a hospital's lawyer would ask."""
+    if spec.non_commercial:
+        _log.warning("%s may not be used commercially: its licence is %s", spec.name, spec.licence)
+    if spec.gated:
+        _log.warning(
+            "%s is gated: accept %s at https://huggingface.co/%s and set HF_TOKEN", spec.name, spec.licence, spec.source
+        )

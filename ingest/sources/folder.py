@@ -1,4 +1,4 @@
-"""A folder of image files; the folders below it may say split and label, as in ``train/XR/chest/pneumonia/1.png``."""
+"""A folder of images or volumes; folders below it may say split and label, as in ``train/XR/chest/pneumonia/1.png``."""
 
 import os
 from collections import Counter
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.images import IMAGE_SUFFIXES
+from cbmir.volumes import VOLUME_SUFFIXES, is_volume
 from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record, printable
 
 FORM = "a folder of images"
@@ -28,7 +29,7 @@ def read(path: Path, options: SourceOptions) -> Source:
 
 
 class FolderSource:
-    """The image files below a folder, by path.
+    """The images and volumes below a folder, by path.
 
     Attributes:
         total: How many there are.
@@ -44,7 +45,8 @@ class FolderSource:
         self.ignored: Mapping[str, int] = self._list()
         self.total: int | None = len(self._paths) + len(self._unreadable)
         if not self.total:
-            raise SourceError(f"no image below {folder}; images end in {' '.join(IMAGE_SUFFIXES)}")
+            suffixes = " ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
+            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}")
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """The folders that can't be listed, then the images."""
@@ -60,7 +62,7 @@ class FolderSource:
                 others["links to folders"] += links  # not followed: they may lead in circles
             for name in files:
                 path = Path(folder, name)
-                if path.suffix.lower() in IMAGE_SUFFIXES:
+                if path.suffix.lower() in IMAGE_SUFFIXES or is_volume(name):
                     self._paths.append(path.relative_to(self._folder).as_posix())
                 else:
                     others[printable(path.suffix.lower()) or "no suffix"] += 1

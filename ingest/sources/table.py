@@ -25,7 +25,8 @@ _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")
 _ALIASES = {"plane": "view", "region": "anatomic_region", "label": "labels"}
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _OFF = ("0", 0, "", None)
-_RESERVED = ("filepath", "dataset", "labels", "pathology", "primary_label", "sha256", "width", "height", "extra")
+_FROM_FILE = ("sha256", "kind", "width", "height", "depth")
+_RESERVED = ("filepath", "dataset", "labels", "pathology", "primary_label", *_FROM_FILE, "extra")
 _BROKEN = (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowException)
 
 

