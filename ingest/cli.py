@@ -82,7 +82,7 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
         items = Shard.parse(items, options["shard"])
     weights = Path(options["weights"]) if options["weights"] else None
     network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
-    say(f"{encoder} on {network.running_on}, {network.batch_size} images a step")
+    say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
     with (
         opened(location) as store,
         open_in_turn(store, name or _slug(encoder), network.card, options["shard"] is not None, say) as collection,

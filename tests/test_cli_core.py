@@ -142,13 +142,40 @@ def test_encoders_list(cbmir):
     done = cbmir("encoders", "list")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(spec.name in done.stdout for spec in specs())
-    assert "timm:NAME, open_clip:ARCH/TAG" in done.stdout
+    assert all(f"\n{form}" in done.stdout for form in ("timm:NAME", "open_clip:ARCH/TAG", "hf:ORG/REPO"))
+    assert "CC-BY-NC-4.0 (non-commercial)" in done.stdout
 
 
 def test_encoders_list__json(cbmir):
     rows = json.loads(cbmir("encoders", "list", "--json").stdout)
     assert [row["name"] for row in rows] == [spec.name for spec in specs()]
-    assert set(rows[0]) == {"name", "architecture", "weights", "licence", "trained_on", "dim"}
+    assert all(row.keys() == rows[0].keys() for row in rows)
+    assert {"name", "source", "revision", "licence", "gated", "trained_on", "citation", "dim", "text"} <= set(rows[0])
+
+
+def test_encoders_show(cbmir):
+    done = cbmir("encoders", "show", "medsiglip")
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert (done.returncode, lines["source"], lines["gated"]) == (0, "google/medsiglip-448", "True")
+    data = json.loads(cbmir("encoders", "show", "medsam-b16", "--json").stdout)
+    assert data["preprocessing"]["scaling"] == "minmax"
+    assert json.loads(cbmir("encoders", "show", "astra-ct", "--json").stdout)["preprocessing"] is not None
+    assert "no encoder 'nothing'" in _error(cbmir("encoders", "show", "nothing"))
+
+
+def test_encoders_pull__what_needs_none(cbmir, tmp_path):
+    for name in ("pixels", "efficientnet-lite0-untrained"):
+        _error(cbmir("encoders", "pull", name, "--to", tmp_path / name))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    assert "is not empty" in _error(cbmir("encoders", "pull", "rad-dino", "--to", tmp_path / "full"))
+
+
+def test_encoders_pull__terms_come_before_the_download(cbmir_process, tmp_path):
+    done = cbmir_process("encoders", "pull", "medsiglip", "--to", tmp_path / "to")  # the tests have no hub
+    first, *_, last = done.stderr.splitlines()
+    assert (done.returncode, first[:19]) == (1, "medsiglip is gated:")
+    assert last.startswith("error: no weights for google/medsiglip-448 from the model hub")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pipe to break")

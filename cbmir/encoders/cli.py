@@ -10,6 +10,8 @@ from cbmir.encoders import registry
 from cbmir.encoders.base import EncoderSpec
 from cbmir.options import json_option, print_json, say
 
+_SHOWN = EncoderSpec.__dataclass_fields__.keys() - {"volume"}
+
 
 @click.group()
 def encoders() -> None:
@@ -64,6 +66,6 @@ def _terms(spec: EncoderSpec) -> str:
 
 def _as_json(spec: EncoderSpec) -> dict[str, Any]:
     """The fields that all encoders have; preprocessing as it goes into the fingerprint, None where the weights say."""
-    names = EncoderSpec.__dataclass_fields__
-    data = {name: value for name, value in asdict(spec).items() if name in names}
-    return {**data, "preprocessing": spec.preprocessing.as_json() if spec.preprocessing else None}
+    how = spec.preprocessing or spec.volume
+    data = {name: value for name, value in asdict(spec).items() if name in _SHOWN}
+    return {**data, "preprocessing": how.as_json() if how else None}

@@ -4,7 +4,7 @@ import importlib
 import json
 import logging
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -67,8 +67,10 @@ def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
     settings = settings or EncoderSettings()
     if settings.weights is None:
         _say_terms(spec)
-    elif (pulled := _pulled(settings.weights)) not in (None, name):
-        raise WeightsError(f"{settings.weights} holds {pulled}, not {name}")
+    elif pulled := _pulled(settings.weights):
+        same_repository = pulled.get("source") == spec.source and not spec.source.startswith("package ")
+        if pulled.get("encoder") != name and not same_repository:
+            raise WeightsError(f"{settings.weights} holds {pulled.get('encoder')}, not {name}")
     return loader.load(spec, settings)
 
 
@@ -121,12 +123,13 @@ def find(name: str) -> tuple[Loader, EncoderSpec]:
     raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}")
 
 
-def _pulled(weights: Path) -> str | None:
-    """The encoder whose directory `pull` made; None for others."""
+def _pulled(weights: Path) -> Mapping[str, str]:
+    """What `pull` wrote into a directory it made; empty for others."""
     try:
-        return str(json.loads((weights / _RECORD).read_text(encoding="utf-8"))["encoder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        record = json.loads((weights / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _say_terms(spec: EncoderSpec) -> None:
