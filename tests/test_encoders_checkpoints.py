@@ -3,6 +3,7 @@
 The weights are random, in the real layout. Every tensor has values that matter, norms and buffers too.
 """
 
+import argparse
 import functools
 import http.server
 import io
@@ -516,9 +517,6 @@ def test_load__a_pickled_network_is_not_run_and_the_message_says_how_to_export(t
 
 def test_load__the_export_of_the_message_works(tmp_path):
     """EVA-X's command, as a user would copy it."""
-
-    import argparse
-
     full, plain = tmp_path / "full.pt", tmp_path / "eva_x_base.pt"
     torch.save({"module": _eva_x_state(1), "args": argparse.Namespace(lr=1)}, full)
     with pytest.raises(WeightsError) as caught:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 PREFIX, PREFIX_FORM = None, ""
 _log = logging.getLogger(__name__)
-
 _SAME_COSINES = 1e-2
 """Above the rounding of half precision, far below what another grid of rotary positions gives."""
 
@@ -253,7 +252,8 @@ SPECS = (
         preprocessing=Preprocessing((224, 224), "shortest", 224, "bicubic", **_rgb(*_MEDCLIP_SCALE), crop="floor"),
         **_MEDCLIP,
     ),
-    # its authors' notebook scales to -1..1, by OpenCV's bilinear interpolation, which has no anti-aliasing
+    # its authors' notebook scales to -1..1, by OpenCV's bilinear interpolation without anti-aliasing: on noisy pictures
+    # of 300 to 1000 pixels it differs by .004 to .013 on average; it also takes colours in the order blue, green, red
     CheckpointSpec(
         name="radimagenet-resnet50",
         architecture="resnet50",
@@ -267,7 +267,8 @@ SPECS = (
         renamed=_RESNET,
         preprocessing=Preprocessing((224, 224), "squash", 224, "bilinear", **_rgb(0.5, 0.5)),
     ),
-    # its authors crop first and scale floats from -1024 to 1024 by scikit-image
+    # its authors crop first and scale floats from -1024 to 1024 by scikit-image, whose blur is another: .1% to 1.7% of
+    # that range on average; of a picture in colour they take the red channel, not the grey
     CheckpointSpec(
         name="xrv-densenet121",
         architecture="densenet121",

@@ -239,7 +239,7 @@ class TorchEncoder:
 
         exact = partial(self._autocast, "fp32")
         with torch.inference_mode():
-            images = self._images(pixels[:_CHECKED])
+            images = self._images(pixels[: min(_CHECKED, self.batch_size)])
             expected = exact(images) if self._placement.precision != "fp32" else None
             for precision in (self._placement.precision, *_OTHERS[self._placement.kind]):
                 if precision == "fp32" or expected is None:
