@@ -22,7 +22,7 @@ from cbmir.options import (
 )
 from cbmir.store import Collection
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
-from ingest.pipeline import ingest_images
+from ingest.pipeline import Seen, ingest_images
 from ingest.report import IngestReport, write_failures
 from ingest.shard import Shard, open_in_turn
 from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
@@ -88,7 +88,7 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
         open_in_turn(store, name or _slug(encoder), network.card, options["shard"] is not None, say) as collection,
     ):
         with tqdm(total=items.total, unit="image", disable=None) as bar:
-            report = ingest_images(items, network, collection, options["workers"], bar.update)
+            report = ingest_images(items, network, collection, options["workers"], _seen_by(bar))
         code = _finish(collection, report, options["failures"], as_json)
         if options["embeddings"] and not report.interrupted:
             path = options["embeddings"] / f"{collection.name}.h5"
@@ -136,6 +136,16 @@ def _finish(collection: Collection, report: IngestReport, failures: Path | None,
         say("interrupted; run the same command again to go on")
         return EXIT_INTERRUPTED
     return EXIT_FAILURES if report.failures else 0
+
+
+def _seen_by(bar: "tqdm[Any]") -> Seen:
+    """Shows how fast it goes, and which stage the others wait for."""
+
+    def seen(count: int, stage: str) -> None:
+        bar.set_postfix_str(f"waiting for: {stage}", refresh=False)
+        bar.update(count)
+
+    return seen
 
 
 @contextmanager

@@ -24,8 +24,8 @@ MIN_BATCH = {"image": 64, "volume": 1}
 
 _A = {"image": "an image", "volume": "a volume"}
 
-Seen = Callable[[int], object]
-"""Told how many more items of the source are done with."""
+Seen = Callable[[int, str], object]
+"""Told how many more items of the source are done with, and the stage that the others have waited for so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def ingest_images(
         encoder: Must have the fingerprint of the collection.
         collection: Open; indexing is left to its `finish`.
         workers: Decoding processes; one a core unless given.
-        seen: Called with the number of items done, as they are.
+        seen: Called as items are done.
 
     Raises:
         FingerprintError: the collection belongs to another encoder.
@@ -59,7 +59,7 @@ def ingest_images(
     """
     collection.card.require(encoder.card, f"collection {collection.name}")
     run = _Run(source, encoder, collection, workers or cores())
-    run.go(seen or (lambda _: None))
+    run.go(seen or (lambda _count, _stage: None))
     return run.report
 
 
@@ -98,16 +98,21 @@ class _Run:
                         del self._buffer[: self._step]
                         self._write(encoding.take(), writer)
                     finished = self.report.read - sum(map(len, tasks)) - len(self._buffer) - encoding.waiting
-                    seen(finished - done)
+                    self._time(started, loader, encoding, writer)
+                    seen(finished - done, self.report.bottleneck)
                     done = finished
                 if self._buffer:
                     encoding.put(self._buffer)
                 self._write(encoding.take(leave=0), writer)
-                seen(self.report.read - done)
+                self._time(started, loader, encoding, writer)
+                seen(self.report.read - done, self.report.bottleneck)
             self.report.interrupted = interrupt.asked
         self._collection.flush()
         self.report.stored = writer.stored
         self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
+        self._time(started, loader, encoding, writer)
+
+    def _time(self, started: float, loader: Loader, encoding: Encoding, writer: Writer) -> None:
         self.report.seconds = {
             "source": self._source_s,
             "decode": loader.decode_s / self._workers,
