@@ -41,7 +41,7 @@ def ingest() -> None:
 
 @ingest.command()
 @click.argument("source", type=_EXISTING)
-@click.option("--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME or open_clip:ARCH/TAG.")
+@click.option("--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO.")
 @store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
 @click.option(
@@ -73,7 +73,7 @@ def ingest() -> None:
 @encoder_options
 @json_option
 def images(source: Path, encoder: str, location: str, name: str | None, as_json: bool, **options: Any) -> int:
-    """Embed the images of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
+    """Embed the images (or CT volumes, .nii) of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
     reading = SourceOptions(
         options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"])
     )
