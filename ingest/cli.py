@@ -41,7 +41,9 @@ def ingest() -> None:
 
 @ingest.command()
 @click.argument("source", type=_EXISTING)
-@click.option("--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO.")
+@click.option(
+    "--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO."
+)
 @store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
 @click.option(

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 LABELS = ("XR/chest/pneumonia", "CT/lung/nodule", "MR/brain/glioma", "US/heart/normal")
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +20,18 @@ def pixels(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 5), dtype=np.uint8))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def real_pictures() -> list[Image.Image]:
+    """The CT, MR and ultrasound pictures of 128 x 128, 484 x 300 and 320 x 240 that pydicom ships, as 8-bit RGB."""
+    made = []
+    for name in ("CT_small.dcm", "examples_overlay.dcm", "examples_rgb_color.dcm"):
+        path = get_testdata_file(name, download=False)
+        assert isinstance(path, str)
+        values = pydicom.dcmread(path).pixel_array.astype(float)
+        values = (values - values.min()) / (values.max() - values.min()) * 255
+        made.append(Image.fromarray(values.round().astype(np.uint8)).convert("RGB"))
+    return made
 
 
 def write_picture(path: Path, seed: int) -> Path:

