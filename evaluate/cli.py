@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 
-from cbmir.filters import Where
 from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
+from evaluate.export import write_long, write_wide
 from evaluate.metrics import METRICS
-from evaluate.protocol import LABELS, MAX_K, SEARCHES, RetrievalProtocol, conditions
-from evaluate.retrieval import evaluate_retrieval
-
-_CONDITIONS = "Condition of the filter language, or 'all'. Repeatable, all must hold."
+from evaluate.options import terms, terms_options
+from evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol
+from evaluate.retrieval import measure, summarise
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,29 +21,7 @@ def evaluate() -> None:
 @evaluate.command()
 @store_option
 @click.option("--collection", "name", metavar="NAME", help="Needed where the store holds several.")
-@click.option(
-    "--queries",
-    multiple=True,
-    default=("split=test",),
-    show_default=True,
-    metavar="CONDITION",
-    help=f"Who asks. {_CONDITIONS} The published protocol has 'split=test|val'.",
-)
-@click.option(
-    "--gallery",
-    multiple=True,
-    default=("split=train",),
-    show_default=True,
-    metavar="CONDITION",
-    help=f"What is searched. {_CONDITIONS}",
-)
-@click.option(
-    "--label",
-    type=click.Choice(LABELS),
-    default=LABELS[0],
-    show_default=True,
-    help="Images that share a value of this field are relevant to each other.",
-)
+@terms_options
 @click.option(
     "--measure",
     "measures",
@@ -67,33 +44,54 @@ def evaluate() -> None:
     type=click.Choice([*SEARCHES, "both"]),
     default="both",
     show_default=True,
-    help="A scan of all vectors, the search that users get, or both.",
+    help="exact: a scan of all vectors; approximate or qdrant: the search that users get; qdrant-exact: a scan by the "
+    "engine; both: exact and approximate.",
 )
-@click.option("--include-same-patient", is_flag=True, help="Let a query find images of its own patient.")
+@click.option(
+    "--relations",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.yaml",
+    help="Grades of pairs of labels for ndcg, instead of 1 modality, 2 region, 3 pathology.",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the rows as CSV.")
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the neighbours of the first search, .csv or .parquet: a row a query, its path and those of its hits.",
+)
+@click.option(
+    "--export-long",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The same with a row a hit: rank, cosine, relevance, ids and paths.",
+)
 @filter_options
 @json_option
-def retrieval(location: str, name: str | None, as_json: bool, out: Path | None, where: Where, **terms: Any) -> None:
-    """Measure precision of the nearest gallery images, over queries and over classes.
+def retrieval(location: str, name: str | None, as_json: bool, **options: Any) -> None:
+    """Measure the ranking of the nearest gallery images, over queries and over classes.
 
     The filter options narrow queries and gallery alike. A query never finds itself, and finds no image of its own
-    patient unless asked to. Queries without a right answer in the gallery score 0 in precision, and are left out of
-    precision_capped, which is 0/0 for them; coverage is the share of the others.
+    patient unless asked to. Queries without a right answer in the gallery score 0 in precision, and are left out where
+    the measure is 0/0 for them; coverage is the share of the others.
     """
+    search = options["search"]
     protocol = RetrievalProtocol(
-        queries=conditions(terms["queries"]) + where,
-        gallery=conditions(terms["gallery"]) + where,
-        label=terms["label"],
-        measures=tuple(dict.fromkeys(terms["measures"])),
-        k=tuple(sorted(set(terms["k"]))),
-        searches=SEARCHES if terms["search"] == "both" else (terms["search"],),
-        same_patient=terms["include_same_patient"],
+        **terms(options),
+        measures=tuple(dict.fromkeys(options["measures"])),
+        k=tuple(sorted(set(options["k"]))),
+        searches=SEARCHES[:2] if search == "both" else (search,),
+        relations=options["relations"],
     )
     with opened_collection(location, name) as collection:
-        report = evaluate_retrieval(collection, protocol)
+        measurement = measure(collection, protocol)
+        report = summarise(measurement)
+        for path, write in ((options["export"], write_wide), (options["export_long"], write_long)):
+            if path:
+                write(collection, measurement, path)
     if as_json:
         print_json(report.as_json())
     else:
         click.echo(report.table())
-    if out:
-        report.write_csv(out)
+    if options["out"]:
+        report.write_csv(options["out"])

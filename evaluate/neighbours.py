@@ -1,6 +1,6 @@
 """The nearest gallery images of every query: by a scan of all vectors, and by the search that users get."""
 
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,21 +9,13 @@ from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
 from cbmir.filters import Condition, Where
-from cbmir.schema import Vectors
 from cbmir.store import Collection
-from evaluate.trial import NONE, Places, Trial, packed, stream_vectors
-
-BLOCK = 512
-"""Queries scored at once; with a chunk of the gallery that is 16 MiB of scores."""
+from evaluate.exclusion import Exclusion
+from evaluate.scan import CHUNK_IMAGES, Bar, Scan, cosines_of, places_of
+from evaluate.trial import NONE, Places, Trial, packed_ids, stream_gallery, text_ids
 
 ASKED = 128
 """Queries in one request to the store."""
-
-_BITS = 30
-_MISSING = np.iinfo(np.int64).min
-_LOW = (1 << 32) - 1
-
-Keys = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,62 +31,53 @@ class Neighbours:
     scores: NDArray[np.float32]
 
 
-def query_vectors(collection: Collection, trial: Trial) -> Vectors:
-    """(queries, dim) the stored vectors of the queries."""
-    vectors = np.empty((len(trial.queries), collection.card.dim), np.float32)
-    for places, chunk in stream_vectors(collection, trial.queries_where, trial.queries, "queries"):
-        vectors[places] = chunk
-    return vectors
+def scan(
+    collection: Collection, trial: Trial, exclusions: tuple[Exclusion, ...], depth: int, device: str = "cpu"
+) -> list[Neighbours]:
+    """Score every query against every gallery image.
 
-
-def exact(collection: Collection, trial: Trial, vectors: Vectors, depth: int) -> Neighbours:
-    """Score every query against every gallery image that it may find.
-
-    The gallery's vectors are read once, a chunk at a time, and never held together. Cosines are summed in double
-    precision and rounded to 2**-30, so that copies of an image tie whatever the order of summation.
+    Takes the memory of the query vectors, one chunk of the gallery (all of it, where the trial holds it), its scores
+    (134 MB) and 8 bytes a neighbour.
 
     Args:
         collection: Where the gallery's vectors are.
         trial: Queries and gallery.
-        vectors: (queries, dim) of unit length.
+        exclusions: What the queries may not find, each all of what the one before bars, and more; each gives a result.
         depth: Neighbours a query.
+        device: Of the matrix products: ``cpu``, ``cuda``, ``cuda:1``.
     """
-    best = np.full((len(vectors), depth), _MISSING)
-    for places, chunk in stream_vectors(collection, trial.gallery_where, trial.gallery, "exact search"):
-        gallery = chunk.T.astype(np.float64)
-        for start in range(0, len(vectors), BLOCK):
-            block = slice(start, start + BLOCK)
-            keys = _keys(vectors[block].astype(np.float64) @ gallery, places)
-            keys[_barred(trial, block, places)] = _MISSING
-            best[block] = _top(np.concatenate([best[block], _top(keys, depth)], axis=1), depth)
-    best = np.sort(best, axis=1)[:, ::-1]
-    missing = best == _MISSING
-    found = np.where(missing, NONE, _LOW - (best & _LOW))
-    scores = np.where(missing, np.nan, (best >> 32) / float(1 << _BITS)).astype(np.float32)
-    return Neighbours(found, scores)
+    best = Scan(trial.query_vectors, depth, len(exclusions), device)
+    with tqdm(total=len(trial.gallery), desc="exact search", unit="image", leave=False, disable=None) as bar:
+        for places, vectors in stream_gallery(collection, trial, CHUNK_IMAGES):
+            best.show(places, vectors, [_barred(exclusion, places) for exclusion in exclusions])
+            bar.update(len(places))
+    return [Neighbours(places_of(keys), cosines_of(keys).astype(np.float32)) for keys in best.keys]
 
 
-def approximate(collection: Collection, trial: Trial, vectors: Vectors, depth: int) -> Neighbours:
+def ask(collection: Collection, trial: Trial, exclusion: Exclusion, depth: int, *, exact: bool) -> Neighbours:
     """Ask the store as a user would, with a filter for the gallery and, where need be, against images not to be found.
 
     Args:
         collection: What is asked.
         trial: Queries and gallery.
-        vectors: (queries, dim) of unit length.
+        exclusion: What the queries may not find.
         depth: Neighbours a query.
+        exact: Have the store scan all vectors instead of walking its HNSW graph.
 
     Raises:
         ProtocolError: the store found an image that was not in the gallery when it was read.
     """
+    vectors = trial.query_vectors
     found = np.full((len(vectors), depth), NONE)
     scores = np.full((len(vectors), depth), np.nan, np.float32)
-    wheres = _wheres(trial)
-    with tqdm(total=len(vectors), desc="approximate search", unit="query", leave=False, disable=None) as bar:
+    where_of = _wheres(trial, exclusion)
+    with tqdm(total=len(vectors), desc="the store's search", unit="query", leave=False, disable=None) as bar:
         for start in range(0, len(vectors), ASKED):
-            block = slice(start, start + ASKED)
-            answers = collection.query_batch(vectors[block], depth, wheres[block], fields=False)
-            for row, hits in enumerate(answers, start=start):
-                found[row, : len(hits)] = trial.gallery.places(packed(hit.id for hit in hits))
+            rows = range(start, min(start + ASKED, len(vectors)))
+            wheres = [where_of(row) for row in rows]
+            answers = collection.query_batch(vectors[rows.start : rows.stop], depth, wheres, exact=exact, fields=False)
+            for row, hits in zip(rows, answers, strict=True):
+                found[row, : len(hits)] = trial.gallery.places(packed_ids(hit.id for hit in hits))
                 scores[row, : len(hits)] = [hit.score for hit in hits]
             bar.update(len(answers))
     if ((found == NONE) & ~np.isnan(scores)).any():
@@ -102,49 +85,34 @@ def approximate(collection: Collection, trial: Trial, vectors: Vectors, depth: i
     return Neighbours(found, scores)
 
 
-def _keys(cosines: NDArray[np.float64], places: Places) -> Keys:
-    """One integer an image that sorts by cosine, then by falling place, so that the largest keys are the answer.
+def _barred(exclusion: Exclusion, places: Places) -> Callable[[slice], Bar]:
+    """What is barred within a chunk, with columns instead of places."""
+    first, last = places[0], places[-1]
 
-    The upper half is the cosine in units of 2**-30, the lower half counts places downwards.
-    """
-    cosines *= 1 << _BITS
-    np.rint(cosines, out=cosines)
-    keys = cosines.astype(np.int64)
-    keys <<= 32
-    keys += _LOW - places
-    return keys
+    def within(block: slice) -> Bar:
+        rows, barred = exclusion.pairs(block)
+        there = (barred >= first) & (barred <= last)
+        mask = None
+        if exclusion.across_datasets:
+            mask = exclusion.same_dataset(np.arange(block.start, block.stop)[:, np.newaxis], places[np.newaxis])
+        return Bar((rows[there], np.searchsorted(places, barred[there])), mask)
 
-
-def _top(keys: Keys, depth: int) -> Keys:
-    """(n, at most depth) the largest keys of each row, in no order; `keys` is reordered."""
-    surplus = keys.shape[1] - depth
-    if surplus <= 0:
-        return keys
-    keys.partition(surplus, axis=1)
-    return keys[:, surplus:]
+    return within
 
 
-def _barred(trial: Trial, block: slice, places: Places) -> NDArray[np.bool_]:
-    """(queries of the block, places) which gallery images a query may not find."""
-    theirs: NDArray[np.bool_] = trial.barred_patients[block, np.newaxis] == trial.gallery.patients[places]
-    itself: NDArray[np.bool_] = trial.own_places[block, np.newaxis] == places
-    return theirs | itself
+def _wheres(trial: Trial, exclusion: Exclusion) -> Callable[[int], Where]:
+    """The filter of each query; what bars nothing isn't sent, so that the store can share filters among queries."""
+    names = {field: list(trial.vocabularies[field]) for field in exclusion.fields}
+    codes = {field: trial.queries.codes[field] for field in exclusion.fields}
+    shared = {field: np.isin(codes[field], trial.gallery.codes[field]) & (codes[field] > 0) for field in names}
 
-
-def _wheres(trial: Trial) -> list[Where]:
-    """The filter of each query; one that bars nothing isn't sent, so that the store can share it among queries."""
-    names = list(trial.vocabularies.patients)
-    shared = np.isin(trial.barred_patients, trial.gallery.patients)
-    wheres = []
-    for row, (patient, own) in enumerate(zip(trial.barred_patients, trial.own_places, strict=True)):
+    def where_of(row: int) -> Where:
         where = trial.gallery_where
-        if shared[row]:
-            where += (Condition("patient_id", "!=", (names[patient],)),)
-        elif own != NONE:
-            where += (Condition("id", "!=", (_text(trial.queries.ids[row]),)),)
-        wheres.append(where)
-    return wheres
+        for field in exclusion.fields:
+            if shared[field][row]:
+                where += (Condition(field, "!=", names[field][codes[field][row]]),)
+        if where == trial.gallery_where and trial.own_places[row] != NONE:
+            where += (Condition("id", "!=", tuple(text_ids(trial.queries.ids[row : row + 1]))),)
+        return where
 
-
-def _text(packed_id: bytes) -> str:
-    return str(uuid.UUID(bytes=packed_id.ljust(16, b"\0")))  # numpy drops closing zero bytes
+    return where_of

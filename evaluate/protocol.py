@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from cbmir.errors import CutoffError, FilterError, ProtocolError
@@ -11,12 +12,22 @@ from evaluate.metrics import METRICS
 
 EVERYTHING = "all"
 LABELS = ("primary_label", "labels", "modality", "anatomic_region", "pathology")
-MAX_K = 100
+GROUPS = ("modality", "anatomic_region", "pathology", "dataset", "class")
+EXCLUDED = {"patient": "patient_id", "study": "study_id", "series": "series_id", "dataset": "dataset"}
+"""What a query's own images can be kept out by, and the payload field that tells."""
+
+GRADED = "ndcg"
+"""The measure that takes graded relevance."""
+
+MAX_K = 10_000
 NAMED = 10
 """How many existing values a message names."""
 
-Search = Literal["exact", "approximate"]
-SEARCHES: tuple[Search, ...] = ("exact", "approximate")
+Search = Literal["exact", "approximate", "qdrant-exact", "qdrant"]
+SEARCHES: tuple[Search, ...] = ("exact", "approximate", "qdrant-exact", "qdrant")
+"""A scan of all vectors by us; the search that users get; a scan by the engine; the search that users get once more."""
+
+RULES = ("any", "exact", "jaccard")
 
 _TEST: Where = (Condition("split", "=", ("test",)),)
 _TRAIN: Where = (Condition("split", "=", ("train",)),)
@@ -46,12 +57,20 @@ class RetrievalProtocol:
     Attributes:
         queries: Which images ask.
         gallery: Which images are searched; may overlap with the queries, a query never finds itself.
-        label: Field that decides relevance, one of `LABELS`: images that share a value of it are relevant to each
-            other. Its first value is the query's class, over which macro means are taken.
+        label: Field that decides relevance, one of `LABELS`. Its first value is the query's class, over which macro
+            means are taken.
+        relevance: Images are relevant to each other if they share ``any`` value of the label, if all values are the
+            same (``exact``), or to the degree of their Jaccard index, from a half on (``jaccard``).
+        relations: File of graded relations of labels for ndcg; without one, see `evaluate.relevance.hierarchy`.
         measures: Names of `METRICS`.
         k: Cutoffs, 1 to `MAX_K`.
-        searches: ``exact``, a scan of all vectors, and ``approximate``, what users of the collection get.
-        same_patient: Whether gallery images of the query's own patient may be found and count as relevant.
+        searches: Some of `SEARCHES`.
+        exclude: Keys of `EXCLUDED`: gallery images that share the patient, the study, ... of the query are neither
+            found nor relevant.
+        by: Fields of `GROUPS` for whose values figures are given apart.
+        draws: Of the bootstrap that gives the intervals; 0 for none.
+        seed: Of the bootstrap.
+        device: Of the exact search.
 
     Raises:
         ProtocolError: a label field, measure or search is unknown, or nothing is asked for.
@@ -61,15 +80,24 @@ class RetrievalProtocol:
     queries: Where = _TEST
     gallery: Where = _TRAIN
     label: str = "primary_label"
+    relevance: str = "any"
+    relations: Path | None = None
     measures: tuple[str, ...] = ("precision_capped", "precision")
     k: tuple[int, ...] = (1, 3, 5, 10)
-    searches: tuple[Search, ...] = SEARCHES
-    same_patient: bool = False
+    searches: tuple[Search, ...] = SEARCHES[:2]
+    exclude: tuple[str, ...] = ("patient",)
+    by: tuple[str, ...] = ("modality",)
+    draws: int = 10_000
+    seed: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         _known("label field", (self.label,), LABELS)
         _known("measure", self.measures, tuple(METRICS))
         _known("search", self.searches, SEARCHES)
+        _known("rule of relevance", (self.relevance,), RULES)
+        _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))
+        _known("group", self.by or ("modality",), GROUPS)
         if not self.k or not all(1 <= k <= MAX_K for k in self.k):
             raise CutoffError(f"k is {', '.join(map(str, self.k)) or 'missing'}; cutoffs lie in 1 to {MAX_K}")
 
@@ -77,6 +105,22 @@ class RetrievalProtocol:
     def depth(self) -> int:
         """Places to retrieve: the largest cutoff."""
         return max(self.k)
+
+    @property
+    def graded(self) -> bool:
+        """Whether a measure asks for graded relevance."""
+        return GRADED in self.measures
+
+    @property
+    def excluded_fields(self) -> tuple[str, ...]:
+        """Payload fields by which gallery images are excluded."""
+        return tuple(EXCLUDED[name] for name in self.exclude)
+
+    @property
+    def fields(self) -> list[str]:
+        """Payload fields that the measurement reads; the patient always, as intervals are drawn over patients."""
+        groups = (name for name in self.by if name != "class")
+        return list(dict.fromkeys((self.label, *groups, "patient_id", *self.excluded_fields)))
 
 
 def existing(where: Where, collection: Collection, role: str) -> Where:

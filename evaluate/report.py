@@ -14,6 +14,12 @@ from evaluate.protocol import NAMED
 
 Average = Literal["micro", "macro"]
 
+_RULES = {
+    "any": "who shares a value of {}",
+    "exact": "who has the same values of {}",
+    "jaccard": "who shares half or more of the values of {} (Jaccard index)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -27,7 +33,9 @@ class Row:
         value: The mean; NaN where no query has a value.
         n: Queries in the mean.
         coverage: Share of the group's queries with a relevant image in the gallery.
-        search: ``exact`` or ``approximate``.
+        search: How the neighbours were found.
+        low: Lower end of the 95% interval, drawn over patients; NaN where there is none.
+        high: Upper end.
     """
 
     measure: str
@@ -38,6 +46,15 @@ class Row:
     n: int
     coverage: float
     search: str
+    low: float = math.nan
+    high: float = math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as JSON takes it: null for NaN."""
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +75,37 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Exclusion:
+class Barred:
     """How the query itself and images of its patient were kept out of the answers; the query itself always is.
 
     Attributes:
         same_patient: ``excluded`` or ``included``.
+        by: By what images were excluded.
         queries_affected: Queries for which a gallery image was excluded.
         images_excluded: Gallery images excluded, summed over queries.
         queries_without_patient: Queries of which the patient isn't known.
     """
 
     same_patient: Literal["excluded", "included"]
+    by: tuple[str, ...]
     queries_affected: int
     images_excluded: int
     queries_without_patient: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How 95% intervals were made: by a percentile bootstrap over patients.
+
+    Attributes:
+        draws: 0 for none.
+        seed: Of the draws.
+        clusters: Patients among the queries; a query without one counts as a patient.
+    """
+
+    draws: int
+    seed: int
+    clusters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +120,8 @@ class Setting:
         queries: Who asks.
         gallery: What is searched.
         label: Field that decides relevance.
+        relevance: ``any``, ``exact`` or ``jaccard``.
+        relations: File of graded relations, None for modality, region, pathology.
         classes: Distinct first values of the label field among the queries.
         classes_without_gallery: Those of which no query has a relevant image in the gallery.
         exclusion: What a query may not find.
@@ -93,6 +129,7 @@ class Setting:
         k: Cutoffs.
         search: The searches compared.
         ef: HNSW beam width of the approximate search, None without one.
+        intervals: How sure the figures are.
         version: Of cbmir.
     """
 
@@ -103,13 +140,16 @@ class Setting:
     queries: Side
     gallery: Side
     label: str
+    relevance: str
+    relations: str | None
     classes: int
     classes_without_gallery: tuple[str, ...]
-    exclusion: Exclusion
+    exclusion: Barred
     measures: tuple[str, ...]
     k: tuple[int, ...]
     search: tuple[str, ...]
     ef: int | None
+    intervals: Intervals
     version: str = cbmir.__version__
 
 
@@ -121,19 +161,25 @@ class RetrievalReport:
         setting: What was measured, and on which terms.
         encoder: What made the vectors.
         rows: The figures; ``pandas.DataFrame(report.rows)`` makes a frame of them.
+        together: Those of all queries when nothing but the query itself is excluded; empty where it is the same.
     """
 
     setting: Setting
     encoder: EncoderCard
     rows: tuple[Row, ...]
+    together: tuple[Row, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON takes it; a mean without any query is null."""
-        rows = [asdict(row) for row in self.rows]
-        for row in rows:
-            row["value"] = None if math.isnan(row["value"]) else row["value"]
         encoder = {**self.encoder.as_json(), "fingerprint": self.encoder.fingerprint}
-        return {"protocol": asdict(self.setting), "encoder": encoder, "rows": rows}
+        data = {
+            "protocol": asdict(self.setting),
+            "encoder": encoder,
+            "rows": [row.as_json() for row in self.rows],
+        }
+        if self.together:
+            data["rows_nothing_excluded"] = [row.as_json() for row in self.together]
+        return data
 
     def write_csv(self, path: Path) -> None:
         """Write the rows, each with what it is a result of, so that the files of several encoders can be joined.
@@ -164,7 +210,10 @@ class RetrievalReport:
 
     def table(self) -> str:
         """The report for people: the terms, then measures and cutoffs in columns."""
-        return "\n".join([*self._terms(), "", *self._figures()])
+        parts = [[*self._terms()], [*_figures(self.setting, self.rows)], [*self._sureness()]]
+        if self.together:
+            parts.append(["and when nothing but the query itself is excluded:", *_figures(self.setting, self.together)])
+        return "\n\n".join("\n".join(part) for part in parts if part)
 
     def _terms(self) -> Iterator[str]:
         setting, encoder, exclusion = self.setting, self.encoder, self.setting.exclusion
@@ -172,35 +221,47 @@ class RetrievalReport:
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         yield f"queries     {_side(setting.queries)}; {setting.queries.unlabelled:,} without {setting.label} left out"
         yield f"gallery     {_side(setting.gallery)}; {setting.gallery.unlabelled:,} of them without {setting.label}"
-        yield f"relevant    who shares a value of {setting.label}; the queries have {setting.classes:,} classes"
+        rule = _RULES[setting.relevance].format(setting.label)
+        yield f"relevant    {rule}; the queries have {setting.classes:,} classes"
         if missing := setting.classes_without_gallery:
             yield f"uncovered   {len(missing):,} classes have no relevant gallery image: {_few(missing)}"
         yield (
-            f"excluded    the query itself{' and its patient' if exclusion.same_patient == 'excluded' else ''}: "
+            f"excluded    {' and '.join(['the query itself', *(f'its {name}' for name in exclusion.by)])}: "
             f"{exclusion.images_excluded:,} images for {exclusion.queries_affected:,} queries; "
             f"{exclusion.queries_without_patient:,} queries without patient_id"
         )
         yield f"search      {'; '.join(_search(name, setting) for name in setting.search)}"
 
-    def _figures(self) -> Iterator[str]:
+    def _sureness(self) -> Iterator[str]:
+        """The intervals of all queries' figures at the smallest cutoff."""
         setting = self.setting
-        deepest = max(setting.k)
-        columns = [(measure, k) for measure in setting.measures for k in (*setting.k, 0)]  # 0: how many queries
-        cells = {(row.group, row.average, row.search, row.measure, row.k): row for row in self.rows}
-        groups = list(dict.fromkeys(row.group for row in self.rows))
-        lines = list(dict.fromkeys((row.group, row.average, row.search, row.coverage) for row in self.rows))
-        lines.sort(key=lambda line: (groups.index(line[0]), line[1] == "macro"))  # the searches one below the other
-        wide = max(len(line[0]) for line in lines)
-        head = "".join(f"  {measure:<{7 * len(setting.k) + 7}}" for measure in setting.measures)
-        yield f"{'':{wide}}  {'':7}  {'':11}{head}".rstrip()
-        head = "".join(f"{f'@{k}' if k else 'n':>{7 if k else 9}}" for _, k in columns)
-        yield f"{'group':{wide}}  {'average':7}  {'search':11}{head}  coverage"
-        for group, average, search, coverage in lines:
-            figures = ""
-            for measure, k in columns:
-                row = cells[group, average, search, measure, k or deepest]
-                figures += f"{_figure(row.value):>7}" if k else f"{row.n:>9,}"
-            yield f"{group:{wide}}  {average:7}  {search:11}{figures}  {coverage:>8.4f}"
+        shown = [row for row in self.rows if row.group == "all" and row.k == min(setting.k) and not math.isnan(row.low)]
+        if shown:
+            yield f"95% intervals, {setting.intervals.draws:,} draws of {setting.intervals.clusters:,} patients:"
+        for row in shown:
+            name = f"{row.measure}@{row.k}"
+            interval = f"{_figure(row.low)} to {_figure(row.high)}"
+            yield f"{row.average:7} {row.search:12} {name:20} {_figure(row.value)}  {interval}"
+
+
+def _figures(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
+    deepest = max(setting.k)
+    columns = [(measure, k) for measure in setting.measures for k in (*setting.k, 0)]  # 0: how many queries
+    cells = {(row.group, row.average, row.search, row.measure, row.k): row for row in rows}
+    groups = list(dict.fromkeys(row.group for row in rows))
+    lines = list(dict.fromkeys((row.group, row.average, row.search, row.coverage) for row in rows))
+    lines.sort(key=lambda line: (groups.index(line[0]), line[1] == "macro"))  # the searches one below the other
+    wide = max(len(line[0]) for line in lines)
+    head = "".join(f"  {measure:<{7 * len(setting.k) + 7}}" for measure in setting.measures)
+    yield f"{'':{wide}}  {'':7}  {'':12}{head}".rstrip()
+    head = "".join(f"{f'@{k}' if k else 'n':>{7 if k else 9}}" for _, k in columns)
+    yield f"{'group':{wide}}  {'average':7}  {'search':12}{head}  coverage"
+    for group, average, search, coverage in lines:
+        figures = ""
+        for measure, k in columns:
+            row = cells[group, average, search, measure, k or deepest]
+            figures += f"{_figure(row.value):>7}" if k else f"{row.n:>9,}"
+        yield f"{group:{wide}}  {average:7}  {search:12}{figures}  {coverage:>8.4f}"
 
 
 def _figure(value: float) -> str:
@@ -218,4 +279,6 @@ def _few(names: Sequence[str]) -> str:
 def _search(name: str, setting: Setting) -> str:
     if name == "exact":
         return "exact, a scan of all vectors"
-    return f"approximate, ef {setting.ef}, {setting.indexed:,} of {setting.vectors:,} vectors in the HNSW graph"
+    if name == "qdrant-exact":
+        return "qdrant-exact, the engine's scan of all vectors"
+    return f"{name}, ef {setting.ef}, {setting.indexed:,} of {setting.vectors:,} vectors in the HNSW graph"

@@ -1,8 +1,9 @@
 """What a protocol picks out of a collection, as arrays of codes: a few dozen bytes an image, vectors aside."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,47 +11,34 @@ from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
 from cbmir.filters import Where
-from cbmir.schema import StoredPoint
+from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
 from evaluate.protocol import RetrievalProtocol, existing, unlabelled
 
 NONE = -1
-"""Code of what an image doesn't have, and place of what the gallery doesn't hold."""
+"""Place of what the gallery doesn't hold."""
 
 SCROLL_IMAGES = 4096
-MAX_SETS = 20_000
-"""Distinct values of the label field; what is relevant to what is a table of their square."""
+HELD_BYTES = 2 << 30
+"""Vectors of the gallery up to this size are held in memory; of a larger one they are read again, in chunks."""
+
+PATHS = "paths"
+"""Column of the ``modality/region/pathology`` an image stands for: its labels, else its modality and region."""
 
 Codes = NDArray[np.int32]
 Places = NDArray[np.int64]
+Values = tuple[str, ...]
 
 
-T = TypeVar("T", bound=Hashable)
+class Vocabulary(dict[Values, int]):
+    """The values of one field to codes, numbered as they are first met; 0 is no value at all."""
 
+    def __init__(self) -> None:
+        super().__init__({(): 0})
 
-class Vocabulary(dict[T, int]):
-    """Values to codes, numbered 0, 1, 2, ... as they are first met."""
-
-    def code(self, value: T | None) -> int:
-        """The code of a value, `NONE` for no value."""
-        return self.setdefault(value, len(self)) if value else NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabularies:
-    """The codes that queries and gallery share.
-
-    Attributes:
-        sets: Sorted label values of an image; code 0 is the empty set.
-        classes: First label value of an image.
-        modalities: Modalities.
-        patients: Patients.
-    """
-
-    sets: Vocabulary[tuple[str, ...]] = field(default_factory=lambda: Vocabulary({(): 0}))
-    classes: Vocabulary[str] = field(default_factory=Vocabulary)
-    modalities: Vocabulary[str] = field(default_factory=Vocabulary)
-    patients: Vocabulary[str] = field(default_factory=Vocabulary)
+    def code(self, values: Values) -> int:
+        """The code of some values."""
+        return self.setdefault(values, len(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +47,18 @@ class Images:
 
     Attributes:
         ids: (n,) the 16 bytes of each UUID.
-        sets: (n,) code of the label values, 0 for none.
-        classes: (n,) code of the first label value.
-        modalities: (n,) codes.
-        patients: (n,) codes.
+        codes: By field, (n,) the code of its values, 0 for none.
     """
 
     ids: NDArray[np.bytes_]
-    sets: Codes
-    classes: Codes
-    modalities: Codes
-    patients: Codes
+    codes: Mapping[str, Codes]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: NDArray[Any]) -> "Images":
         """Some of the images, by number or mask."""
-        return Images(*(column[rows] for column in self._columns()))
+        return Images(self.ids[rows], {name: column[rows] for name, column in self.codes.items()})
 
     def places(self, ids: NDArray[np.bytes_]) -> Places:
         """(m,) where each id stands among these images, `NONE` where it doesn't."""
@@ -85,127 +67,194 @@ class Images:
         places = np.minimum(np.searchsorted(self.ids, ids), len(self) - 1)
         return np.where(self.ids[places] == ids, places, NONE)
 
-    @staticmethod
-    def joined(parts: Sequence["Images"]) -> "Images":
-        """The images of all parts, by rising id."""
-        columns = [np.concatenate(column) for column in zip(*(part._columns() for part in parts), strict=True)]
-        return Images(*columns).take(np.argsort(columns[0], kind="stable"))
-
-    def _columns(self) -> tuple[NDArray[Any], ...]:
-        return self.ids, self.sets, self.classes, self.modalities, self.patients
-
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """Queries and gallery of a measurement.
 
     Attributes:
+        protocol: Its terms.
         queries: Images that have a label.
         gallery: Images, with and without a label.
-        vocabularies: What the codes mean.
+        vocabularies: By field, what the codes of both mean.
+        classes: (queries,) code of each query's class: the first value of its label field.
+        class_names: What these codes mean.
+        query_vectors: (queries, dim).
+        gallery_vectors: (gallery, dim), None for more than `HELD_BYTES`: then `stream_gallery` reads them.
         queries_where: The checked filter of the queries.
         gallery_where: The checked filter of the gallery.
         unlabelled: Queries that were left out because they have no label.
-        barred_patients: (queries,) code of the patient whose images a query may not find, below `NONE` for none.
         own_places: (queries,) where the query itself stands in the gallery.
     """
 
+    protocol: RetrievalProtocol
     queries: Images
     gallery: Images
-    vocabularies: Vocabularies
+    vocabularies: Mapping[str, Vocabulary]
+    classes: Codes
+    class_names: tuple[str, ...]
+    query_vectors: Vectors
+    gallery_vectors: Vectors | None
     queries_where: Where
     gallery_where: Where
     unlabelled: int
-    barred_patients: Codes
     own_places: Places
 
 
 def read_trial(collection: Collection, protocol: RetrievalProtocol) -> Trial:
-    """Read which images a protocol asks with and searches, without their vectors.
+    """Read which images a protocol asks with and searches.
 
     Raises:
-        ProtocolError: there are no queries, no gallery, no labels, or more label values than `MAX_SETS`.
+        ProtocolError: there are no queries, no gallery or no labels.
     """
-    vocabularies = Vocabularies()
     queries_where = existing(protocol.queries, collection, "queries")
     gallery_where = existing(protocol.gallery, collection, "gallery")
-    asked = _read(collection, queries_where, protocol.label, vocabularies)
-    gallery = _read(collection, gallery_where, protocol.label, vocabularies)
-    queries = asked.take(asked.sets > 0)
-    for role, where, labelled in (("queries", queries_where, queries), ("gallery", gallery_where, gallery)):
-        if not labelled.sets.any():
+    fields = [*protocol.fields, *([PATHS] if protocol.graded else [])]
+    vocabularies = {name: Vocabulary() for name in fields}
+    asked, vectors = _read(collection, queries_where, vocabularies, held=True)
+    if gallery_where == queries_where:
+        gallery, gallery_vectors = asked, vectors
+    else:
+        held = collection.count(gallery_where) * collection.card.dim * 4 <= HELD_BYTES
+        gallery, gallery_vectors = _read(collection, gallery_where, vocabularies, held=held)
+    for role, where, images in (("queries", queries_where, asked), ("gallery", gallery_where, gallery)):
+        if not images.codes[protocol.label].any():
             raise unlabelled(collection, where, protocol.label, role)
-    no_patient = protocol.same_patient | (queries.patients == NONE)
+    labelled = asked.codes[protocol.label] > 0
+    queries = asked.take(labelled)
+    assert vectors is not None
+    names, classes = _classes(vocabularies[protocol.label])
     return Trial(
+        protocol=protocol,
         queries=queries,
         gallery=gallery,
         vocabularies=vocabularies,
+        classes=classes[queries.codes[protocol.label]],
+        class_names=names,
+        query_vectors=vectors if labelled.all() else vectors[labelled],
+        gallery_vectors=gallery_vectors,
         queries_where=queries_where,
         gallery_where=gallery_where,
         unlabelled=len(asked) - len(queries),
-        barred_patients=np.where(no_patient, NONE - 1, queries.patients).astype(np.int32),
         own_places=gallery.places(queries.ids),
     )
 
 
-def stream_vectors(
-    collection: Collection, where: Where, images: Images, progress: str
-) -> Iterator[tuple[Places, NDArray[np.float32]]]:
-    """The vectors of some images, a chunk at a time.
-
-    Args:
-        collection: Where they are stored.
-        where: A filter that they satisfy; other images that do are passed over.
-        images: Whose vectors are wanted.
-        progress: What the progress bar says.
+def stream_gallery(collection: Collection, trial: Trial, chunk: int) -> Iterator[tuple[Places, Vectors]]:
+    """The vectors of the gallery, a chunk at a time, by rising place.
 
     Yields:
-        (m,) places among `images` and (m, dim) vectors.
+        (m,) places in the gallery and (m, dim) vectors, m at most `chunk` and only the last time below it.
 
     Raises:
         ProtocolError: a vector is missing.
     """
+    total = len(trial.gallery)
+    if trial.gallery_vectors is not None:
+        for start in range(0, total, chunk):
+            yield np.arange(start, min(start + chunk, total)), trial.gallery_vectors[start : start + chunk]
+        return
+    held = _Chunk(chunk, collection.card.dim)
     seen = 0
-    for points in _scroll(collection, where, progress, vectors=True):
-        places = images.places(packed(point.id for point in points))
+    for points in _scroll(collection, trial.gallery_where, "vectors of the gallery", vectors=True):
+        places = trial.gallery.places(packed(points))
         there = places != NONE
         seen += int(there.sum())
-        yield places[there], np.stack([point.vector for point in points if point.vector is not None])[there]
-    if seen != len(images):
-        raise ProtocolError(f"{collection.name} lost {len(images) - seen:,} images while it was measured; start again")
+        yield from held.add(places[there], _stacked(points)[there])
+    if seen != total:
+        raise ProtocolError(f"{collection.name} lost {total - seen:,} images while it was measured; start again")
+    yield from held.rest()
 
 
-def packed(ids: Iterable[str]) -> NDArray[np.bytes_]:
-    """(n,) the 16 bytes of each UUID; they sort as the text does."""
-    return np.frombuffer(b"".join(bytes.fromhex(id.replace("-", "")) for id in ids), dtype="S16")
+class _Chunk:
+    """Collects vectors until there are enough; each full chunk is yielded and its memory used again."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        self._places = np.empty(size, np.int64)
+        self._vectors = np.empty((size, dim), np.float32)
+        self._filled = 0
+
+    def add(self, places: Places, vectors: Vectors) -> Iterator[tuple[Places, Vectors]]:
+        while len(places):
+            room = min(len(self._places) - self._filled, len(places))
+            filled = slice(self._filled, self._filled + room)
+            self._places[filled], self._vectors[filled] = places[:room], vectors[:room]
+            self._filled += room
+            places, vectors = places[room:], vectors[room:]
+            if self._filled == len(self._places):
+                yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[Places, Vectors]]:
+        if self._filled:
+            yield self._places[: self._filled], self._vectors[: self._filled]
+        self._filled = 0
 
 
-def _read(collection: Collection, where: Where, label: str, vocabularies: Vocabularies) -> Images:
-    names = list(dict.fromkeys((label, "modality", "patient_id")))
-    parts = []
-    for points in _scroll(collection, where, "labels", fields=names):
-        values = [_values(point.payload, label) for point in points]
-        columns = (
-            [vocabularies.sets.code(item) if item else 0 for item in map(_distinct, values)],
-            [vocabularies.classes.code(item[0] if item else None) for item in values],
-            [vocabularies.modalities.code(point.payload.get("modality")) for point in points],
-            [vocabularies.patients.code(point.payload.get("patient_id")) for point in points],
-        )
-        parts.append(Images(packed(point.id for point in points), *(np.array(item, np.int32) for item in columns)))
-        if len(vocabularies.sets) > MAX_SETS:
-            raise ProtocolError(
-                f"{label} has more than {MAX_SETS:,} distinct values in {collection.name}; choose another --label"
-            )
-    return Images.joined(parts)
+def packed(points: Iterable[StoredPoint]) -> NDArray[np.bytes_]:
+    """(n,) the 16 bytes of each point's UUID; they sort as the text does."""
+    return packed_ids(point.id for point in points)
 
 
-def _values(payload: Mapping[str, Any], label: str) -> tuple[str, ...]:
-    value = payload.get(label) or ()
-    return (value,) if isinstance(value, str) else tuple(value)
+def packed_ids(ids: Iterable[str]) -> NDArray[np.bytes_]:
+    """(n,) the 16 bytes of each UUID."""
+    return np.frombuffer(bytes.fromhex("".join(ids).replace("-", "")), dtype="S16")
 
 
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(values)))
+def text_ids(ids: NDArray[np.bytes_]) -> list[str]:
+    """The UUIDs in `packed` ids as text."""
+    return [str(uuid.UUID(bytes=packed_id.ljust(16, b"\0"))) for packed_id in ids.tolist()]  # numpy drops closing zeros
+
+
+def _read(
+    collection: Collection, where: Where, vocabularies: Mapping[str, Vocabulary], *, held: bool
+) -> tuple[Images, Vectors | None]:
+    names = [name for name in vocabularies if name != PATHS]
+    wanted = list(
+        dict.fromkeys([*names, *(("labels", "modality", "anatomic_region") if PATHS in vocabularies else ())])
+    )
+    ids: list[NDArray[np.bytes_]] = []
+    vectors: list[Vectors] = []
+    columns: dict[str, list[int]] = {name: [] for name in vocabularies}
+    for points in _scroll(collection, where, "images", fields=wanted, vectors=held):
+        ids.append(packed(points))
+        for name, vocabulary in vocabularies.items():
+            columns[name] += map(vocabulary.code, _values(points, name))
+        if held:
+            vectors.append(_stacked(points))
+    images = Images(np.concatenate(ids), {name: np.array(column, np.int32) for name, column in columns.items()})
+    together = np.concatenate(vectors) if held else None
+    if (images.ids[1:] < images.ids[:-1]).any():
+        order = np.argsort(images.ids, kind="stable")
+        return images.take(order), together[order] if together is not None else None
+    return images, together
+
+
+def _values(points: Sequence[StoredPoint], name: str) -> Iterator[Values]:
+    if name == PATHS:
+        return map(_paths, points)
+    return (
+        () if not value else (value,) if isinstance(value, str) else tuple(value)
+        for value in (point.payload.get(name) for point in points)
+    )
+
+
+def _paths(point: StoredPoint) -> Values:
+    payload = point.payload
+    if labels := payload.get("labels"):
+        return tuple(labels)
+    modality, region = payload.get("modality"), payload.get("anatomic_region")
+    return (f"{modality}/{region}" if region else str(modality),) if modality else ()
+
+
+def _classes(vocabulary: Vocabulary) -> tuple[tuple[str, ...], Codes]:
+    """The first values, sorted, and for each code of the vocabulary the place of its first value; -1 for none."""
+    names = tuple(sorted({values[0] for values in vocabulary if values}))
+    places = {name: place for place, name in enumerate(names)}
+    return names, np.array([places[values[0]] if values else NONE for values in vocabulary], np.int32)
+
+
+def _stacked(points: Sequence[StoredPoint]) -> Vectors:
+    return np.stack([point.vector for point in points if point.vector is not None])
 
 
 def _scroll(

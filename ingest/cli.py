@@ -1,6 +1,7 @@
 """``cbmir ingest``: images or embeddings into a collection."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import Seen, ingest_images
 from ingest.report import IngestReport, write_failures
 from ingest.shard import Shard, open_in_turn
-from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+from ingest.sources import GIVEN_FIELDS, Failure, SourceOptions, open_source
 from ingest.vectorfile import write_embeddings
 
 _EXISTING = click.Path(path_type=Path)
@@ -126,6 +127,70 @@ def embeddings(
             return _finish(collection, report, options["failures"], options["as_json"])
 
 
+class _Dataset(click.Argument):
+    """Shows the data sets there are where help is asked for; pandas is not imported otherwise."""
+
+    def make_metavar(self, *_: Any) -> str:
+        from ingest.datasets import DATASETS
+
+        return "|".join(sorted(DATASETS))
+
+
+@ingest.command()
+@click.argument("dataset", cls=_Dataset)
+@click.argument("folder", type=_EXISTING, metavar="DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The table, .csv or .csv.gz.")
+@click.option(
+    "--labels",
+    type=click.Choice(["single", "multi"]),
+    default="single",
+    show_default=True,
+    help="The published rule, one label an image; or every label.",
+)
+@click.option("--ignore", type=_EXISTING, metavar="FILE", help="Images to leave out, a name a line.")
+@click.option(
+    "--failures", type=click.Path(path_type=Path), help="CSV of the missing files; failures-DATASET.csv unless given."
+)
+@json_option
+def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any) -> int:
+    """Make the table of a published data set that lies in DIR, by the published rules, for `cbmir ingest images`."""
+    from ingest import datasets  # pandas and scikit-learn take a second
+
+    datasets.check_suffix(out)
+    prepared = datasets.prepare(dataset, folder, datasets.PrepareOptions(options["labels"], options["ignore"]))
+    prepared.write(out)
+    for line in prepared.report.lines():
+        say(line)
+    if as_json:
+        print_json(prepared.report.as_json())
+    else:
+        click.echo("\n".join(prepared.report.rows()))
+    root = () if out.parent.resolve() == folder.resolve() else ("--root", str(folder))
+    say(f"table: {out}; next: cbmir ingest images {shlex.join((str(out), *root))} --encoder ENCODER --store STORE")
+    return _failed(list(prepared.failures), options["failures"] or Path(f"failures-{dataset}.csv"))
+
+
+@ingest.command()
+@click.argument("tables", nargs=-1, required=True, type=_EXISTING, metavar="TABLE.csv...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new table, .csv or .csv.gz.")
+@click.option(
+    "--root",
+    type=_EXISTING,
+    help="Folder that file paths of all tables are relative to; each table's unless given.",
+)
+@json_option
+def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool) -> None:
+    """Write several tables as one: the union of their labels, and file paths relative to the new table (or --root)."""
+    from ingest import datasets
+
+    merged = datasets.merge(tables, out, root)
+    if as_json:
+        print_json(merged.as_json())
+    for path, count in merged.rows.items():
+        say(f"{path}: {count:,} rows")
+    say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
+
+
 def _finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
     """Index and report; the report comes out even where the indexing is stopped or fails."""
     try:
@@ -162,10 +227,16 @@ def _conclude(report: IngestReport, failures: Path | None, as_json: bool) -> Non
         say(line)
     if as_json:
         print_json(report.as_json())
-    if report.failures:
-        path = failures or Path(f"failures-{report.collection}.csv")
-        write_failures(report.failures, path)
-        say(f"{report.failed:,} failed, each with its reason in {path}")
+    _failed(report.failures, failures or Path(f"failures-{report.collection}.csv"))
+
+
+def _failed(failures: list[Failure], path: Path) -> int:
+    """Write down what failed; the exit code."""
+    if not failures:
+        return 0
+    write_failures(failures, path)
+    say(f"{len(failures):,} failed, each with its reason in {path}")
+    return EXIT_FAILURES
 
 
 def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:

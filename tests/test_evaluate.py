@@ -11,17 +11,21 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+import evaluate.neighbours
+import evaluate.relevance
 import evaluate.trial
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 from evaluate import RetrievalProtocol, conditions, evaluate_retrieval
-from evaluate.neighbours import _keys, approximate, exact, query_vectors
+from evaluate.exclusion import Exclusion
+from evaluate.neighbours import ask, scan
+from evaluate.scan import keys_of
 from evaluate.trial import NONE, read_trial
 
 DIM = 16
-ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search"]
+ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
 ONE_LABEL = (*(f"CT/chest/finding_{i}" for i in range(6)), *(f"XR/hand/finding_{i}" for i in range(5)))
 
 
@@ -155,12 +159,29 @@ def test_evaluate_retrieval__approximate_is_exact_on_a_small_collection(fill):
         assert (one.measure, one.k, one.group, one.n) == (other.measure, other.k, other.group, other.n)
 
 
-def test_exact__agrees_with_scikit_learn(fill, monkeypatch):
-    monkeypatch.setattr(evaluate.trial, "SCROLL_IMAGES", 17)  # many chunks to merge
+def exact(collection, trial, depth):
+    return scan(collection, trial, (Exclusion(trial, trial.protocol.excluded_fields),), depth)[0]
+
+
+def approximate(collection, trial, depth):
+    return ask(collection, trial, Exclusion(trial, trial.protocol.excluded_fields), depth, exact=False)
+
+
+def engine(collection, trial, depth):
+    return ask(collection, trial, Exclusion(trial, trial.protocol.excluded_fields), depth, exact=True)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_scan__agrees_with_scikit_learn(fill, monkeypatch, held):
+    monkeypatch.setattr(evaluate.trial, "SCROLL_IMAGES", 17)
+    monkeypatch.setattr(evaluate.neighbours, "CHUNK_IMAGES", 150 if held else 40)  # one, or several to merge
+    if not held:
+        monkeypatch.setattr(evaluate.trial, "HELD_BYTES", 0)
     records, vectors = published_layout(3, 150)
     collection = fill(records, vectors)
     trial = read_trial(collection, RetrievalProtocol(queries=conditions(["split=test|val"])))
-    found = exact(collection, trial, query_vectors(collection, trial), 100)
+    assert (trial.gallery_vectors is not None) == held
+    found = exact(collection, trial, 100)
     by_id = {record.id.replace("-", ""): vector for record, vector in zip(records, vectors, strict=True)}
     gallery = np.array([by_id[id.ljust(16, b"\0").hex()] for id in trial.gallery.ids.tolist()])
     asked = np.array([by_id[id.ljust(16, b"\0").hex()] for id in trial.queries.ids.tolist()])
@@ -182,9 +203,8 @@ def test_search__copies_come_by_rising_id_and_missing_places_are_marked(fill, mo
         records, np.array([rng.standard_normal(DIM) if i % 2 else picture for i in range(12)], np.float32)
     )
     trial = read_trial(collection, RetrievalProtocol())
-    vectors = query_vectors(collection, trial)
-    for search in (exact, approximate):
-        found = search(collection, trial, vectors, 20)
+    for search in (exact, approximate, engine):
+        found = search(collection, trial, 20)
         copies = found.places[0, :5].tolist()
         assert copies == sorted(copies)
         np.testing.assert_allclose(found.scores[0, :5], 1, atol=1e-6)
@@ -194,10 +214,10 @@ def test_search__copies_come_by_rising_id_and_missing_places_are_marked(fill, mo
         assert np.isnan(found.scores[0, 11:]).all()
 
 
-def test_keys__cosines_that_differ_by_the_order_of_summation_tie():
-    cosines = np.array([[1 - 2**-53, 1, 0.5 - 2**-54, 0.5, -1e-17, 0]])
-    keys = _keys(cosines, np.array([0, 1, 3, 2, 4, 5]))
-    assert np.argsort(-keys[0]).tolist() == [0, 1, 3, 2, 4, 5]
+def test_keys_of__cosines_that_differ_by_the_order_of_summation_tie():
+    cosines = np.array([1 - 2**-53, 1, 0.5 - 2**-54, 0.5, -1e-17, 0])
+    keys = keys_of(cosines, np.array([0, 1, 3, 2, 4, 5]))
+    assert np.argsort(-keys).tolist() == [0, 1, 3, 2, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -212,22 +232,28 @@ def test_keys__cosines_that_differ_by_the_order_of_summation_tie():
     ],
 )
 def test_evaluate_retrieval__same_patient(hand, same_patient, k, capped, plain):
-    report = evaluate_retrieval(hand, RetrievalProtocol(k=(k,), same_patient=same_patient))
+    report = evaluate_retrieval(hand, RetrievalProtocol(k=(k,), exclude=() if same_patient else ("patient",)))
     values = {(row.search, row.measure): row.value for row in report.rows if row.group == "all"}
     for search in ("exact", "approximate"):
         assert values[search, "precision_capped"] == pytest.approx(capped)
         assert values[search, "precision"] == pytest.approx(plain)
     exclusion = report.setting.exclusion
     assert (exclusion.queries_affected, exclusion.images_excluded) == ((0, 0) if same_patient else (1, 1))
+    both = {(row.measure, row.average): row.value for row in report.together}
+    if same_patient:
+        assert not both
+    else:
+        assert both["precision", "micro"] == pytest.approx({1: 1, 2: 1 / 2, 5: 3 / 5}[k])
+        assert both["precision_capped", "macro"] == pytest.approx({1: 1, 2: 1 / 2, 5: 2 / 3}[k])
+        assert "when nothing but the query itself is excluded" in report.table()
 
 
 @pytest.mark.parametrize("same_patient", [False, True])
 def test_evaluate_retrieval__leave_one_out_never_finds_the_query(hand, same_patient):
-    protocol = RetrievalProtocol(queries=(), gallery=(), k=(1, 4), same_patient=same_patient)
+    protocol = RetrievalProtocol(queries=(), gallery=(), k=(1, 4), exclude=() if same_patient else ("patient",))
     trial = read_trial(hand, protocol)
-    vectors = query_vectors(hand, trial)
-    for search in (exact, approximate):
-        places = search(hand, trial, vectors, 5).places
+    for search in (exact, approximate, engine):
+        places = search(hand, trial, 5).places
         assert not (places == np.arange(5)[:, np.newaxis]).any()
         assert (places != NONE).sum() == (20 if same_patient else 18)  # a and b don't find each other
     exclusion = evaluate_retrieval(hand, protocol).setting.exclusion
@@ -284,9 +310,9 @@ def test_evaluate_retrieval__nothing_covered_is_no_value(hand):
     assert " - " in report.table()
 
 
-def test_read_trial__refuses_too_many_label_values(hand, monkeypatch):
-    monkeypatch.setattr(evaluate.trial, "MAX_SETS", 2)
-    with pytest.raises(ProtocolError, match="primary_label has more than 2 distinct values in hand"):
+def test_find_relevance__refuses_too_many_label_values(hand, monkeypatch):
+    monkeypatch.setattr(evaluate.relevance, "MAX_SETS", 2)
+    with pytest.raises(ProtocolError, match="primary_label has more than 2 distinct values; choose another --label"):
         evaluate_retrieval(hand)
 
 

@@ -14,7 +14,7 @@ from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 
 CARD = external_card("random", 8)
-ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search"]
+ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
 LABELS = ("CT/chest/nodule", "CT/chest/effusion", "XR/hand/fracture", "XR/hand/normal")
 
 
@@ -93,7 +93,7 @@ def test_cli__prints_a_table_with_its_terms(demo):
     ("arguments", "code", "message"),
     [
         (["-k", "0"], 2, "0 is not in the range 1<=x<=100"),
-        (["-k", "101"], 2, "101 is not in the range 1<=x<=100"),
+        (["-k", "10001"], 2, "10001 is not in the range 1<=x<=10000"),
         (["--measure", "recal"], 2, "'recal' is not one of"),
         (
             ["--queries", "split=tset"],

@@ -1,0 +1,96 @@
+"""The options that the commands of ``cbmir evaluate`` share: who asks, what is searched, what is right."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from evaluate.protocol import EXCLUDED, GROUPS, LABELS, RULES, conditions
+from evaluate.significance import DRAWS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CONDITIONS = "Condition of the filter language, or 'all'. Repeatable, all must hold."
+
+
+def terms_options(command: F) -> F:
+    """Queries, gallery, label, relevance, exclusion, groups, intervals, device: see `terms`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def terms(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What these options and `filter_options` say, as arguments of `evaluate.protocol.RetrievalProtocol`."""
+    excluded = () if options["include_same_patient"] else tuple(dict.fromkeys(options["exclude"]))
+    return {
+        "queries": conditions(options["queries"]) + options["where"],
+        "gallery": conditions(options["gallery"]) + options["where"],
+        "label": options["label"],
+        "relevance": options["relevance"],
+        "exclude": excluded,
+        "by": tuple(dict.fromkeys(options["by"])),
+        "draws": options["draws"],
+        "seed": options["seed"],
+        "device": options["device"],
+    }
+
+
+_OPTIONS = (
+    click.option(
+        "--queries",
+        multiple=True,
+        default=("split=test",),
+        show_default=True,
+        metavar="CONDITION",
+        help=f"Who asks. {_CONDITIONS} The published protocol has 'split=test|val'.",
+    ),
+    click.option(
+        "--gallery",
+        multiple=True,
+        default=("split=train",),
+        show_default=True,
+        metavar="CONDITION",
+        help=f"What is searched. {_CONDITIONS}",
+    ),
+    click.option(
+        "--label",
+        type=click.Choice(LABELS),
+        default=LABELS[0],
+        show_default=True,
+        help="Field that tells which images are relevant to each other.",
+    ),
+    click.option(
+        "--relevance",
+        type=click.Choice(RULES),
+        default=RULES[0],
+        show_default=True,
+        help="Relevant: who shares any value of the label, has the same values, or a Jaccard index of a half or more.",
+    ),
+    click.option(
+        "--exclude",
+        type=click.Choice(list(EXCLUDED)),
+        multiple=True,
+        default=("patient",),
+        show_default=True,
+        help="A query finds no image of its own patient, study, series or data set. Repeatable.",
+    ),
+    click.option("--include-same-patient", is_flag=True, help="Exclude nothing but the query itself."),
+    click.option(
+        "--by",
+        type=click.Choice(GROUPS),
+        multiple=True,
+        default=("modality",),
+        show_default=True,
+        help="Also give figures for each value of this field. Repeatable.",
+    ),
+    click.option(
+        "--draws",
+        type=click.IntRange(0),
+        default=DRAWS,
+        show_default=True,
+        help="Of patients, for the 95% intervals; 0 for none.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these draws."),
+    click.option("--device", default="auto", show_default=True, help="Of the exact search: auto, cpu, cuda, cuda:1."),
+)

@@ -1,0 +1,281 @@
+"""The linear probe: a plain loop written out by hand, scikit-learn on separable data, and what a killed run leaves."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+from sklearn.linear_model import LogisticRegression
+
+from cbmir.errors import CbmirError, EncoderError, FingerprintError, ProtocolError, WeightsError
+from evaluate.classification import Cohort, assess
+from evaluate.descent import Examples, ProbeSettings
+from evaluate.fewshot import Splits, drawn, few_shot
+from evaluate.probe import Probe, Task
+from evaluate.training import BEST, LAST, train_probe
+from evaluate.votes import NONE, Labels
+
+NAMES = ("CT/lung/nodule", "MR/brain/glioma", "XR/chest/normal")
+TASK = Task(NAMES, "f00d")
+SEVERAL = Task(NAMES, "f00d", several=True)
+SHORT = ProbeSettings(epochs=12, patience=4, batch=32, learning_rate=0.05, seed=7)
+
+
+def _examples(seed, n=100, noise=0.6, several=False):
+    """Unit vectors around one corner a class; with `several`, around the sum of the corners of the classes."""
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(3, size=n)
+    flags = np.eye(3, dtype=bool)[classes]
+    if several:
+        flags |= rng.random((n, 3)) < 0.3
+    vectors = flags @ np.eye(3, 6) + rng.normal(size=(n, 6)) * noise
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return Examples(vectors, Labels.of_matrix(flags) if several else Labels(classes.astype(np.int32), 3))
+
+
+def _plain_loop(train, val, settings, several):
+    """Train as the facts say, in one function; returns the learning curve and the best weights."""
+    import torch
+
+    def tensors(examples):
+        labels = examples.labels.flags().astype(np.float32) if several else examples.labels.codes.astype(np.int64)
+        return torch.tensor(examples.vectors), torch.tensor(labels)
+
+    numbers = torch.Generator().manual_seed(settings.seed)
+    weight = torch.normal(0.0, settings.init_std, (3, 6), generator=numbers).requires_grad_()
+    bias = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight, bias], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    criterion = torch.nn.BCEWithLogitsLoss() if several else torch.nn.CrossEntropyLoss()
+    (x, y), (val_x, val_y) = tensors(train), tensors(val)
+    curve, best, best_accuracy, since = [], None, -1.0, 0
+    for epoch in range(1, settings.epochs + 1):
+        losses = []
+        for rows in torch.randperm(len(x), generator=numbers).split(settings.batch):
+            optimizer.zero_grad()
+            loss = criterion(torch.nn.functional.linear(x[rows], weight, bias), y[rows])
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(rows)
+        with torch.no_grad():
+            logits = torch.nn.functional.linear(val_x, weight, bias)
+            val_loss = criterion(logits, val_y).item()
+            right = ((logits.sigmoid() >= 0.5) == val_y.bool()).all(1) if several else logits.argmax(1) == val_y
+        accuracy = right.double().mean().item()
+        curve.append((epoch, float(np.mean(losses)), val_loss, accuracy))
+        since += 1
+        if accuracy > best_accuracy:
+            best, best_accuracy, since = (weight.detach().numpy().copy(), bias.detach().numpy().copy()), accuracy, 0
+        if since == settings.patience:
+            break
+    return curve, best
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_train_probe__as_a_plain_loop(several, monkeypatch):
+    monkeypatch.setattr("evaluate.descent.VALIDATED", 16)  # the last of three parts is shorter
+    train, val = _examples(1, several=several), _examples(2, 40, several=several)
+    result = train_probe(train, val, SEVERAL if several else TASK, SHORT)
+    curve, (weight, bias) = _plain_loop(train, val, SHORT, several)
+    np.testing.assert_array_equal(result.probe.weight, weight)
+    np.testing.assert_array_equal(result.probe.bias, bias)
+    assert len(result.curve) == len(curve)
+    for epoch, expected in zip(result.curve, curve, strict=True):
+        assert (epoch.epoch, epoch.val_accuracy) == (expected[0], pytest.approx(expected[3]))
+        assert (epoch.train_loss, epoch.val_loss) == pytest.approx(expected[1:3], rel=1e-6)
+
+
+def test_train_probe__stops_when_the_accuracy_no_longer_rises():
+    result = train_probe(_examples(1), _examples(2, 40), TASK, replace(SHORT, epochs=90, patience=3))
+    accuracies = [epoch.val_accuracy for epoch in result.curve]
+    best = 1 + int(np.argmax(accuracies))
+    assert result.probe.epoch == best  # the first of the best
+    assert result.probe.val_accuracy == max(accuracies)
+    assert len(accuracies) == best + 3 < 90
+
+
+def test_train_probe__same_seed_same_weights_and_the_global_seed_is_left_alone():
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again = (train_probe(_examples(1), _examples(2, 40), TASK, SHORT) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    np.testing.assert_array_equal(first.probe.weight, again.probe.weight)
+    assert first.curve == again.curve
+    other = train_probe(_examples(1), _examples(2, 40), TASK, replace(SHORT, seed=8))
+    assert not np.array_equal(first.probe.weight, other.probe.weight)
+
+
+def test_train_probe__as_logistic_regression_where_classes_are_apart():
+    train, val, test = (_examples(seed, 120, noise=0.1) for seed in (1, 2, 3))
+    result = train_probe(train, val, TASK, replace(SHORT, epochs=30))
+    model = LogisticRegression().fit(train.vectors, train.labels.codes)
+    verdicts = result.probe.verdicts(test.vectors, test.labels)
+    np.testing.assert_array_equal(verdicts.said, model.predict(test.vectors))
+    assert (verdicts.said == test.labels.codes).all()
+    assert assess(verdicts, Cohort.plain(120)).figures[0].value == 1
+
+
+@pytest.mark.parametrize("task", [TASK, SEVERAL])
+def test_probe__scores_are_probabilities(task, monkeypatch):
+    monkeypatch.setattr("evaluate.probe.BLOCK", 7)
+    rng = np.random.default_rng(0)
+    probe = Probe(task, rng.normal(size=(3, 6)).astype(np.float32) * 400, np.ones(3, np.float32), 0, 1, 0.5)
+    vectors = _examples(3, 20).vectors
+    logits = (vectors @ probe.weight.T + probe.bias).astype(np.float64)
+    expected = expit(logits) if task.several else softmax(logits, axis=1)
+    np.testing.assert_allclose(probe.scores(vectors), expected, rtol=1e-3, atol=1e-12)  # blocks sum in another order
+    assert probe.scores(vectors[:0]).shape == (0, 3)
+
+
+def test_train_probe__goes_on_where_it_was_stopped(tmp_path):
+    train, val = _examples(1), _examples(2, 40)
+    settings = replace(SHORT, patience=50)
+    whole = train_probe(train, val, TASK, settings)
+    part = train_probe(train, val, TASK, replace(settings, epochs=5), tmp_path)
+    assert (len(part.curve), part.resumed) == (5, 0)
+    rest = train_probe(train, val, TASK, settings, tmp_path)
+    assert rest.resumed == 5
+    assert rest.curve == whole.curve
+    np.testing.assert_array_equal(rest.probe.weight, whole.probe.weight)
+    before = (tmp_path / LAST).stat().st_mtime_ns
+    again = train_probe(train, val, TASK, settings, tmp_path)
+    assert (again.resumed, again.curve) == (12, whole.curve)
+    np.testing.assert_array_equal(again.probe.weight, whole.probe.weight)
+    assert (tmp_path / LAST).stat().st_mtime_ns == before  # nothing was done
+
+
+def test_train_probe__leaves_a_probe_that_can_be_loaded(tmp_path):
+    train, val = _examples(1, several=True), _examples(2, 40, several=True)
+    result = train_probe(train, val, SEVERAL, SHORT, tmp_path)
+    loaded = Probe.load(tmp_path / BEST)
+    assert (loaded.task, loaded.epoch, loaded.seed) == (SEVERAL, result.probe.epoch, 7)
+    np.testing.assert_array_equal(loaded.scores(val.vectors), result.probe.scores(val.vectors))
+    card = json.loads((tmp_path / "best.json").read_text())
+    assert card["classes"] == list(NAMES)
+    assert (card["fingerprint"], card["seed"], card["epoch"]) == ("f00d", 7, result.probe.epoch)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["best.json", BEST, LAST]
+    loaded.require("f00d")
+    with pytest.raises(FingerprintError, match="trained on vectors with fingerprint f00d, these have beef"):
+        loaded.require("beef")
+
+
+def test_train_probe__refuses_the_folder_of_another_run(tmp_path):
+    train, val = _examples(1), _examples(2, 40)
+    train_probe(train, val, TASK, replace(SHORT, epochs=1), tmp_path)
+    with pytest.raises(ProtocolError, match=r"last\.pt is of a run with another seed; choose another folder"):
+        train_probe(train, val, TASK, replace(SHORT, seed=8), tmp_path)
+    with pytest.raises(ProtocolError, match="another fingerprint, training images"):
+        train_probe(_examples(4), val, replace(TASK, fingerprint="beef"), SHORT, tmp_path)
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:500])
+    with pytest.raises(WeightsError, match=r"last\.pt is damaged"):
+        train_probe(train, val, TASK, SHORT, tmp_path)
+
+
+def test_train_probe__reports_classes_it_never_saw():
+    train = _examples(1)
+    train = train.take(train.labels.codes != 1)
+    assert train_probe(train, _examples(2, 40), TASK, replace(SHORT, epochs=1)).unseen == (1,)
+
+
+def test_train_probe__takes_vectors_that_cannot_be_written():
+    train = _examples(1)
+    train.vectors.setflags(write=False)
+    assert len(train_probe(train, _examples(2, 40), TASK, replace(SHORT, epochs=1)).curve) == 1
+
+
+def test_train_probe__refuses():
+    train, val = _examples(1), _examples(2, 40)
+    with pytest.raises(ProtocolError, match="images of 3 classes met a task of 2"):
+        train_probe(train, val, Task(NAMES[:2], "f00d"), SHORT)
+    with pytest.raises(ProtocolError, match="a task of several classes an image met images coded for one"):
+        train_probe(train, val, SEVERAL, SHORT)
+    with pytest.raises(ProtocolError, match="of 6 dimensions met validation vectors of 5"):
+        train_probe(train, Examples(val.vectors[:, :5], val.labels), TASK, SHORT)
+    with pytest.raises(EncoderError, match="no device 'tpu'"):
+        train_probe(train, val, TASK, replace(SHORT, device="tpu"))
+    bad = Examples(np.full_like(train.vectors, np.nan), train.labels)
+    with pytest.raises(ProtocolError, match="the loss of the probe is nan in epoch 1"):
+        train_probe(bad, val, TASK, SHORT)
+    with pytest.raises(ProtocolError, match="1 of 2 images have no label"):
+        Examples(val.vectors[:2], Labels(np.array([0, NONE], np.int32), 3))
+    with pytest.raises(ProtocolError, match="batch of a probe is 0"):
+        ProbeSettings(batch=0)
+
+
+def test_probe__load_refuses(tmp_path):
+    from safetensors.numpy import save_file
+
+    probe = Probe(TASK, np.zeros((3, 6), np.float32), np.zeros(3, np.float32), 0, 1, 0.5)
+    probe.save(tmp_path / "probe.safetensors")
+    whole = (tmp_path / "probe.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-5])
+    (tmp_path / "later.safetensors").write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    save_file({"weight": np.zeros(3)}, tmp_path / "other.safetensors")
+    for name in ("missing", "cut", "later", "other"):
+        with pytest.raises(WeightsError, match=f"{name}.safetensors is no probe"):
+            Probe.load(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ProtocolError, match=r"a probe of 6 dimensions met vectors of shape \(2, 5\)"):
+        probe.scores(np.zeros((2, 5), np.float32))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CbmirError, match="can't write"):
+        probe.save(tmp_path / "file" / "probe.safetensors")
+
+
+def test_drawn__takes_as_many_of_each_class():
+    labels = Labels(np.array([0] * 50 + [1] * 3 + [NONE] * 4 + [2] * 20, np.int32), 3)
+    rows = drawn(labels, 5, seed=0)
+    assert np.bincount(labels.codes[rows]).tolist() == [5, 3, 5]
+    np.testing.assert_array_equal(rows, drawn(labels, 5, seed=0))
+    assert rows.tolist() != drawn(labels, 5, seed=1).tolist()
+    often = np.bincount(np.concatenate([drawn(labels, 5, seed) for seed in range(400)]), minlength=77)
+    assert often[50:53].tolist() == [400] * 3
+    assert often[:50].min() > 15  # 40 are expected
+    assert often[:50].max() < 70
+
+
+def test_drawn__of_images_with_several_classes():
+    labels = Labels.of_matrix(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], bool))
+    assert drawn(labels, 1, seed=0).tolist() in ([0, 2], [0, 1, 2])
+
+
+def test_few_shot__gives_the_figures_of_every_draw():
+    splits = Splits(_examples(1, 100), _examples(2, 40), _examples(3, 60))
+    result = few_shot(splits, TASK, shots=4, draws=3, settings=SHORT)
+    assert [draw.seed for draw in result.draws] == [7, 8, 9]
+    assert [draw.images for draw in result.draws] == [12, 12, 12]
+    accuracy = result.spreads[0]
+    assert (accuracy.measure, len(result.spreads)) == ("accuracy", 9)
+    shares = []
+    for draw in result.draws:
+        rows = drawn(splits.train.labels, 4, draw.seed)
+        probe = train_probe(splits.train.take(rows), splits.val, TASK, replace(SHORT, seed=draw.seed)).probe
+        shares.append(np.mean(probe.scores(splits.test.vectors).argmax(axis=1) == splits.test.labels.codes))
+    assert accuracy.values == pytest.approx(shares)
+    assert (accuracy.mean, accuracy.std) == pytest.approx((np.mean(shares), np.std(shares, ddof=1)))
+
+
+def test_few_shot__reports_short_classes_and_single_draws():
+    train = _examples(1, 100)
+    rare = np.flatnonzero(train.labels.codes == 2)[2:]
+    splits = Splits(train.take(np.delete(np.arange(100), rare)), _examples(2, 40), _examples(3, 60))
+    result = few_shot(splits, TASK, shots=5, draws=1, settings=replace(SHORT, epochs=2))
+    assert result.short == (2,)
+    assert result.draws[0].images == 12
+    assert math.isnan(result.spreads[0].std)
+    with pytest.raises(ProtocolError, match="0 draws of 5 images"):
+        few_shot(splits, TASK, shots=5, draws=0)
+
+
+@pytest.mark.gpu
+def test_train_probe__on_a_gpu_as_on_a_cpu():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    train, val = _examples(1), _examples(2, 40)
+    cpu, gpu = (train_probe(train, val, TASK, replace(SHORT, device=device)) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(gpu.probe.weight, cpu.probe.weight, atol=1e-4)
