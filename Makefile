@@ -29,6 +29,8 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.evaluate figures
+	$(BIN)/python -m benchmarks.evaluate neighbours
 
 soak: setup
 	$(BIN)/python -m pytest -m soak

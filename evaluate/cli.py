@@ -6,10 +6,13 @@ from typing import Any
 import click
 
 from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
+from evaluate.classify_cli import classify, probe
+from evaluate.compare_cli import compare_command
 from evaluate.export import write_long, write_wide
 from evaluate.metrics import METRICS
 from evaluate.options import terms, terms_options
 from evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol
+from evaluate.recall_cli import recall_command
 from evaluate.retrieval import measure, summarise
 
 
@@ -95,3 +98,9 @@ def retrieval(location: str, name: str | None, as_json: bool, **options: Any) ->
         click.echo(report.table())
     if options["out"]:
         report.write_csv(options["out"])
+
+
+evaluate.add_command(compare_command)
+evaluate.add_command(recall_command)
+evaluate.add_command(classify)
+evaluate.add_command(probe)

@@ -49,7 +49,8 @@ def scan(
     best = Scan(trial.query_vectors, depth, len(exclusions), device)
     with tqdm(total=len(trial.gallery), desc="exact search", unit="image", leave=False, disable=None) as bar:
         for places, vectors in stream_gallery(collection, trial, CHUNK_IMAGES):
-            best.show(places, vectors, [_barred(exclusion, places) for exclusion in exclusions])
+            bars = [_barred(exclusion, places) for exclusion in exclusions]
+            best.show(places, vectors, bars, last=places[-1] == len(trial.gallery) - 1)
             bar.update(len(places))
     return [Neighbours(places_of(keys), cosines_of(keys).astype(np.float32)) for keys in best.keys]
 

@@ -92,7 +92,7 @@ def measure(collection: Collection, protocol: RetrievalProtocol) -> Measurement:
         neighbours = found[protocol.searches[0]][0]
         grades = find_grades(trial, free) if protocol.graded else None
         together = Answers(neighbours, judge(trial, find_relevance(trial, free), grades, neighbours.places))
-    setting = _setting(collection, trial, exclusion, relevance)
+    setting = describe(collection, trial, exclusion, relevance)
     return Measurement(trial, exclusion, relevance, answers, together, setting, collection.card)
 
 
@@ -175,7 +175,8 @@ def _intervals(
     return intervals(scores, classes, Resampler(clusters, protocol.draws, protocol.seed))
 
 
-def _setting(collection: Collection, trial: Trial, exclusion: Exclusion, relevance: Relevance) -> Setting:
+def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevance: Relevance) -> Setting:
+    """What is measured, and on which terms."""
     info = collection.info()
     protocol, queries, gallery = trial.protocol, trial.queries, trial.gallery
     classes = set(trial.classes.tolist())

@@ -59,25 +59,33 @@ class Scan:
 
         self._queries = torch.from_numpy(queries).to(device)
         self._depth = depth
+        self._started = False
         self._unsure = 2.0**-23 * queries.shape[1]
         """Twice the largest error of a float32 product of two unit vectors."""
         self.keys = np.full((terms, len(queries), depth), MISSING)
 
-    def show(self, places: Places, vectors: Vectors, bars: Sequence[Callable[[slice], Bar]]) -> None:
+    def show(
+        self, places: Places, vectors: Vectors, bars: Sequence[Callable[[slice], Bar]], *, last: bool = False
+    ) -> None:
         """Score a chunk of the gallery against all queries.
 
         Args:
             places: (m,) rising places in the gallery, none shown before.
             vectors: (m, dim) of unit length, m at least 1.
             bars: For each of the terms, what a block of queries may not find; also on all terms that follow.
+            last: Whether no chunk follows. Of an only chunk, products are taken again just where they are close; else
+                all candidates' are, as they may turn out close to those of another chunk.
         """
         import torch
 
+        alone = last and not self._started
+        self._started = True
         gallery = torch.from_numpy(vectors).to(self._queries.device)
         size = _group_size(len(vectors), self._depth)
         width = -(-len(vectors) // size) * size
         rows = max(64, _SCORES // width)
-        buffer = torch.full((min(rows, len(self._queries)), width), -torch.inf, device=gallery.device)
+        buffer = torch.empty((min(rows, len(self._queries)), width), device=gallery.device)
+        buffer[:, len(vectors) :] = -torch.inf
         with torch.inference_mode():
             for start in range(0, len(self._queries), rows):
                 block = slice(start, min(start + rows, len(self._queries)))
@@ -86,21 +94,26 @@ class Scan:
                 for keys, bar in zip(self.keys, bars, strict=True):
                     _fill(scores[:, : len(vectors)], bar(block))
                     grouped = scores.view(len(scores), size, -1)
-                    keys[block] = self._merged(keys[block], self._queries[block], grouped, gallery, places)
+                    keys[block] = self._merged(keys[block], self._queries[block], grouped, gallery, places, alone)
 
     def _merged(
-        self, before: Keys, queries: "torch.Tensor", scores: "torch.Tensor", gallery: "torch.Tensor", places: Places
+        self,
+        before: Keys,
+        queries: "torch.Tensor",
+        scores: "torch.Tensor",
+        gallery: "torch.Tensor",
+        places: Places,
+        alone: bool,
     ) -> Keys:
         import torch
 
         least = torch.from_numpy(cosines_of(before[:, -1]).astype(np.float32)).to(scores.device)
         rows, columns, near = _candidates(scores, self._depth, least, self._unsure)
         keys = keys_of(near, places[columns])
-        first = bool((before == MISSING).all())
-        taken = (np.bincount(rows, minlength=len(before)) > _CROWD * self._depth)[rows] if first else slice(None)
+        taken = (np.bincount(rows, minlength=len(before)) > _CROWD * self._depth)[rows] if alone else slice(None)
         keys[taken] = keys_of(_exact(queries, gallery, rows[taken], columns[taken]), places[columns[taken]])
         table = _table(before, rows, keys)
-        if first:
+        if alone:
             rows, ranks = _close(table, self._unsure)
             close = places_of(table[rows, ranks])
             exact = _exact(queries, gallery, rows, np.searchsorted(places, close))

@@ -404,6 +404,14 @@ def test_query_batch__another_number_of_filters_is_refused(six):
         six.query_batch(np.stack([X, Y]), 3, [()])
 
 
+def test_query_batch__takes_a_beam_width(six):
+    queries = np.stack([X, -X])
+    assert six.query_batch(queries, 3, ef=1) == six.query_batch(queries, 3)
+    assert six.query(X, 3, ef=512) == six.query(X, 3)
+    with pytest.raises(RecordError, match="ef is 0"):
+        six.query_batch(queries, 3, ef=0)
+
+
 def test_query_batch__no_queries(six):
     assert six.query_batch(np.zeros((0, 4), np.float32), 3) == []
 

@@ -68,7 +68,7 @@ class Collection(ABC):
 
     @abstractmethod
     def _search(
-        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, fields: Fields
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
     ) -> list[list[Hit]]:
         """Answer checked queries."""
 
@@ -90,10 +90,17 @@ class Collection(ABC):
             self._write(batch)
 
     def query(
-        self, vector: Vectors, k: int, where: Where = (), *, exact: bool = False, fields: Fields = True
+        self,
+        vector: Vectors,
+        k: int,
+        where: Where = (),
+        *,
+        exact: bool = False,
+        ef: int | None = None,
+        fields: Fields = True,
     ) -> list[Hit]:
         """The k stored images nearest to one (dim,) vector, see `query_batch`."""
-        return self.query_batch(vector[np.newaxis], k, where, exact=exact, fields=fields)[0]
+        return self.query_batch(vector[np.newaxis], k, where, exact=exact, ef=ef, fields=fields)[0]
 
     def query_batch(
         self,
@@ -102,6 +109,7 @@ class Collection(ABC):
         where: Where | Sequence[Where] = (),
         *,
         exact: bool = False,
+        ef: int | None = None,
         fields: Fields = True,
     ) -> list[list[Hit]]:
         """The k nearest stored images of each query, by falling cosine, equal scores by id.
@@ -111,10 +119,12 @@ class Collection(ABC):
             k: Hits a query, 1 or more; fewer come back where fewer satisfy the filter.
             where: One filter for all queries, or a list with one a query.
             exact: Scan all vectors instead of walking the HNSW graph.
+            ef: Beam width of that walk, 1 or more; the engines take k where it is less. None for `search_ef`.
             fields: Payload fields of the hits.
 
         Raises:
-            RecordError: a query has another length or isn't finite, k is below 1, or the filters are not one a query.
+            RecordError: a query has another length or isn't finite, k or ef is below 1, or the filters are not one a
+                query.
             StoreError: the engine refused.
         """
         self._check_dim(vectors)
@@ -122,10 +132,14 @@ class Collection(ABC):
             raise RecordError("a query vector is not finite")
         if k < 1:
             raise RecordError(f"k is {k}; ask for 1 hit or more")
+        if ef is not None and ef < 1:
+            raise RecordError(f"ef is {ef}; a beam is 1 wide or more")
         wheres = where if isinstance(where, list) else [cast("Where", tuple(where))] * len(vectors)
         if len(wheres) != len(vectors):
             raise RecordError(f"{len(wheres)} filters met {len(vectors)} queries")
-        return self._search(vectors, k, wheres, exact=exact, fields=fields) if len(vectors) else []
+        if not len(vectors):
+            return []
+        return self._search(vectors, k, wheres, exact=exact, ef=ef or search_ef(k), fields=fields)
 
     @abstractmethod
     def get(self, ids: Sequence[str], *, fields: Fields = True, vectors: bool = False) -> list[StoredPoint]:

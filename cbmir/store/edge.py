@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import qdrant_edge as q
@@ -37,7 +38,6 @@ from cbmir.store.base import (
     card_from,
     check_name,
     metadata,
-    search_ef,
 )
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
@@ -163,9 +163,9 @@ class EdgeCollection(Collection):
             )
 
     def _search(
-        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, fields: Fields
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
     ) -> list[list[Hit]]:
-        params = q.SearchParams(hnsw_ef=search_ef(k), exact=exact)
+        params = q.SearchParams(hnsw_ef=ef, exact=exact)
         filters: dict[Where, Any] = {}
         requests = []
         for vector, where in zip(vectors.tolist(), wheres, strict=True):
@@ -212,9 +212,14 @@ class EdgeCollection(Collection):
     def _points(self, records: Sequence[q.Record], vectors: bool) -> list[StoredPoint]:
         if vectors and not all(isinstance(record.vector, list) for record in records):
             raise StoreError(f"{self.folder} is damaged: a point has lost its vector")
+        if not vectors:
+            return [StoredPoint(str(record.id), record.payload or {}) for record in records]
+        packed = struct.Struct(f"{self.card.dim}f")  # half the time of numpy's reading of a list
         return [
             StoredPoint(
-                str(record.id), record.payload or {}, np.asarray(record.vector, dtype=np.float32) if vectors else None
+                str(record.id),
+                record.payload or {},
+                np.frombuffer(packed.pack(*cast("list[float]", record.vector)), dtype=np.float32),
             )
             for record in records
         ]

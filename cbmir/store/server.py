@@ -34,7 +34,6 @@ from cbmir.store.base import (
     card_from,
     check_name,
     metadata,
-    search_ef,
 )
 
 TIMEOUT_S = 60
@@ -200,9 +199,9 @@ class ServerCollection(Collection):
         self._retry(lambda: self._client.upsert(self.name, points, wait=True))
 
     def _search(
-        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, fields: Fields
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
     ) -> list[list[Hit]]:
-        params = models.SearchParams(hnsw_ef=search_ef(k), exact=exact)
+        params = models.SearchParams(hnsw_ef=ef, exact=exact)
         requests = [
             models.QueryRequest(
                 query=vector, limit=k, filter=to_qdrant(where), params=params, with_payload=_selector(fields)

@@ -1,0 +1,342 @@
+"""``cbmir evaluate classify`` and ``probe`` on small collections: the figures against scikit-learn, and the words."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from cbmir.errors import ProtocolError
+from cbmir.fingerprint import external_card
+from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.store import open_store
+from evaluate.classify import VoteRules
+from evaluate.descent import ProbeSettings
+from evaluate.knn import KnnTerms, evaluate_classification
+from evaluate.probing import ProbeTerms, evaluate_probe
+from evaluate.protocol import SEARCHES, RetrievalProtocol, conditions
+from evaluate.splits import Coding, read_splits
+from evaluate.verdict_report import MEASURES
+from evaluate.votes import NONE
+
+CARD = external_card("clusters", 8)
+NAMES = tuple(f"{modality}/chest/{finding}" for modality in ("CT", "XR") for finding in ("a", "b", "c"))
+SIZES = {"train": 120, "val": 60, "test": 60}
+FIGURES = RetrievalProtocol(draws=0)
+SHORT = ProbeTerms(settings=ProbeSettings(epochs=10))
+EMPTY = ((), ("b",), ("a", "b"))
+
+
+def _clusters(seed=0):
+    """Labelled records of overlapping clusters, each with a patient of its own, and their vectors."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((len(NAMES), CARD.dim))
+    splits = [split for split, count in SIZES.items() for _ in range(count)]
+    classes = rng.integers(len(NAMES), size=len(splits))
+    records = tuple(
+        ImageRecord(
+            filepath=f"{number}.png",
+            dataset="syn",
+            split=split,
+            modality=NAMES[code][:2],
+            labels=(NAMES[code],),
+            patient_id=f"p{number}",
+        )
+        for number, (split, code) in enumerate(zip(splits, classes, strict=True))
+    )
+    vectors = centres[classes] + 1.1 * rng.standard_normal((len(splits), CARD.dim))
+    return records, normalise(vectors.astype(np.float32))
+
+
+def _fill(store, name, records, vectors):
+    collection = store.create(name, CARD)
+    collection.upsert(EmbeddedBatch(tuple(records), vectors, CARD.fingerprint))
+    return collection
+
+
+@pytest.fixture(scope="module")
+def location(tmp_path_factory):
+    """A directory with the collections clusters; noval, the same without validation images; and several."""
+    records, vectors = _clusters()
+    path = tmp_path_factory.mktemp("classify") / "store"
+    kept = [number for number, record in enumerate(records) if record.split != "val"]
+    pairs = [replace(r, labels=(*r.labels, NAMES[0])) if i % 3 == 0 else r for i, r in enumerate(records)]
+    pairs = [replace(record, labels=tuple(dict.fromkeys(record.labels))) for record in pairs]
+    with open_store(path) as store:
+        _fill(store, "clusters", records, vectors).close()
+        _fill(store, "noval", [records[number] for number in kept], vectors[kept]).close()
+        _fill(store, "several", pairs, vectors).close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory):
+    """The collection clusters, open; the commands have another, as a directory has one user at a time."""
+    path = tmp_path_factory.mktemp("clusters") / "store"
+    with open_store(path) as store, _fill(store, "clusters", *_clusters()) as collection:
+        yield collection
+
+
+@pytest.fixture
+def fill(tmp_path):
+    """A function that opens a new collection of some records and vectors."""
+    with open_store(tmp_path / "store") as store:
+        opened = []
+
+        def put(records, vectors):
+            opened.append(_fill(store, "probe", records, vectors))
+            return opened[-1]
+
+        yield put
+        for collection in opened:
+            collection.close()
+
+
+def _side(split):
+    records, vectors = _clusters()
+    rows = [number for number, record in enumerate(records) if record.split == split]
+    return vectors[rows].astype(np.float64), np.array([NAMES.index(records[row].labels[0]) for row in rows])
+
+
+def _oracle(k, split, temperature=None):
+    """Truth and shares of votes by scikit-learn."""
+
+    def weigh(distances):
+        return np.ones_like(distances) if temperature is None else np.exp((1 - distances) / temperature)
+
+    model = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weigh).fit(*_side("train"))
+    vectors, truth = _side(split)
+    return truth, model.predict_proba(vectors)
+
+
+def _values(rows, group="all"):
+    return {(row.measure, row.average): row.value for row in rows if row.group == group}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_evaluate_classification__softmax_equals_scikit_learn(clusters, search):
+    rules = VoteRules(vote="softmax", k=9)
+    report = evaluate_classification(clusters, replace(FIGURES, searches=(search,)), KnnTerms(rules=rules))
+    truth, votes = _oracle(9, "test", rules.temperature)
+    said = votes.argmax(axis=1)
+    values = _values(report.rows)
+    assert values["accuracy", "micro"] == pytest.approx(accuracy_score(truth, said), abs=1e-12)
+    for name, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+        for average in ("micro", "macro"):
+            assert values[name, average] == pytest.approx(score(truth, said, average=average, zero_division=0))
+    for average in ("micro", "macro"):
+        expected = roc_auc_score(np.eye(len(NAMES))[truth], votes, average=average)
+        assert values["roc_auc", average] == pytest.approx(expected, abs=1e-6)  # votes by float32 cosines
+    np.testing.assert_array_equal(report.confusion.toarray(), confusion_matrix(truth, said))
+    assert {row.search for row in report.rows} == {search}
+
+
+def test_evaluate_classification__k_is_the_best_on_validation_images(clusters):
+    report = evaluate_classification(clusters, FIGURES, KnnTerms(max_k=25, rules=VoteRules(vote="softmax")))
+    accuracies = []
+    for k in range(1, 26):
+        truth, votes = _oracle(k, "val", 0.07)
+        accuracies.append(accuracy_score(truth, votes.argmax(axis=1)))
+    method = report.method
+    assert method.val_scores == pytest.approx(accuracies)
+    assert method.chosen_k == 1 + int(np.argmax(accuracies)) > 1
+    assert (method.how, method.max_k, method.val.in_test) == ("val", 25, 0)
+    given = evaluate_classification(
+        clusters, FIGURES, KnnTerms(rules=VoteRules(vote="softmax", k=report.method.chosen_k))
+    )
+    assert _values(given.rows) == _values(report.rows)
+    assert (given.method.how, given.method.val) == ("given", None)
+
+
+def test_evaluate_classification__validation_images_among_the_tested_are_counted(clusters):
+    report = evaluate_classification(clusters, FIGURES, KnnTerms(max_k=5, val=conditions(["split=test|val"])))
+    assert (report.method.val.side.images, report.method.val.in_test) == (120, 60)
+    assert "60 of them test images: too high" in report.table()
+
+
+def test_evaluate_classification__paper_reaches_no_further_than_the_true_class(clusters):
+    report = evaluate_classification(clusters, FIGURES, KnnTerms(max_k=100, rules=VoteRules(paper=True)))
+    default = evaluate_classification(clusters, FIGURES, KnnTerms(max_k=100))
+    assert (report.method.rules, default.method.rules) == ("paper", "default")
+    scores = report.method.val_scores
+    assert report.method.chosen_k == max(1, int(np.argmax(scores[:99])))
+    # with all 100 neighbours the leak shows: the others vote past the images of rare classes
+    assert scores[99] > default.method.val_scores[99]
+
+
+def test_evaluate_classification__own_patient_has_no_vote_and_both_figures_are_given(fill):
+    records, vectors = _clusters()
+    wrong = dict(zip(NAMES, (*NAMES[1:], NAMES[0]), strict=True))
+    tested = [number for number, record in enumerate(records) if record.split == "test"]
+    copies = [
+        replace(records[i], filepath=f"copy{i}.png", split="train", labels=(wrong[records[i].labels[0]],))
+        for i in tested
+    ]
+    collection = fill((*records, *copies), np.concatenate([vectors, vectors[tested]]))
+    terms = KnnTerms(rules=VoteRules(k=1))
+    report = evaluate_classification(collection, FIGURES, terms)
+    gallery, classes = _side("train")
+    asked, truth = _side("test")
+    cosines = asked @ np.concatenate([gallery, asked]).T
+    cosines[np.arange(len(asked)), len(gallery) + np.arange(len(asked))] = -1
+    said = np.concatenate([classes, (truth + 1) % len(NAMES)])[cosines.argmax(axis=1)]
+    assert _values(report.rows)["accuracy", "micro"] == accuracy_score(truth, said) > 0
+    assert _values(report.together)["accuracy", "micro"] == 0
+    assert report.setting.exclusion.images_excluded == len(tested)
+    free = evaluate_classification(collection, replace(FIGURES, exclude=()), terms)
+    assert _values(free.rows) == _values(report.together)
+    assert free.together == ()
+
+
+def test_evaluate_classification__classes_without_queries_or_gallery_are_named(fill):
+    records, vectors = _clusters()
+    kept = [
+        number
+        for number, record in enumerate(records)
+        if (record.split, record.labels[0]) not in {("test", NAMES[0]), ("train", NAMES[1])}
+    ]
+    report = evaluate_classification(fill([records[i] for i in kept], vectors[kept]), FIGURES, KnnTerms(max_k=9))
+    assert (report.left_out.absent, report.left_out.unseen) == ((NAMES[0],), (NAMES[1],))
+    assert report.setting.classes_without_gallery == (NAMES[1],)
+    assert min(row.coverage for row in report.rows) < 1
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "several", "firsts"),
+    [((), 0, False, [NONE]), (EMPTY[:2], 1, False, [NONE, 0]), (EMPTY, 2, True, [NONE, 1, 0])],
+)
+def test_coding__has_several_classes_where_an_image_does(values, classes, several, firsts):
+    coding = Coding.of(values or ((),))
+    assert (len(coding.classes), coding.several, coding.firsts.tolist()) == (classes, several, firsts)
+
+
+def test_asked__rows_of_both_splits_keep_their_patients_and_classes(clusters):
+    splits = read_splits(clusters, FIGURES, conditions(["split=val"]))
+    asked = splits.asked()
+    records, vectors = _clusters()
+    by_id = {bytes.fromhex(record.id.replace("-", "")): number for number, record in enumerate(records)}
+    patients = list(asked.vocabularies["patient_id"])
+    for row, packed in enumerate(asked.queries.ids.tolist()):
+        number = by_id[packed.ljust(16, b"\0")]
+        assert records[number].split == ("test" if row < SIZES["test"] else "val")
+        assert patients[asked.queries.codes["patient_id"][row]] == (records[number].patient_id,)
+        assert asked.class_names[asked.classes[row]] == records[number].labels[0]
+        np.testing.assert_array_equal(asked.query_vectors[row], vectors[number])
+    assert len(asked.queries) == SIZES["test"] + SIZES["val"]
+
+
+def test_evaluate_probe__learns_as_well_as_logistic_regression(clusters):
+    settings = ProbeSettings(learning_rate=0.5, epochs=15)  # 120 images are one step an epoch
+    report = evaluate_probe(clusters, FIGURES, ProbeTerms(settings=settings, shots=(10, 5), draws=2))
+    oracle = LogisticRegression(C=100, max_iter=1000).fit(*_side("train")).score(*_side("test"))
+    values = _values(report.report.rows)
+    assert values["accuracy", "micro"] > oracle - 0.1
+    assert {(row.k, row.search) for row in report.report.rows} == {(0, "probe")}
+    assert [few.shots for few in report.few] == [5, 10]
+    assert report.report.method.queries_seen == 0
+
+
+def test_evaluate_probe__streamed_gallery_gives_the_same_figures(clusters, monkeypatch):
+    held = evaluate_probe(clusters, FIGURES, SHORT)
+    monkeypatch.setattr("evaluate.trial.HELD_BYTES", 0)
+    streamed = evaluate_probe(clusters, FIGURES, SHORT)
+    assert _values(streamed.report.rows) == _values(held.report.rows)
+    assert streamed.training.curve == held.training.curve
+
+
+def test_evaluate_probe__counts_queries_whose_patient_was_learnt_from(fill):
+    records, vectors = _clusters()
+    records = [replace(r, patient_id="p0") if r.split == "test" and i % 2 else r for i, r in enumerate(records)]
+    report = evaluate_probe(fill(records, vectors), FIGURES, SHORT).report
+    assert report.method.queries_seen == SIZES["test"] // 2
+    assert report.setting.exclusion.same_patient == "included"
+
+
+def test_classify__json_has_rows_confusion_and_what_was_left_out(cbmir, location, tmp_path):
+    files = {name: tmp_path / f"{name}.csv" for name in ("out", "confusion")}
+    common = ("evaluate", "classify", "--store", location, "--collection", "clusters", "--max-k", 9, "--draws", 50)
+    done = cbmir(*common, "--json", *(item for name, path in files.items() for item in (f"--{name}", path)))
+    assert (done.returncode, done.stderr) == (0, "")
+    data = json.loads(done.stdout)
+    assert list(data) == ["protocol", "encoder", "rows", "confusion", "left_out"]
+    assert {row["measure"] for row in data["rows"]} == set(MEASURES)
+    assert {row["group"] for row in data["rows"]} == {"all", "modality=CT", "modality=XR"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in data["rows"])
+    protocol = data["protocol"]
+    assert (protocol["vote"], protocol["temperature"], protocol["how"]) == ("mean", None, "val")
+    assert [protocol["chosen_k"]] == protocol["k"] == [data["rows"][0]["k"]]
+    assert protocol["val"]["side"]["filter"] == "split=val"
+    counts = data["confusion"]["counts"]
+    assert sum(count for _, _, count in counts) == SIZES["test"]
+    header, *lines = csv.reader(files["confusion"].open(newline=""))
+    assert header == ["true", *data["confusion"]["classes"]]
+    assert {(i, j): int(n) for i, line in enumerate(lines) for j, n in enumerate(line[1:]) if int(n)} == {
+        (i, j): n for i, j, n in counts
+    }
+    assert len(files["out"].read_text().splitlines()) == 1 + len(data["rows"])
+
+
+def test_classify__table_and_one_measure(cbmir, location):
+    common = ("evaluate", "classify", "--store", location, "--collection", "clusters", "-k", 3, "--draws", 20)
+    done = cbmir(*common, "--measure", "f1", "--vote", "softmax", "--temperature", 0.1)
+    assert done.returncode == 0
+    for text in ("softmax at temperature 0.1 of 3 neighbours", CARD.fingerprint, "95% intervals", "6 values of"):
+        assert text in done.stdout
+    assert "accuracy" not in done.stdout
+
+
+def test_classify__several_values_are_questions_of_their_own(cbmir, location):
+    common = ("evaluate", "classify", "--store", location, "--collection", "several", "--label", "labels")
+    done = cbmir(*common, "--max-k", 5, "--draws", 0, "--json")
+    data = json.loads(done.stdout)
+    assert (data["protocol"]["several"], data["confusion"]["counts"]) == (True, None)
+    assert all(0 < row["value"] < 1 for row in data["rows"] if row["group"] == "all")
+
+
+def test_probe__writes_curve_and_goes_on_from_checkpoints(cbmir, location, tmp_path):
+    common = ("evaluate", "probe", "--store", location, "--collection", "clusters", "--draws", 0, "--json")
+    kept = (*common, "--checkpoints", tmp_path / "kept", "--curve", tmp_path / "curve.csv")
+    assert cbmir(*kept, "--epochs", 3).returncode == 0
+    resumed = json.loads(cbmir(*kept, "--epochs", 6).stdout)
+    fresh = json.loads(cbmir(*common, "--epochs", 6, "--shots", 4, "--draws-shots", 2).stdout)
+    assert resumed["protocol"]["resumed"] == 3
+    assert resumed["rows"] == fresh["rows"]
+    assert len(resumed["curve"]) == 6 == len((tmp_path / "curve.csv").read_text().splitlines()) - 1
+    (few,) = fresh["few_shot"]
+    assert (few["shots"], few["images"], few["short"]) == (4, [24, 24], [])
+    assert {row["measure"] for row in few["rows"]} == set(MEASURES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("classify", "noval"), 1, "error: k is chosen on validation images: no image for the val (split=val): no spl"),
+        (("classify", "noval"), 1, "give -k"),
+        (("probe", "noval"), 1, "error: a probe is stopped on validation images: no image for the val (split=val)"),
+        (("classify", "clusters", "--val", "modality=MR"), 1, "no modality 'MR' in clusters"),
+        (("classify", "clusters", "--protocol", "paper", "--vote", "softmax"), 1, "the paper's protocol has the mean"),
+        (("classify", "clusters", "--relevance", "jaccard"), 1, "error: relevance jaccard means nothing to a classif"),
+        (("classify", "several", "--label", "labels", "--protocol", "paper"), 1, "images of one class only"),
+        (("classify", "several", "--label", "labels", "-k", "3", "--confusion", "x"), 1, "have no confusion matrix"),
+        (("classify", "clusters", "--temperature", "0"), 2, "0.0 is not in the range x>0"),
+        (("classify", "clusters", "-k", "0"), 2, "0 is not in the range"),
+        (("probe", "clusters", "--include-same-patient"), 2, "--include-same-patient has no part in a probe"),
+    ],
+)
+def test_commands__errors_are_one_line(cbmir, location, arguments, code, message):
+    command, name, *options = arguments
+    done = cbmir("evaluate", command, "--store", location, "--collection", name, "--draws", 0, *options)
+    assert done.returncode == code
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert code == 2 or len(done.stderr.strip().splitlines()) == 1
+
+
+def test_evaluate_classification__label_that_no_validation_image_has(fill):
+    records, vectors = _clusters()
+    records = [replace(record, labels=()) if record.split == "val" else record for record in records]
+    with pytest.raises(ProtocolError, match="has primary_label"):
+        evaluate_classification(fill(records, vectors), FIGURES)

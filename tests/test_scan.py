@@ -1,0 +1,104 @@
+"""The exact scan against float64, with copies, near copies and bars."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import evaluate.scan
+from cbmir.schema import normalise
+from evaluate.scan import MISSING, Bar, Scan, cosines_of, keys_of, places_of
+
+NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def shown(queries, gallery, depth, chunk, barred=None):
+    """(n, depth) keys by a scan in chunks."""
+    scan = Scan(queries, depth)
+    for start in range(0, len(gallery), chunk):
+        part = slice(start, min(start + chunk, len(gallery)))
+
+        def bar(block, part=part):
+            mask = None if barred is None else barred[block, part]
+            return Bar(NOTHING, mask)
+
+        scan.show(np.arange(part.start, part.stop), gallery[part], [bar], last=part.stop == len(gallery))
+    return scan.keys[0]
+
+
+def plain(queries, gallery, depth, barred=None):
+    """The same by sorting all float64 products."""
+    cosines = queries.astype(np.float64) @ gallery.T.astype(np.float64)
+    keys = keys_of(cosines, np.arange(len(gallery))[np.newaxis])
+    if barred is not None:
+        keys[barred] = MISSING
+    keys = np.sort(keys, axis=1)[:, ::-1][:, :depth]
+    return np.pad(keys, ((0, 0), (0, depth - keys.shape[1])), constant_values=MISSING)
+
+
+def same_order(one, other):
+    np.testing.assert_array_equal(places_of(one), places_of(other))
+    np.testing.assert_allclose(cosines_of(one), cosines_of(other), atol=2e-6, equal_nan=True)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.tuples(st.integers(1, 20), st.integers(1, 600)),
+    depth=st.integers(1, 40),
+    chunk=st.integers(1, 700),
+    copies=st.floats(0, 1),
+)
+def test_scan__is_a_sort_of_all_products(seed, sizes, depth, chunk, copies):
+    rng = np.random.default_rng(seed)
+    queries, gallery = (normalise(rng.standard_normal((count, 24)).astype(np.float32)) for count in sizes)
+    again = rng.random(sizes[1]) < copies
+    gallery[again] = gallery[rng.integers(0, max(1, sizes[1] // 10), again.sum())]  # many ties
+    barred = rng.random(sizes) < 0.2
+    same_order(shown(queries, gallery, depth, chunk, barred), plain(queries, gallery, depth, barred))
+
+
+@pytest.mark.parametrize("chunk", [5000, 700])
+def test_scan__near_copies_that_float32_cannot_tell(chunk):
+    rng = np.random.default_rng(1)
+    queries = normalise(rng.standard_normal((30, 64)).astype(np.float32))
+    gallery = np.repeat(queries[:5], 1000, axis=0) + rng.standard_normal((5000, 64)).astype(np.float32) * 1e-6
+    gallery = normalise(gallery[rng.permutation(5000)])
+    products = queries @ gallery.T
+    assert (np.argsort(-products, axis=1, kind="stable")[:, :50] != places_of(plain(queries, gallery, 50))).any()
+    same_order(shown(queries, gallery, 50, chunk), plain(queries, gallery, 50))
+
+
+def test_scan__several_terms_each_bar_more():
+    rng = np.random.default_rng(2)
+    queries, gallery = (normalise(rng.standard_normal((count, 16)).astype(np.float32)) for count in (9, 300))
+    first = rng.random((9, 300)) < 0.1
+    second = first | (rng.random((9, 300)) < 0.3)
+    scan = Scan(queries, 10, terms=2)
+    for start in (0, 150):
+        part = slice(start, start + 150)
+        bars = [
+            lambda block, part=part: Bar(np.nonzero(first[block, part])),
+            lambda block, part=part: Bar(NOTHING, second[block, part]),
+        ]
+        scan.show(np.arange(part.start, part.stop), gallery[part], bars)
+    same_order(scan.keys[0], plain(queries, gallery, 10, first))
+    same_order(scan.keys[1], plain(queries, gallery, 10, second))
+
+
+def test_scan__blocks_of_queries(monkeypatch):
+    monkeypatch.setattr(evaluate.scan, "_SCORES", 64)
+    rng = np.random.default_rng(3)
+    queries, gallery = (normalise(rng.standard_normal((count, 16)).astype(np.float32)) for count in (200, 90))
+    same_order(shown(queries, gallery, 7, 40), plain(queries, gallery, 7))
+
+
+@pytest.mark.gpu
+def test_scan__on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rng = np.random.default_rng(4)
+    queries, gallery = (normalise(rng.standard_normal((count, 64)).astype(np.float32)) for count in (200, 9000))
+    scan = Scan(queries, 20, device="cuda")
+    scan.show(np.arange(9000), gallery, [lambda block: Bar(NOTHING)], last=True)
+    same_order(scan.keys[0], plain(queries, gallery, 20))
