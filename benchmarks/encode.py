@@ -68,7 +68,8 @@ class Network:
 @click.option("--json", "as_json", is_flag=True)
 def main(source: Path, network: str, count: int, rounds: int, as_json: bool, **options: Any) -> None:
     """Measure encoding on a table or folder of images (`make demo` assembles the default one)."""
-    items = [item for item in open_source(source, SourceOptions()) if isinstance(item, SourceImage)][:count]
+    there = [item for item in open_source(source, SourceOptions()) if isinstance(item, SourceImage)]
+    items = there[:: max(1, len(there) // count)][:count]  # of all sources, so that P@1 says something
     with tempfile.TemporaryDirectory() as folder:
         made = _network(network, Path(folder), EncoderSettings(None, options["device"], options["precision"]))
         result = _measure(made, items, rounds, options["python"], Path(folder))

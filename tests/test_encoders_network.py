@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -142,6 +143,35 @@ def test_embed__a_precision_that_moves_nothing_is_kept(monkeypatch):
     assert (made.embed(pixels) * full.embed(pixels)).sum(axis=1).min() >= 0.999
     assert made.running_on == "cpu, bf16"
     assert not np.array_equal(made.embed(pixels), full.embed(pixels))
+
+
+class Attending(torch.nn.Module):
+    """Torch's own attention over the rows of a picture."""
+
+    seen: ClassVar[list[torch.dtype]] = []  # types of what it and its copies were given
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(48, 4, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images.dtype)
+        rows = images.permute(0, 2, 3, 1).flatten(2)
+        return (rows + self.attention(rows, rows, rows, need_weights=False)[0]).mean(dim=1)
+
+
+def test_embed__torchs_own_attention_is_converted_as_a_whole_on_a_cpu(monkeypatch):
+    """Autocast would copy its weights anew for every token."""
+    monkeypatch.setattr("cbmir.encoders.device.has_bf16", lambda device: True)
+    torch.manual_seed(0)
+    network = Attending()
+    made, full = (encoder(SPEC, network, HOW, replace(CPU, precision=name)) for name in ("auto", "fp32"))
+    Attending.seen.clear()
+    pixels = _pixels(8)
+    assert (made.embed(pixels) * full.embed(pixels)).sum(axis=1).min() >= 0.999
+    assert made.running_on == "cpu, bf16"
+    assert torch.bfloat16 in Attending.seen
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("px", "size"), [(224, 8), (112, 8), (384, 2), (1024, 1)])
