@@ -2,7 +2,7 @@
 
 - figures: precision_capped at every cutoff and kNN votes for every k, from a collection on disk; beside the way of the
   paper's programs, which apply a Python function to each row of a pandas table for each cutoff and each k;
-- neighbours: `evaluate.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is installed
+- neighbours: `evaluate.ranking.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is installed
   (``pip install faiss-cpu``), on random unit vectors;
 - large: the scan alone over a gallery that is made as it goes, with the memory it takes.
 """
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, normalise
 from cbmir.store import Collection, open_store
+from evaluate.classification.votes import Ballots, Labels, micro_f1
 from evaluate.metrics import at, macro, micro
 from evaluate.protocol import RetrievalProtocol, conditions
-from evaluate.retrieval import measure
-from evaluate.scan import CHUNK_IMAGES, Bar, Scan, places_of
-from evaluate.votes import Ballots, Labels, micro_f1
+from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan, places_of
+from evaluate.retrieval.measurement import measure
 
 GALLERY, QUERIES, DIM, LABELS, K = 20_000, 6_500, 128, 40, 100
 _NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -10,13 +10,13 @@ In a notebook::
     print(report.table())
 """
 
-from evaluate.knn import KnnTerms, evaluate_classification
+from evaluate.classification.knn import KnnTerms, evaluate_classification
 from evaluate.metrics import METRICS, Gains, metric
-from evaluate.probing import ProbeTerms, evaluate_probe
+from evaluate.probe.measurement import ProbeTerms, evaluate_probe
 from evaluate.protocol import RetrievalProtocol, conditions
-from evaluate.recall import RecallTerms, measure_recall
-from evaluate.report import RetrievalReport, Row
-from evaluate.retrieval import evaluate_retrieval
+from evaluate.recall.measurement import RecallTerms, measure_recall
+from evaluate.retrieval.measurement import evaluate_retrieval
+from evaluate.retrieval.report import RetrievalReport, Row
 
 __all__ = [
     "METRICS",

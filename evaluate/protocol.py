@@ -61,7 +61,7 @@ class RetrievalProtocol:
             means are taken.
         relevance: Images are relevant to each other if they share ``any`` value of the label, if all values are the
             same (``exact``), or to the degree of their Jaccard index, from a half on (``jaccard``).
-        relations: File of graded relations of labels for ndcg; without one, see `evaluate.relevance.hierarchy`.
+        relations: File of graded relations of labels for ndcg; without one, see `evaluate.ranking.relevance.hierarchy`.
         measures: Names of `METRICS`.
         k: Cutoffs, 1 to `MAX_K`.
         searches: Some of `SEARCHES`.

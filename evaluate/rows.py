@@ -1,7 +1,8 @@
-"""Rows of figures on their way out: NaN is null in JSON and an empty cell in CSV."""
+"""Results on their way out: whole files, and rows of which a NaN is null in JSON and an empty cell in CSV."""
 
 import csv
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,6 +38,21 @@ def write_rows(path: Path, rows: Sequence["DataclassInstance"], terms: Mapping[s
                 writer.writerow(
                     [*("" if _missing(value) else value for value in asdict(row).values()), *terms.values()]
                 )
+    except OSError as error:
+        raise CbmirError(f"can't write {path}: {error.strerror}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, and its folder, so that a crash leaves the old one or the new one.
+
+    Raises:
+        CbmirError: it can't be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
     except OSError as error:
         raise CbmirError(f"can't write {path}: {error.strerror}") from error
 

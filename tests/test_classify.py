@@ -17,12 +17,22 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import CutoffError, ProtocolError
-from evaluate.classification import AREAS, COUNTED, Cohort, assess
-from evaluate.classify import Asked, VoteRules, choose_k, classify
-from evaluate.roc import curve
+from evaluate.classification.assessment import AREAS, COUNTED, Cohort, assess
+from evaluate.classification.classify import Asked, VoteRules, choose_k, classify
+from evaluate.classification.roc import curve
+from evaluate.classification.verdicts import Verdicts
+from evaluate.classification.votes import (
+    NONE,
+    TEMPERATURE,
+    VOTES,
+    Ballots,
+    Labels,
+    micro_f1,
+    predict,
+    predictions,
+    shares,
+)
 from evaluate.significance import Resampler, percentile_interval
-from evaluate.verdicts import Verdicts
-from evaluate.votes import NONE, TEMPERATURE, VOTES, Ballots, Labels, micro_f1, predict, predictions, shares
 
 EVERYTHING = slice(None)
 CUTOFFS = (1, 2, 3, 8, 17, 40)
@@ -128,7 +138,7 @@ def test_predict__is_the_same_in_blocks_of_queries(several, monkeypatch):
     _, _, places, cosines, known, truth = _scene(4, several)
     ballots = _ballots(places, cosines, known)
     whole, scores, votes = predict(ballots, 9), micro_f1(ballots, truth), shares(ballots, 9)
-    monkeypatch.setattr("evaluate.votes.CELLS", 50)  # seven queries a block
+    monkeypatch.setattr("evaluate.classification.votes.CELLS", 50)  # seven queries a block
     np.testing.assert_array_equal(predict(ballots, 9), whole)
     np.testing.assert_array_equal(micro_f1(ballots, truth), scores)
     np.testing.assert_array_equal(shares(ballots, 9), votes)
@@ -298,7 +308,7 @@ def test_assess__intervals_are_those_of_scikit_learn_on_every_draw(several):
 def test_assess__leaves_out_draws_of_the_area_that_cost_too_much(monkeypatch):
     _, _, places, cosines, known, truth = _scene(7)
     cohort = Cohort({}, np.ones(90, bool), Resampler(np.arange(90), draws=50))
-    monkeypatch.setattr("evaluate.classification.EFFORT", 20_000)
+    monkeypatch.setattr("evaluate.classification.assessment.EFFORT", 20_000)
     result = classify(known, Asked(places, cosines, truth), cohort, VoteRules(k=12)).assessment
     assert 2 < result.area_draws < 50 == result.draws
     assert all(not math.isnan(figure.low) for figure in result.figures)
@@ -392,7 +402,7 @@ def test_classify__refuses():
 
 
 def test_shares__refuse_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr("evaluate.votes.MAX_SHARES", 10)
+    monkeypatch.setattr("evaluate.classification.votes.MAX_SHARES", 10)
     with pytest.raises(ProtocolError, match="the votes of 4 queries on 3 classes don't fit"):
         shares(_ballots(PLACES, COSINES), 2)
 

@@ -14,14 +14,14 @@ from cbmir.errors import ProtocolError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from evaluate.classify import VoteRules
-from evaluate.descent import ProbeSettings
-from evaluate.knn import KnnTerms, evaluate_classification
-from evaluate.probing import ProbeTerms, evaluate_probe
+from evaluate.classification.classify import VoteRules
+from evaluate.classification.knn import KnnTerms, evaluate_classification
+from evaluate.classification.report import MEASURES
+from evaluate.classification.splits import Coding, read_splits
+from evaluate.classification.votes import NONE
+from evaluate.probe.descent import ProbeSettings
+from evaluate.probe.measurement import ProbeTerms, evaluate_probe
 from evaluate.protocol import SEARCHES, RetrievalProtocol, conditions
-from evaluate.splits import Coding, read_splits
-from evaluate.verdict_report import MEASURES
-from evaluate.votes import NONE
 
 CARD = external_card("clusters", 8)
 NAMES = tuple(f"{modality}/chest/{finding}" for modality in ("CT", "XR") for finding in ("a", "b", "c"))
@@ -242,7 +242,7 @@ def test_evaluate_probe__learns_as_well_as_logistic_regression(clusters):
 
 def test_evaluate_probe__streamed_gallery_gives_the_same_figures(clusters, monkeypatch):
     held = evaluate_probe(clusters, FIGURES, SHORT)
-    monkeypatch.setattr("evaluate.trial.HELD_BYTES", 0)
+    monkeypatch.setattr("evaluate.ranking.trial.HELD_BYTES", 0)
     streamed = evaluate_probe(clusters, FIGURES, SHORT)
     assert _values(streamed.report.rows) == _values(held.report.rows)
     assert streamed.training.curve == held.training.curve

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbmir.errors import CutoffError, FilterError, ProtocolError
-from evaluate.exclusion import Exclusion
 from evaluate.protocol import RetrievalProtocol, conditions, wording
-from evaluate.relevance import RULES, Relations, find_grades, find_relevance, hierarchy, judge
-from evaluate.trial import NONE, PATHS, Images, Trial, Vocabulary, packed_ids
+from evaluate.ranking.exclusion import Exclusion
+from evaluate.ranking.relevance import RULES, Relations, find_grades, find_relevance, hierarchy, judge
+from evaluate.ranking.trial import NONE, PATHS, Images, Trial, Vocabulary, packed_ids
 
 SETS = ((), ("CT/a/x",), ("CT/a/y",), ("CT/a/x", "CT/a/y"), ("MR/a/x",))
 

@@ -13,7 +13,7 @@ from cbmir.filters import parse
 from cbmir.schema import Hit
 from cbmir.store import open_store
 from cbmir.store.base import search_ef
-from evaluate.recall import EFS, RecallTerms, measure_recall, recall
+from evaluate.recall.measurement import EFS, RecallTerms, measure_recall, recall
 
 
 def hits(*scores):

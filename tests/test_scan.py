@@ -6,16 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import evaluate.scan
+import evaluate.ranking.scan
 from cbmir.schema import normalise
-from evaluate.scan import MISSING, Bar, Scan, cosines_of, keys_of, places_of
+from evaluate.ranking.scan import MISSING, Bar, Scan, cosines_of, keys_of, places_of
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-def shown(queries, gallery, depth, chunk, barred=None):
+def shown(queries, gallery, depth, chunk, barred=None, half=False):
     """(n, depth) keys by a scan in chunks."""
-    scan = Scan(queries, depth)
+    scan = Scan(queries, depth, half=half)
     for start in range(0, len(gallery), chunk):
         part = slice(start, min(start + chunk, len(gallery)))
 
@@ -48,25 +48,28 @@ def same_order(one, other):
     depth=st.integers(1, 40),
     chunk=st.integers(1, 700),
     copies=st.floats(0, 1),
+    apart=st.sampled_from([0.0, 1.0, 30.0]),
+    half=st.booleans(),
 )
-def test_scan__is_a_sort_of_all_products(seed, sizes, depth, chunk, copies):
+def test_scan__is_a_sort_of_all_products(seed, sizes, depth, chunk, copies, apart, half):
     rng = np.random.default_rng(seed)
-    queries, gallery = (normalise(rng.standard_normal((count, 24)).astype(np.float32)) for count in sizes)
+    queries, gallery = (normalise(apart + rng.standard_normal((count, 24)).astype(np.float32)) for count in sizes)
     again = rng.random(sizes[1]) < copies
     gallery[again] = gallery[rng.integers(0, max(1, sizes[1] // 10), again.sum())]  # many ties
     barred = rng.random(sizes) < 0.2
-    same_order(shown(queries, gallery, depth, chunk, barred), plain(queries, gallery, depth, barred))
+    same_order(shown(queries, gallery, depth, chunk, barred, half), plain(queries, gallery, depth, barred))
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("chunk", [5000, 700])
-def test_scan__near_copies_that_float32_cannot_tell(chunk):
+def test_scan__near_copies_that_float32_cannot_tell(chunk, half):
     rng = np.random.default_rng(1)
     queries = normalise(rng.standard_normal((30, 64)).astype(np.float32))
     gallery = np.repeat(queries[:5], 1000, axis=0) + rng.standard_normal((5000, 64)).astype(np.float32) * 1e-6
     gallery = normalise(gallery[rng.permutation(5000)])
     products = queries @ gallery.T
     assert (np.argsort(-products, axis=1, kind="stable")[:, :50] != places_of(plain(queries, gallery, 50))).any()
-    same_order(shown(queries, gallery, 50, chunk), plain(queries, gallery, 50))
+    same_order(shown(queries, gallery, 50, chunk, half=half), plain(queries, gallery, 50))
 
 
 def test_scan__several_terms_each_bar_more():
@@ -86,11 +89,28 @@ def test_scan__several_terms_each_bar_more():
     same_order(scan.keys[1], plain(queries, gallery, 10, second))
 
 
-def test_scan__blocks_of_queries(monkeypatch):
-    monkeypatch.setattr(evaluate.scan, "_SCORES", 64)
+@pytest.mark.parametrize("half", [False, True])
+def test_scan__blocks_of_queries(monkeypatch, half):
+    monkeypatch.setattr(evaluate.ranking.scan, "_SCORES", 64)
     rng = np.random.default_rng(3)
     queries, gallery = (normalise(rng.standard_normal((count, 16)).astype(np.float32)) for count in (200, 90))
-    same_order(shown(queries, gallery, 7, 40), plain(queries, gallery, 7))
+    same_order(shown(queries, gallery, 7, 40, half=half), plain(queries, gallery, 7))
+
+
+def test_scan__goes_on_in_float32_where_bfloat16_tells_too_little():
+    """The second block of queries lies amid the gallery, the first and the last one don't."""
+    rng = np.random.default_rng(5)
+    gallery = normalise(10 + rng.standard_normal((2000, 64)).astype(np.float32))
+    queries = normalise(rng.standard_normal((192, 64)).astype(np.float32))
+    queries[64:128] = gallery[:64]
+    scan = Scan(queries, 3, half=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.ranking.scan, "_SCORES", 64)
+        patch.setattr(evaluate.ranking.scan, "_CROWD", 2)
+        scan.show(np.arange(1000), gallery[:1000], [lambda block: Bar(NOTHING)])
+        assert not scan._half
+        scan.show(np.arange(1000, 2000), gallery[1000:], [lambda block: Bar(NOTHING)], last=True)
+    same_order(scan.keys[0], plain(queries, gallery, 3))
 
 
 @pytest.mark.gpu

@@ -52,10 +52,10 @@ def cores() -> int:
 
 
 def keep_memory() -> None:
-    """Let the C library keep what a network frees, where it can be told (glibc).
+    """Let the C library keep what arrays free, where it can be told (glibc).
 
-    It gives large blocks back otherwise, and the kernel clears every page of them again at the next layer: a third of
-    the time of EfficientNet-Lite0 on a CPU. The setting holds for the whole process.
+    It gives large blocks back otherwise, and the kernel clears every page of them again when the next one is made: a
+    third of the time of EfficientNet-Lite0 on a CPU. The setting holds for the whole process.
     """
     if hasattr(ctypes.CDLL(None), "mallopt"):
         for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):

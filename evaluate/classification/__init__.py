@@ -1,0 +1,1 @@
+"""Classes told by the nearest images: ``cbmir evaluate classify``."""

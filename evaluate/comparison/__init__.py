@@ -1,0 +1,1 @@
+"""One collection against another: ``cbmir evaluate compare``."""

@@ -1,0 +1,1 @@
+"""All analyses of some collections from one file: ``cbmir evaluate run``."""

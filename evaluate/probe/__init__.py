@@ -1,0 +1,1 @@
+"""Classes told by a linear layer on the vectors: ``cbmir evaluate probe``."""

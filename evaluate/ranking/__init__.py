@@ -1,0 +1,1 @@
+"""Who asks, what is searched, what may not be found, what is nearest, and which of it is right."""

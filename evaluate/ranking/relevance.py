@@ -1,0 +1,274 @@
+"""Which gallery images are right answers to which query, and how right."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbmir.errors import ProtocolError
+from evaluate.metrics import Gains
+from evaluate.ranking.exclusion import DATASET, Exclusion
+from evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values
+
+BLOCK = 2048
+"""Queries judged at once."""
+
+MAX_SETS = 20_000
+"""Distinct values of a label field; what is relevant to what is a table of their square."""
+
+HALF = 0.5
+"""Jaccard index from which two sets of labels count as relevant to each other in measures that know yes and no only."""
+
+Table = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """How right each gallery image is for each query.
+
+    Attributes:
+        field: Column of codes that it is judged by.
+        levels: (levels,) rising grades, the first is 0.
+        table: (values, values) place among the levels of a gallery image's value, for a query with the row's.
+        counts: (queries, levels) gallery images of each grade that the query may find.
+        threshold: Grade from which an image counts as relevant.
+    """
+
+    field: str
+    levels: Table
+    table: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+    threshold: float
+
+    @property
+    def relevant(self) -> NDArray[np.int64]:
+        """(queries,) relevant gallery images that the query may find."""
+        relevant: NDArray[np.int64] = self.counts[:, self.levels >= self.threshold].sum(axis=1)
+        return relevant
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """(queries,) whether there is any."""
+        return self.relevant > 0
+
+    def grades(self, trial: Trial, found: Places) -> Table:
+        """(queries, depth) grades of the images found, 0 where a hit is missing."""
+        grades = np.zeros(found.shape, np.float32)
+        asked, there = trial.queries.codes[self.field], trial.gallery.codes[self.field]
+        for start in range(0, len(found), BLOCK):
+            block = slice(start, start + BLOCK)
+            values = np.where(found[block] == NONE, 0, there[found[block]])
+            grades[block] = self.levels[self.table[asked[block, np.newaxis], values]]
+        return grades
+
+    def ideal(self, depth: int) -> Table:
+        """(queries, depth) the highest grades that the gallery has for each query, falling."""
+        ends = np.cumsum(self.counts[:, ::-1], axis=1)
+        ranks = np.arange(depth)
+        places = np.zeros((len(ends), depth), np.int64)
+        for end in ends.T[:-1]:
+            places += ranks >= end[:, np.newaxis]
+        return self.levels[::-1][places]
+
+
+def any_shared(one: frozenset[str], other: frozenset[str]) -> float:
+    """1 where two images share a label."""
+    return float(not one.isdisjoint(other))
+
+
+def exact(one: frozenset[str], other: frozenset[str]) -> float:
+    """1 where two images have the same labels."""
+    return float(one == other)
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Labels that two images share, as a part of those that either has."""
+    return len(one & other) / len(one | other)
+
+
+RULES: dict[str, Callable[[frozenset[str], frozenset[str]], float]] = {
+    "any": any_shared,
+    "exact": exact,
+    "jaccard": jaccard,
+}
+
+
+def hierarchy(one: frozenset[str], other: frozenset[str]) -> float:
+    """The most that a label of one image has in common with one of the other.
+
+    1 for the same modality, 2 for the same region too, 3 for the same pathology too.
+    """
+    return float(max(_common(left.split("/"), right.split("/")) for left in one for right in other))
+
+
+def _common(left: Sequence[str], right: Sequence[str]) -> int:
+    common = 0
+    for one, other in zip(left[:3], right[:3], strict=False):
+        if one != other:
+            break
+        common += 1
+    return common
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Grades of pairs of labels, from a YAML file.
+
+    The file holds ``same`` (the grade of a label with itself, 3 unless given) and ``relations``, a list of
+    ``[label, label, grade]``; a pair that isn't listed has grade 0. Of several labels the highest grade counts.
+
+    Attributes:
+        same: Grade of a label with itself.
+        grades: Grades of other pairs, in both orders.
+    """
+
+    same: float
+    grades: Mapping[tuple[str, str], float]
+
+    def __call__(self, one: frozenset[str], other: frozenset[str]) -> float:
+        """The highest grade of a label of one image with one of the other."""
+        return max(
+            self.same if left == right else self.grades.get((left, right), 0.0) for left in one for right in other
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Relations":
+        """Read a file.
+
+        Raises:
+            ProtocolError: it can't be read, or says something else.
+        """
+        import yaml
+
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            grades: dict[tuple[str, str], float] = {}
+            for left, right, grade in data.get("relations", []):
+                grades[str(left), str(right)] = grades[str(right), str(left)] = float(grade)
+            relations = cls(float(data.get("same", 3)), grades)
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ProtocolError(
+                f"can't read relations of labels from {path} ({reason}); it holds `relations`, a list of "
+                "[label, label, grade], and maybe `same`, the grade of a label with itself"
+            ) from error
+        if min([relations.same, *grades.values()]) < 0 or not np.isfinite([relations.same, *grades.values()]).all():
+            raise ProtocolError(f"{path} has a grade below 0 or one that is no number")
+        return relations
+
+
+def find_relevance(trial: Trial, exclusion: Exclusion) -> Relevance:
+    """Who is relevant to whom by the protocol's label field and rule."""
+    protocol = trial.protocol
+    threshold = HALF if protocol.relevance == "jaccard" else 1.0
+    return _relevance(trial, exclusion, protocol.label, RULES[protocol.relevance], threshold)
+
+
+def find_grades(trial: Trial, exclusion: Exclusion) -> Relevance:
+    """How right each image is for a graded measure, by `hierarchy` or the protocol's file of relations.
+
+    Raises:
+        ProtocolError: the file can't be read, or knows none of the labels.
+    """
+    path = trial.protocol.relations
+    if path is None:
+        return _relevance(trial, exclusion, PATHS, hierarchy, 1.0)
+    relations = Relations.read(path)
+    known = {label for values in trial.vocabularies[PATHS] for label in values}
+    strange = sorted({label for pair in relations.grades for label in pair} - known)
+    if strange:
+        there = ", ".join(sorted(known)[:10])
+        raise ProtocolError(f"{path} names {strange[0]!r}, which no image of queries or gallery has; they have {there}")
+    return _relevance(trial, exclusion, PATHS, relations, 1.0)
+
+
+def judge(trial: Trial, relevance: Relevance, grades: Relevance | None, found: Places) -> Gains:
+    """The gains of the gallery images that a search found.
+
+    Args:
+        trial: Queries and gallery.
+        relevance: Which answers are right.
+        grades: How right, for graded measures; without it those take the grades of `relevance`.
+        found: (queries, depth) places in the gallery in rank order, `NONE` where a hit is missing.
+    """
+    own = relevance.grades(trial, found)
+    hits = own >= relevance.threshold
+    if grades is None:
+        return Gains(hits, relevance.relevant, own, relevance.ideal(found.shape[1]))
+    return Gains(hits, relevance.relevant, grades.grades(trial, found), grades.ideal(found.shape[1]))
+
+
+def _relevance(
+    trial: Trial,
+    exclusion: Exclusion,
+    field: str,
+    rule: Callable[[frozenset[str], frozenset[str]], float],
+    threshold: float,
+) -> Relevance:
+    values = list(trial.vocabularies[field])
+    if len(values) > MAX_SETS:
+        raise ProtocolError(f"{field} has more than {MAX_SETS:,} distinct values; choose another --label")
+    asked = np.unique(trial.queries.codes[field])
+    levels, table = _table(values, asked, rule)
+    counts = _counts(trial, exclusion, field, table, len(levels))
+    return Relevance(field, levels, table, counts, threshold)
+
+
+def _table(
+    values: Sequence[Values], asked: NDArray[np.int32], rule: Callable[[frozenset[str], frozenset[str]], float]
+) -> tuple[Table, NDArray[np.uint16]]:
+    """Grades and, for each pair of values, the place of theirs; rows that no query has, and no value, have grade 0."""
+    sets = [frozenset(item) for item in values]
+    levels: dict[float, int] = {0.0: 0}
+    table = np.zeros((len(sets), len(sets)), np.uint16)
+    for row in asked:
+        if sets[row]:
+            grades = (rule(sets[row], other) if other else 0.0 for other in sets)
+            table[row] = [levels.setdefault(grade, len(levels)) for grade in grades]
+    order = np.argsort(list(levels))
+    rank = np.empty(len(levels), np.uint16)
+    rank[order] = np.arange(len(levels))
+    return np.array(list(levels), np.float32)[order], rank[table]
+
+
+def _counts(
+    trial: Trial, exclusion: Exclusion, field: str, table: NDArray[np.uint16], levels: int
+) -> NDArray[np.int64]:
+    queries, gallery = trial.queries, trial.gallery
+    asked, there = queries.codes[field], gallery.codes[field]
+    counts = _by_level(asked, table, np.bincount(there, minlength=len(table)), levels)
+    if exclusion.across_datasets:
+        counts -= _of_own_dataset(queries, gallery, asked, there, table, levels)
+    for rows, places in exclusion.blocks():
+        other = ~exclusion.same_dataset(rows, places)
+        rows, places = rows[other], places[other]
+        np.subtract.at(counts, (rows, table[asked[rows], there[places]]), 1)
+    return counts
+
+
+def _of_own_dataset(
+    queries: Images,
+    gallery: Images,
+    asked: NDArray[np.int32],
+    there: NDArray[np.int32],
+    table: NDArray[np.uint16],
+    levels: int,
+) -> NDArray[np.int64]:
+    counts = np.zeros((len(queries), levels), np.int64)
+    for dataset in np.unique(queries.codes[DATASET]):
+        if dataset:
+            rows = queries.codes[DATASET] == dataset
+            images = np.bincount(there[gallery.codes[DATASET] == dataset], minlength=len(table))
+            counts[rows] = _by_level(asked[rows], table, images, levels)
+    return counts
+
+
+def _by_level(
+    asked: NDArray[np.int32], table: NDArray[np.uint16], images: NDArray[np.int64], levels: int
+) -> NDArray[np.int64]:
+    """(queries, levels) images of each grade, from the number of images of each value."""
+    values, which = np.unique(asked, return_inverse=True)
+    rows = [np.bincount(table[value], weights=images, minlength=levels) for value in values]
+    return np.array(rows).round().astype(np.int64)[which]

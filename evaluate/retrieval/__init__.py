@@ -1,0 +1,1 @@
+"""Figures of a ranking: ``cbmir evaluate retrieval``."""

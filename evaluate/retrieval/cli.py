@@ -1,0 +1,92 @@
+"""``cbmir evaluate retrieval``: how well the nearest images rank."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
+from evaluate.metrics import METRICS
+from evaluate.options import terms, terms_options
+from evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol
+from evaluate.retrieval.export import write_long, write_wide
+from evaluate.retrieval.measurement import measure, summarise
+
+
+@click.command()
+@store_option
+@click.option("--collection", "name", metavar="NAME", help="Needed where the store holds several.")
+@terms_options
+@click.option(
+    "--measure",
+    "measures",
+    type=click.Choice(sorted(METRICS)),
+    multiple=True,
+    default=("precision_capped", "precision"),
+    show_default=True,
+    help="Repeatable.",
+)
+@click.option(
+    "-k",
+    type=click.IntRange(1, MAX_K),
+    multiple=True,
+    default=(1, 3, 5, 10),
+    show_default=True,
+    help="Cutoff. Repeatable.",
+)
+@click.option(
+    "--search",
+    type=click.Choice([*SEARCHES, "both"]),
+    default="both",
+    show_default=True,
+    help="exact: a scan of all vectors; approximate or qdrant: the search that users get; qdrant-exact: a scan by the "
+    "engine; both: exact and approximate.",
+)
+@click.option(
+    "--relations",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.yaml",
+    help="Grades of pairs of labels for ndcg, instead of 1 modality, 2 region, 3 pathology.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the rows as CSV.")
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the neighbours of the first search, .csv or .parquet: a row a query, its path and those of its hits.",
+)
+@click.option(
+    "--export-long",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The same with a row a hit: rank, cosine, relevance, ids and paths.",
+)
+@filter_options
+@json_option
+def retrieval(location: str, name: str | None, as_json: bool, **options: Any) -> None:
+    """Measure the ranking of the nearest gallery images, over queries and over classes.
+
+    The filter options narrow queries and gallery alike. A query never finds itself, and finds no image of its own
+    patient unless asked to. Queries without a right answer in the gallery score 0 in precision, and are left out where
+    the measure is 0/0 for them; coverage is the share of the others.
+    """
+    search = options["search"]
+    protocol = RetrievalProtocol(
+        **terms(options),
+        measures=tuple(dict.fromkeys(options["measures"])),
+        k=tuple(sorted(set(options["k"]))),
+        searches=SEARCHES[:2] if search == "both" else (search,),
+        relations=options["relations"],
+    )
+    with opened_collection(location, name) as collection:
+        measurement = measure(collection, protocol)
+        report = summarise(measurement)
+        for path, write in ((options["export"], write_wide), (options["export_long"], write_long)):
+            if path:
+                write(collection, measurement, path)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.table())
+    if options["out"]:
+        report.write_csv(options["out"])

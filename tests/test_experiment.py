@@ -1,0 +1,322 @@
+"""Experiments from a file: what is read, what is done, what is kept, and what a result says of itself."""
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from cbmir.errors import ProtocolError
+from cbmir.fingerprint import external_card
+from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.store.edge import EdgeStore
+from evaluate.cli import ANALYSES
+from evaluate.experiment.plan import read_plan
+from evaluate.experiment.provenance import state_of
+from evaluate.experiment.reference import read_reference
+
+COMMANDS = {str(command.name): command for command in ANALYSES}
+DIM = 6
+
+
+def put(store: EdgeStore, name: str, noise: float) -> None:
+    """Sixty images of thirty patients in three classes and splits, blurred."""
+    rng = np.random.default_rng(0)
+    card = external_card(name, DIM)
+    codes = np.arange(60) // 2 % 3
+    vectors = normalise((np.eye(DIM)[codes] + noise * rng.standard_normal((60, DIM))).astype(np.float32))
+    records = tuple(
+        ImageRecord(
+            filepath=f"{number:02}.png",
+            dataset="syn",
+            split=("train", "train", "val", "test")[number // 2 % 4],
+            modality="CT",
+            labels=(f"CT/chest/finding_{codes[number]}",),
+            patient_id=f"p{number // 2}",
+        )
+        for number in range(60)
+    )
+    with store.create(name, card) as collection:
+        collection.upsert(EmbeddedBatch(records, vectors, card.fingerprint))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a store of two collections."""
+    store = EdgeStore(tmp_path / "store")
+    put(store, "sharp", 0.1)
+    put(store, "blunt", 2.0)
+    return tmp_path
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "experiment.toml"
+    path.write_text(text)
+    return path
+
+
+WHOLE = """
+store = "store"
+out = "results"
+collections = ["sharp", "blunt"]
+
+[all]
+draws = 50
+
+[retrieval]
+measure = ["precision", "map"]
+k = [1, 3]
+by = []
+export = "knn.csv"
+relations = "relations.yaml"
+
+[[classify]]
+name = "vote"
+k = 3
+
+[[classify]]
+name = "weighted"
+vote = "softmax"
+max_k = 5
+
+[probe]
+epochs = 2
+shots = [2]
+
+[compare]
+where = ["modality=CT"]
+
+[recall]
+count = 5
+ef = 64
+"""
+
+
+def test_run__does_everything_once(folder, cbmir):
+    (folder / "relations.yaml").write_text("same: 2\n")
+    file = written(folder, WHOLE)
+    done = cbmir("evaluate", "run", file, "--json")
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    steps = ["retrieval", "vote", "weighted", "probe", "recall"]
+    expected = [(name, step) for name in ("sharp", "blunt") for step in steps] + [(None, "compare")]
+    assert [(item["collection"], item["step"]) for item in outcomes] == expected
+    assert {item["state"] for item in outcomes} == {"done"}
+    results = folder / "results"
+    for name, step in expected:
+        base = results / name if name else results
+        assert (base / f"{step}.csv").read_text().count("\n") > 1
+        result = json.loads((base / f"{step}.json").read_text())
+        states = result["provenance"]["collections"]
+        assert [state["collection"] for state in states] == ([name] if name else ["sharp", "blunt"])
+        assert all(len(state["content"]) == 64 and state["points"] == 60 for state in states)
+        assert result["provenance"]["versions"]["torch"]
+    assert (results / "sharp" / "knn.csv").read_text() != (results / "blunt" / "knn.csv").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
+    again = cbmir("evaluate", "run", file, "--json")
+    assert {item["state"] for item in json.loads(again.stdout)} == {"kept"}
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*.*")} == before
+
+
+def test_run__a_result_is_that_of_the_command(folder, cbmir):
+    file = written(
+        folder, 'store = "store"\nout = "r"\ncollections = ["blunt"]\n[retrieval]\nk = [1, 5]\ndraws = 100\n'
+    )
+    assert cbmir("evaluate", "run", file).returncode == 0
+    options = ("--store", folder / "store", "--collection", "blunt", "-k", 1, "-k", 5, "--draws", 100, "--json")
+    alone = cbmir("evaluate", "retrieval", *options)
+    assert json.loads((folder / "r/blunt/retrieval.json").read_text())["result"] == json.loads(alone.stdout)
+
+
+def test_run__what_changed_is_done_again(folder, cbmir):
+    head = 'store = "store"\nout = "r"\n'
+    text = head + '[retrieval]\nk = 1\nrelations = "relations.yaml"\nmeasure = "ndcg"\n[compare]\n'
+    (folder / "relations.yaml").write_text("same: 2\n")
+
+    def states(text: str) -> dict[tuple[str | None, str], str]:
+        done = cbmir("evaluate", "run", written(folder, text), "--json")
+        return {(item["collection"], item["step"]): item["state"] for item in json.loads(done.stdout)}
+
+    assert set(states(text).values()) == {"done"}
+    assert set(states(text).values()) == {"kept"}
+    assert set(states("collections = ['sharp', 'blunt']\n" + text).values()) == {"kept", "done"}  # another order
+    changed = states(text.replace("k = 1", "k = 2"))
+    assert changed[None, "compare"] == "done"  # the order is back
+    assert (changed["sharp", "retrieval"], changed["blunt", "retrieval"]) == ("done", "done")
+    (folder / "relations.yaml").write_text("same: 3\n")
+    assert states(text.replace("k = 1", "k = 2"))["sharp", "retrieval"] == "done"
+    with EdgeStore(folder / "store").open("sharp") as collection:
+        point = next(collection.scroll())[0]
+        collection.set_payload(point.id, {"patient_id": "another"})
+    again = states(text.replace("k = 1", "k = 2"))
+    assert (again["sharp", "retrieval"], again["blunt", "retrieval"]) == ("done", "kept")
+    assert again[None, "compare"] == "done"
+
+
+def test_state_of__vectors_count_where_they_were_made_elsewhere(folder):
+    with EdgeStore(folder / "store").open("sharp") as collection:
+        before = state_of(collection)
+        assert state_of(collection) == before
+        (point,) = collection.get([next(collection.scroll())[0].id], vectors=True)
+        moved = ImageRecord(
+            filepath=point.payload["filepath"],
+            dataset="syn",
+            split=point.payload["split"],
+            modality="CT",
+            labels=tuple(point.payload["labels"]),
+            patient_id=point.payload["patient_id"],
+        )
+        vector = normalise(point.vector[np.newaxis] + 1)
+        collection.upsert(EmbeddedBatch((moved,), vector, collection.card.fingerprint))
+        assert collection.get([point.id])[0].payload == point.payload
+        assert state_of(collection).content != before.content
+        assert state_of(collection).points == before.points
+
+
+def test_run__a_step_that_fails_does_not_stop_the_others(folder, cbmir):
+    text = (
+        'store = "store"\nout = "r"\ncollections = ["sharp"]\n[retrieval]\nqueries = "modality=MR"\n[classify]\nk = 1\n'
+    )
+    done = cbmir("evaluate", "run", written(folder, text))
+    assert done.returncode == 3
+    first, second = done.stderr.splitlines()
+    assert first.startswith(
+        "sharp: retrieval failed: no image for the queries (modality=MR): no modality 'MR' in sharp"
+    )
+    assert second.startswith("sharp: classify done in ")
+    assert not (folder / "r/sharp/retrieval.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[retrieval]\nk = 0\n", r"\[retrieval\] Invalid value for '-k': 0 is not in the range"),
+        (
+            "[retrieval]\nmeasure = 'accuracy'\n",
+            r"\[retrieval\] Invalid value for '--measure': 'accuracy' is not one of",
+        ),
+        ("[retrieval]\ncutoff = 3\n", r"\[retrieval\] has no option 'cutoff'; there are collection|queries"),
+        ("[retrieval]\nout = 'x'\n", r"\[retrieval\] has no option 'out'"),
+        ("[retrieval]\nstore = 'x'\n", r"\[retrieval\] has no option 'store'"),
+        ("[retrieval]\ninclude_same_patient = 1\n", "include-same-patient is true or false, not 1"),
+        ("[retrieval]\nrelations = 'nowhere.yaml'\n", r"nowhere.yaml' does not exist"),
+        ("retrieval = 3\n", "retrieval is 3, not a table of options"),
+        ("[search]\n", "has 'search'; there are store, out, collections, all, retrieval"),
+        ("store = 3\n[retrieval]\n", "store is 3, not a text"),
+        ("collections = 'a'\n[retrieval]\n", "collections is 'a', not a list"),
+        ("[all]\nseed = 1\n", "asks for nothing; there are retrieval, classify"),
+        ("[all]\nshots = 1\n[retrieval]\n", r"no analysis of the file has an option 'shots', which \[all\] sets"),
+        ("[[retrieval]]\n[[retrieval]]\n", r"\[retrieval\] needs a name of its own, .* it has 'retrieval'"),
+        ("[retrieval]\nname = '../x'\n", r"\[retrieval\] needs a name of its own, .* it has '../x'"),
+        ("[retrieval\n", "can't read the experiment"),
+    ],
+)
+def test_read_plan__says_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(ProtocolError, match=message):
+        read_plan(written(tmp_path, text), COMMANDS)
+
+
+def test_read_plan__paths_are_relative_to_the_file(tmp_path):
+    (tmp_path / "relations.yaml").write_text("same: 2\n")
+    plan = read_plan(written(tmp_path, WHOLE), COMMANDS)
+    assert plan.store == str(tmp_path / "store")
+    assert plan.out == tmp_path / "results"
+    retrieval = plan.steps[0]
+    assert str(tmp_path / "relations.yaml") in retrieval.arguments
+    assert str(tmp_path / "there" / "knn.csv") in retrieval.typed(tmp_path / "there")
+    assert read_plan(written(tmp_path, WHOLE.replace('"store"', '"http://h:1"')), COMMANDS).store == "http://h:1"
+
+
+def test_run__needs_a_store_and_a_folder(tmp_path, cbmir):
+    for text, option in (("", "store"), ('store = "s"\n', "out")):
+        done = cbmir("evaluate", "run", written(tmp_path, text + "[retrieval]\n"))
+        assert done.returncode == 2
+        assert f"give --{option}" in done.stderr
+
+
+def config(folder: Path, **changes: object) -> Path:
+    """A config.json as the paper's script writes it."""
+    path = folder / "config.json"
+    made = {
+        "comment": "sharp with CheXpert, MIMIC, NIH14, and RadImageNet",
+        "experiments_dir": "experiments/chexpert_mimic_nih14_radimagenet/sharp",
+        "embeddings_dir": "embeddings/sharp",
+        "datasets_dir": "datasets",
+        "h5_paths": ["embeddings/sharp/nih14.h5", "embeddings/sharp/mimic.h5"],
+        "csv_paths": ["datasets/nih14.csv", "datasets/mimic.csv"],
+        "index_path": "experiments/x/sharp/faiss.index",
+        "knn_csv": "experiments/x/sharp/knn.csv",
+        "k": 7,
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": 0.01,
+        "patience": 1,
+        "num_workers": 10,
+        "device": "cuda",
+        "label_columns": ["XR/chest/Pneumonia"],
+    }
+    path.write_text(json.dumps(made | changes))
+    return path
+
+
+def test_run__the_papers_config(folder, cbmir):
+    done = cbmir("evaluate", "run", config(folder), "--store", folder / "store", "--out", folder / "r")
+    assert done.returncode == 0, done.stderr
+    results = {
+        step: json.loads((folder / f"r/sharp/{step}.json").read_text())["result"]
+        for step in ("retrieval", "classify", "probe")
+    }
+    retrieval, classify, probe = results.values()
+    assert retrieval["protocol"]["queries"] == {
+        "filter": "split=test|val",
+        "images": 28,
+        "unlabelled": 0,
+        "datasets": {"syn": 28},
+    }
+    assert retrieval["protocol"]["exclusion"]["same_patient"] == "included"
+    assert retrieval["protocol"]["k"] == [1, 2, 3, 4, 5, 6, 7]
+    assert (classify["protocol"]["rules"], classify["protocol"]["max_k"]) == ("paper", 7)
+    settings = probe["protocol"]["settings"]
+    assert (settings["epochs"], settings["batch"], settings["learning_rate"], settings["patience"]) == (2, 8, 0.01, 1)
+    header, *rows = (folder / "r/sharp/knn.csv").read_text().splitlines()
+    assert header.replace('"', "") == "query,1,2,3,4,5,6,7"
+    assert len(rows) == 28
+
+
+def test_run__the_papers_config_without_its_collection(folder, cbmir):
+    file = config(folder, experiments_dir="experiments/all/MedCLIP")
+    done = cbmir("evaluate", "run", file, "--store", folder / "store", "--out", folder / "r")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(
+        "make it with: cbmir ingest embeddings embeddings/sharp/nih14.h5 embeddings/sharp/mimic.h5 --table "
+        f"datasets/nih14.csv --table datasets/mimic.csv --encoder MedCLIP --store {folder / 'store'}"
+    )
+    named = cbmir("evaluate", "run", file, "--store", folder / "store", "--out", folder / "r", "--collection", "sharp")
+    assert named.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "can't read"),
+        ("[]", "no config.json of the paper's programs: it has no experiments_dir"),
+        ("3", "can't read"),
+    ],
+)
+def test_read_reference__says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ProtocolError, match=message):
+        read_reference(path, COMMANDS)
+    with pytest.raises(ProtocolError, match="k is 'many', not a number"):
+        read_reference(config(tmp_path, k="many"), COMMANDS)
+
+
+def test_step__those_that_take_collections_together_have_an_argument():
+    together = {
+        name for name, command in COMMANDS.items() if any(isinstance(p, click.Argument) for p in command.params)
+    }
+    assert "compare" in together
+    assert "retrieval" not in together
