@@ -314,9 +314,10 @@ def test_read_reference__says_what_is_wrong(tmp_path, text, message):
         read_reference(config(tmp_path, k="many"), COMMANDS)
 
 
-def test_step__those_that_take_collections_together_have_an_argument():
-    together = {
-        name for name, command in COMMANDS.items() if any(isinstance(p, click.Argument) for p in command.params)
-    }
-    assert "compare" in together
-    assert "retrieval" not in together
+@pytest.mark.parametrize("command", ANALYSES, ids=lambda command: command.name)
+def test_analyses__can_be_asked_for_in_a_file(command):
+    options = {name for item in command.params if isinstance(item, click.Option) for name in item.opts}
+    assert {"--store", "--out", "--json"} <= options
+    arguments = [item for item in command.params if isinstance(item, click.Argument)]
+    assert ("--collection" in options) != bool(arguments)
+    assert all(item.nargs == -1 for item in arguments)

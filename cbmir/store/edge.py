@@ -210,19 +210,17 @@ class EdgeCollection(Collection):
                 return
 
     def _points(self, records: Sequence[q.Record], vectors: bool) -> list[StoredPoint]:
-        if vectors and not all(isinstance(record.vector, list) for record in records):
-            raise StoreError(f"{self.folder} is damaged: a point has lost its vector")
         if not vectors:
             return [StoredPoint(str(record.id), record.payload or {}) for record in records]
         packed = struct.Struct(f"{self.card.dim}f")  # half the time of numpy's reading of a list
-        return [
-            StoredPoint(
-                str(record.id),
-                record.payload or {},
-                np.frombuffer(packed.pack(*cast("list[float]", record.vector)), dtype=np.float32),
-            )
-            for record in records
-        ]
+        points = []
+        for record in records:
+            vector = record.vector  # the engine makes a list of it at each look
+            if not isinstance(vector, list):
+                raise StoreError(f"{self.folder} is damaged: a point has lost its vector")
+            row = np.frombuffer(packed.pack(*cast("list[float]", vector)), dtype=np.float32)
+            points.append(StoredPoint(str(record.id), record.payload or {}, row))
+        return points
 
     def count(self, where: Where = ()) -> int:
         """How many points satisfy the filter."""

@@ -24,8 +24,8 @@ CHUNK_IMAGES = 131_072
 
 _SCORES = 1 << 25  # of a block of queries by a chunk of the gallery: 134 MB
 _CROWD = 4  # times the depth: a query with more candidates has many copies of an image among them
-_MULTIPLIED = 1 << 18  # numbers a side and step in float64: they stay in the cache
-_ROUNDED = 512  # vectors rounded at once: they stay in the cache
+_MULTIPLIED = 1 << 17  # numbers a side and step in float64: they stay in the cache
+_ROUNDED = 4096  # vectors rounded at once: they stay in the cache
 _DENSE = 256  # one image in so many a candidate: multiplying all of them again costs more than bfloat16 saves
 _ROUNDING = 1.01 * 2.0**-8  # of a product that is given back in bfloat16
 _BITS = 30
@@ -317,7 +317,7 @@ def _exact(queries: "torch.Tensor", gallery: "torch.Tensor", rows: Places, colum
     step = max(1, _MULTIPLIED // one.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        exact[part] = np.einsum("ij,ij->i", one[rows[part]].astype(np.float64), other[columns[part]].astype(np.float64))
+        exact[part] = np.einsum("ij,ij->i", one[rows[part]], other[columns[part]], dtype=np.float64)
     return exact
 
 
