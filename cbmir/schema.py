@@ -174,6 +174,20 @@ class ImageRecord:
         return payload
 
 
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> "ImageRecord":
+        """The inverse of `payload`, but for fields of a later version of cbmir.
+
+        Raises:
+            RecordError: it isn't the payload of an image.
+        """
+        known = {name: payload[name] for name in _PLAIN_FIELDS if name in payload}
+        try:
+            return cls(**known, labels=tuple(payload.get("labels", ())), extra=payload.get("extra", {}))
+        except TypeError as error:
+            raise RecordError(f"a stored point is no image of ours: {error}") from error
+
+
 _DERIVED = ("labels", "pathology", "primary_label", "extra")
 _PLAIN_FIELDS = tuple(item.name for item in PAYLOAD_FIELDS if item.name not in _DERIVED)
 _PLAIN_VALUES = attrgetter(*_PLAIN_FIELDS)

@@ -1,5 +1,6 @@
 """``cbmir collections``: what a store holds."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import click
 from cbmir.errors import StoreError
 from cbmir.options import EXIT_FAILURES, json_option, opened, print_json, say, store_option
 from cbmir.store import Collection
+from cbmir.store.transfer import transfer
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
 
 
 @click.group()
 def collections() -> None:
-    """List, show, index and drop collections."""
+    """List, show, index, copy and drop collections."""
 
 
 @collections.command("list")
@@ -90,6 +92,48 @@ def optimize(name: str, location: str) -> None:
         collection.finish()
         info = collection.info()
     say(f"{name}: {info.points:,} images, {info.indexed:,} in the HNSW graph, {info.status}")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@click.option("--to", "target", required=True, metavar="DIR|URL", help="The other store.")
+@click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
+@json_option
+def push(name: str, location: str, target: str, new_name: str | None, as_json: bool) -> None:
+    """Copy a collection to another store, such as a server, without embedding again.
+
+    An interrupted copy is finished by the same command. At the end the copy is indexed, counted, and a sample of it
+    compared with the original.
+    """
+    _copy(name, location, target, new_name or name, as_json)
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@click.option("--from", "origin", required=True, metavar="DIR|URL", help="The other store.")
+@click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
+@json_option
+def pull(name: str, location: str, origin: str, new_name: str | None, as_json: bool) -> None:
+    """Copy a collection from another store, such as a server, into this one; as push does."""
+    _copy(name, origin, location, new_name or name, as_json)
+
+
+def _copy(name: str, origin: str, target: str, new_name: str, as_json: bool) -> None:
+    if origin.rstrip("/") == target.rstrip("/") and name == new_name:
+        raise click.UsageError(f"{name} of {origin} can't be copied onto itself")
+    with (
+        opened(origin) as store,
+        opened(target) as other,
+        store.open(name) as source,
+        other.open_or_create(new_name, source.card) as made,
+    ):
+        report = transfer(source, made)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        click.echo(str(report))
 
 
 def _head(collection: Collection) -> dict[str, Any]:
