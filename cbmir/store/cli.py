@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cbmir.errors import StoreError
-from cbmir.options import EXIT_FAILURES, json_option, opened, print_json, say, store_option
+from cbmir.options import EXIT_FAILURES, encoder_options, json_option, opened, print_json, say, store_option
 from cbmir.store import Collection
 from cbmir.store.transfer import transfer
 
@@ -16,7 +16,7 @@ _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
 
 @click.group()
 def collections() -> None:
-    """List, show, index, copy and drop collections."""
+    """List, show, make, index, copy, switch and drop collections."""
 
 
 @collections.command("list")
@@ -92,6 +92,75 @@ def optimize(name: str, location: str) -> None:
         collection.finish()
         info = collection.info()
     say(f"{name}: {info.points:,} images, {info.indexed:,} in the HNSW graph, {info.status}")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@click.option("--encoder", required=True, help="Whose vectors it will hold, see `cbmir encoders list`.")
+@click.option("--next", "beside", is_flag=True, help="A new version beside the one in use, on a server.")
+@encoder_options
+def create(name: str, location: str, encoder: str, beside: bool, **options: Any) -> None:
+    """Make an empty collection with its indexes.
+
+    Ingest does so itself where its key may; on a server whose key for ingest may write but not create, do it first.
+    With --next: fill the new version under the name that is printed, then promote it.
+    """
+    from cbmir.encoders import EncoderSettings, get
+
+    weights = Path(options["weights"]) if options["weights"] else None
+    settings = EncoderSettings(weights, options["device"], options["precision"], options["batch_size"])
+    card = get(encoder, settings).card
+    with opened(location) as store:
+        if beside:
+            from cbmir.store.versions import begin
+
+            name = begin(store, name, card)
+        else:
+            store.create(name, card).close()
+    click.echo(name)
+
+
+@collections.command("versions")
+@click.argument("name")
+@store_option
+@json_option
+def versions_(name: str, location: str, as_json: bool) -> None:
+    """Print the versions of a collection on a server, the newest first; * is the one in use."""
+    from cbmir.store.versions import versions
+
+    with opened(location) as store:
+        found = versions(store, name)
+    if as_json:
+        print_json([asdict(item) for item in found])
+        return
+    for item in found:
+        mark = "*" if item.current else " "
+        click.echo(f"{mark} {item.name:34} {item.points:>10,}  {item.status:7} {item.fingerprint or 'not of cbmir'}")
+
+
+@collections.command("promote")
+@click.argument("version")
+@store_option
+def promote_(version: str, location: str) -> None:
+    """Let NAME lead to the version NAME__vN, at once for all readers."""
+    from cbmir.store.versions import promote
+
+    with opened(location) as store:
+        name = promote(store, version)
+    say(f"{name} is {version} now")
+
+
+@collections.command("rollback")
+@click.argument("name")
+@store_option
+def rollback_(name: str, location: str) -> None:
+    """Let NAME lead to the version before the one in use."""
+    from cbmir.store.versions import rollback
+
+    with opened(location) as store:
+        version = rollback(store, name)
+    say(f"{name} is {version} now")
 
 
 @collections.command()

@@ -86,7 +86,7 @@ def connect(url: str, api_key: str | None = None) -> "ServerStore":
         )
     where = f"{parts.scheme}://{host}:{port}"
     try:
-        with _server(where):
+        with answering(where):
             _check_version(client.info().version, where)
             client.get_collections()
     except StoreError:
@@ -108,7 +108,7 @@ class ServerStore(Store):
 
     def names(self) -> list[str]:
         """Aliases and collections that have none, sorted."""
-        with _server(self.location):
+        with answering(self.location):
             aliases = self.client.get_aliases().aliases
             physical = {item.name for item in self.client.get_collections().collections}
         aliased = {item.collection_name for item in aliases}
@@ -119,8 +119,17 @@ class ServerStore(Store):
         check_name(name)
         if name in self.names():
             raise CollectionError(f"collection {name} exists already on {self.location}")
+        physical = self.create_version(name, card)
+        with answering(self.location):
+            alias = models.CreateAlias(collection_name=physical, alias_name=name)
+            self.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+        return ServerCollection(self, name, card)
+
+    def create_version(self, name: str, card: EncoderCard) -> str:
+        """Make the next ``NAME__vN`` with its indexes, or take up one that a killed process has begun; no alias."""
+        check_name(name)
         physical = self._unfinished(name, card) or self._next_version(name)
-        with _server(self.location):
+        with answering(self.location):
             try:
                 self.client.create_collection(
                     physical,
@@ -132,17 +141,15 @@ class ServerStore(Store):
                     raise  # else: another process makes the same; all that follows can be done twice
             for field in INDEXED_FIELDS:
                 self.client.create_payload_index(physical, field.name, _index(field), wait=True)
-            alias = models.CreateAlias(collection_name=physical, alias_name=name)
-            self.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
-        return ServerCollection(self, name, card)
+        return physical
 
     def open(self, name: str) -> "ServerCollection":
         """Open a collection by its alias or its own name."""
-        with _server(self.location):
+        with answering(self.location):
             there = self.client.collection_exists(name)
         if not there:
             raise self._missing(name)
-        with _server(self.location):
+        with answering(self.location):
             config = self.client.get_collection(name).config
         return ServerCollection(self, name, card_from(config.metadata, f"collection {name} on {self.location}"))
 
@@ -150,7 +157,7 @@ class ServerStore(Store):
         """Delete the alias and the collection behind it."""
         if name not in self.names():
             raise self._missing(name)
-        with _server(self.location):
+        with answering(self.location):
             targets = {item.alias_name: item.collection_name for item in self.client.get_aliases().aliases}
             if name in targets:
                 alias = models.DeleteAlias(alias_name=name)
@@ -163,9 +170,9 @@ class ServerStore(Store):
 
     def _unfinished(self, name: str, card: EncoderCard) -> str | None:
         """An empty version for the same encoder without an alias: its maker was killed, or is at it right now."""
-        with _server(self.location):
+        with answering(self.location):
             aliased = {item.collection_name for item in self.client.get_aliases().aliases}
-            for version in sorted(self._versions(name) - aliased):
+            for version in sorted(self.versions(name) - aliased):
                 there = self.client.get_collection(version)
                 ours = (there.config.metadata or {}).get("fingerprint") == card.fingerprint
                 if ours and not there.points_count:
@@ -173,11 +180,12 @@ class ServerStore(Store):
         return None
 
     def _next_version(self, name: str) -> str:
-        with _server(self.location):
-            taken = [int(version.rpartition("__v")[2]) for version in self._versions(name)]
+        with answering(self.location):
+            taken = [int(version.rpartition("__v")[2]) for version in self.versions(name)]
         return f"{name}__v{max(taken, default=0) + 1}"
 
-    def _versions(self, name: str) -> set[str]:
+    def versions(self, name: str) -> set[str]:
+        """The own names of all versions of a collection, ``NAME__vN``."""
         existing = [item.name for item in self.client.get_collections().collections]
         return {item for item in existing if re.fullmatch(re.escape(name) + r"__v\d+", item)}
 
@@ -303,7 +311,7 @@ class ServerCollection(Collection):
         raise AssertionError("unreachable")
 
 
-class _server:  # noqa: N801  a context manager reads like a verb
+class answering:  # noqa: N801  a context manager reads like a verb
     """Turn what the client raises into errors of ours."""
 
     def __init__(self, place: str) -> None:

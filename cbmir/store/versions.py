@@ -1,0 +1,136 @@
+"""Versions of a collection on a server: NAME is an alias of one NAME__vN, so that a re-index switches at once.
+
+A new version is made beside the one in use, filled under its own name, and promoted; the old one stays until it is
+dropped, so that `rollback` is as quick.
+"""
+
+import re
+from dataclasses import dataclass
+
+from qdrant_client import models
+
+from cbmir.errors import CollectionError
+from cbmir.fingerprint import EncoderCard
+from cbmir.store.base import Store
+from cbmir.store.server import ServerStore, answering
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a collection.
+
+    Attributes:
+        name: Its own name, ``NAME__vN``.
+        number: N.
+        points: Images.
+        status: ``green`` when nothing is left to index.
+        fingerprint: Of its encoder; None where it isn't ours.
+        current: Whether the alias leads to it.
+    """
+
+    name: str
+    number: int
+    points: int
+    status: str
+    fingerprint: str | None
+    current: bool
+
+
+def versions(store: Store, name: str) -> list[Version]:
+    """The versions of a collection, the newest first.
+
+    Raises:
+        CollectionError: there is none, or the store is a directory, which has no versions.
+    """
+    server = _server_of(store)
+    with answering(server.location):
+        current = _current(server, name)
+        found = []
+        for version in server.versions(name):
+            info = server.client.get_collection(version)
+            fingerprint = (info.config.metadata or {}).get("fingerprint")
+            count = server.client.count(version, exact=True).count
+            status = str(info.status.value)
+            found.append(Version(version, _number(version), count, status, fingerprint, version == current))
+    if not found:
+        raise CollectionError(f"{name} has no versions on {server.location}; there are {', '.join(server.names())}")
+    return sorted(found, key=lambda item: -item.number)
+
+
+def begin(store: Store, name: str, card: EncoderCard) -> str:
+    """Make the next version of a collection, empty and with its indexes; the alias stays where it is.
+
+    Returns:
+        Its own name, under which it is filled.
+    """
+    server = _server_of(store)
+    return server.create_version(name, card)
+
+
+def promote(store: Store, version: str) -> str:
+    """Let the alias lead to a version, in one step.
+
+    Args:
+        store: A server.
+        version: ``NAME__vN``.
+
+    Returns:
+        The name of the alias.
+
+    Raises:
+        CollectionError: there is no such version, it is empty, or it isn't indexed yet.
+    """
+    name = re.sub(r"__v\d+$", "", version)
+    found = {item.name: item for item in versions(store, name)}
+    if version not in found:
+        raise CollectionError(f"no version {version!r} on {store.location}; there are {', '.join(found)}")
+    chosen = found[version]
+    if not chosen.points:
+        raise CollectionError(f"{version} is empty; fill it before it is promoted")
+    if chosen.status != "green":
+        raise CollectionError(f"{version} is {chosen.status}: wait until the server has indexed it")
+    _switch(_server_of(store), name, version)
+    return name
+
+
+def rollback(store: Store, name: str) -> str:
+    """Let the alias lead to the version before the current one; returns that.
+
+    Raises:
+        CollectionError: there is none before it.
+    """
+    found = versions(store, name)
+    current = next((item.number for item in found if item.current), None)
+    if current is None:
+        raise CollectionError(f"{name} leads to no version on {store.location}; promote one")
+    before = [item for item in found if item.number < current]
+    if not before:
+        raise CollectionError(f"{name} is at its oldest version, {name}__v{current}")
+    _switch(_server_of(store), name, before[0].name)
+    return before[0].name
+
+
+def _switch(server: ServerStore, name: str, version: str) -> None:
+    """Readers see the old version or the new one: the server does both operations at once."""
+    with answering(server.location):
+        operations: list[models.AliasOperations] = []
+        if _current(server, name):
+            operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
+        made = models.CreateAlias(collection_name=version, alias_name=name)
+        operations.append(models.CreateAliasOperation(create_alias=made))
+        server.client.update_collection_aliases(operations)
+
+
+def _current(server: ServerStore, name: str) -> str | None:
+    aliases = {item.alias_name: item.collection_name for item in server.client.get_aliases().aliases}
+    return aliases.get(name)
+
+
+def _number(version: str) -> int:
+    return int(version.rpartition("__v")[2])
+
+
+def _server_of(store: Store) -> ServerStore:
+    if not isinstance(store, ServerStore):
+        raise CollectionError(f"{store.location} is a directory: it has no versions; make a collection of another name")
+    return store
