@@ -173,7 +173,6 @@ class ImageRecord:
             payload["extra"] = dict(self.extra)
         return payload
 
-
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> "ImageRecord":
         """The inverse of `payload`, but for fields of a later version of cbmir.

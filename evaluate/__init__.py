@@ -10,6 +10,8 @@ In a notebook::
     print(report.table())
 """
 
+from evaluate.audit.measurement import audit_collection
+from evaluate.audit.terms import AuditTerms
 from evaluate.classification.knn import KnnTerms, evaluate_classification
 from evaluate.metrics import METRICS, Gains, metric
 from evaluate.probe.measurement import ProbeTerms, evaluate_probe
@@ -20,6 +22,7 @@ from evaluate.retrieval.report import RetrievalReport, Row
 
 __all__ = [
     "METRICS",
+    "AuditTerms",
     "Gains",
     "KnnTerms",
     "ProbeTerms",
@@ -27,6 +30,7 @@ __all__ = [
     "RetrievalProtocol",
     "RetrievalReport",
     "Row",
+    "audit_collection",
     "conditions",
     "evaluate_classification",
     "evaluate_probe",

@@ -7,7 +7,9 @@ from evaluate.comparison.cli import compare_command
 from evaluate.experiment.cli import run_command
 from evaluate.probe.cli import probe
 from evaluate.recall.cli import recall_command
+from evaluate.report.cli import report_command
 from evaluate.retrieval.cli import retrieval
+from evaluate.sweep.cli import sweep_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,6 +23,8 @@ ANALYSES = (
     probe,
     compare_command,
     recall_command,
+    sweep_command,
+    report_command,
 )
 for command in ANALYSES:
     evaluate.add_command(command)

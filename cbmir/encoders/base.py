@@ -28,7 +28,9 @@ class EncoderSpec:
         licence: Of the weights.
         gated: Whether the hub asks for an accepted licence and a token.
         non_commercial: Whether the licence forbids commercial use.
-        trained_on: Data the weights have seen: a figure on it is contaminated.
+        trained_on: Data the weights have seen, for people: a figure on it is contaminated.
+        seen: The published data sets of medical images among it, by the names of `cbmir.encoders.contamination`.
+        undisclosed: Whether there may be others, because its authors don't name all of them.
         citation: Paper that describes the network.
         pooling: How features become one vector.
         dim: Length of the vectors.
@@ -43,6 +45,8 @@ class EncoderSpec:
     source: str
     licence: str
     trained_on: str
+    seen: tuple[str, ...] = ()
+    undisclosed: bool = False
     revision: str = "main"
     gated: bool = False
     non_commercial: bool = False

@@ -47,7 +47,8 @@ def show(name: str, as_json: bool) -> None:
         print_json(data)
         return
     for key, value in data.items():
-        click.echo(f"{key:16} {value if value not in (None, '') else '-'}")
+        text = ", ".join(value) if isinstance(value, tuple) else value
+        click.echo(f"{key:16} {text if text not in (None, '') else '-'}")
 
 
 @encoders.command()

@@ -117,6 +117,7 @@ def find(name: str) -> tuple[Loader, EncoderSpec]:
                 revision=revision or "main",
                 licence=card,
                 trained_on=card,
+                undisclosed=True,
             )
     known = ", ".join(spec.name for spec in specs())
     prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)

@@ -371,6 +371,7 @@ def _medsam(name: str, how: Preprocessing) -> TimmSpec:
         source="flaviagiammarino/medsam-vit-base",
         licence="Apache-2.0",
         trained_on="SA-1B, then medical images with masks from many public data sets, listed in its paper",
+        undisclosed=True,
         citation="arXiv:2304.12306",
         pooling="mean over the neck",
         dim=256,

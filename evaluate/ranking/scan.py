@@ -119,7 +119,8 @@ class Scan:
         width = -(-len(vectors) // size) * size
         rows = max(64, _SCORES // width)
         with torch.inference_mode():
-            blocks = [slice(start, start + rows) for start in range(0, len(self._queries), rows)]
+            queries = len(self._queries)
+            blocks = [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
             if self._half:
                 blocks = self._shown_in_half(blocks, places, gallery, bars, width)
             buffer = self._buffer(blocks, width, torch.float32)

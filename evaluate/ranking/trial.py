@@ -74,10 +74,10 @@ class Trial:
 
     Attributes:
         protocol: Its terms.
-        queries: Images that have a label.
+        queries: Images that have a label, unless those without were asked for too.
         gallery: Images, with and without a label.
         vocabularies: By field, what the codes of both mean.
-        classes: (queries,) code of each query's class: the first value of its label field.
+        classes: (queries,) code of each query's class: the first value of its label field; -1 for none.
         class_names: What these codes mean.
         query_vectors: (queries, dim).
         gallery_vectors: (gallery, dim), None for more than `HELD_BYTES`: then `stream_gallery` reads them.
@@ -101,16 +101,24 @@ class Trial:
     own_places: Places
 
 
-def read_trial(collection: Collection, protocol: RetrievalProtocol) -> Trial:
+def read_trial(
+    collection: Collection, protocol: RetrievalProtocol, fields: Sequence[str] = (), *, keep_unlabelled: bool = False
+) -> Trial:
     """Read which images a protocol asks with and searches.
 
+    Args:
+        collection: Where they are.
+        protocol: The terms.
+        fields: Further columns of codes: payload fields, or ``extra.NAME``.
+        keep_unlabelled: Keep queries without a label, of class -1.
+
     Raises:
-        ProtocolError: there are no queries, no gallery or no labels.
+        ProtocolError: there are no queries or no gallery, or no labels where they are needed.
     """
     queries_where = existing(protocol.queries, collection, "queries")
     gallery_where = existing(protocol.gallery, collection, "gallery")
-    fields = [*protocol.fields, *([PATHS] if protocol.graded else [])]
-    vocabularies = {name: Vocabulary() for name in fields}
+    columns = [*protocol.fields, *fields, *([PATHS] if protocol.graded else [])]
+    vocabularies = {name: Vocabulary() for name in columns}
     asked, vectors = _read(collection, queries_where, vocabularies, held=True)
     if gallery_where == queries_where:
         gallery, gallery_vectors = asked, vectors
@@ -118,9 +126,9 @@ def read_trial(collection: Collection, protocol: RetrievalProtocol) -> Trial:
         held = collection.count(gallery_where) * collection.card.dim * 4 <= HELD_BYTES
         gallery, gallery_vectors = _read(collection, gallery_where, vocabularies, held=held)
     for role, where, images in (("queries", queries_where, asked), ("gallery", gallery_where, gallery)):
-        if not images.codes[protocol.label].any():
+        if not keep_unlabelled and not images.codes[protocol.label].any():
             raise unlabelled(collection, where, protocol.label, role)
-    labelled = asked.codes[protocol.label] > 0
+    labelled = (asked.codes[protocol.label] > 0) | keep_unlabelled
     queries = asked.take(labelled)
     assert vectors is not None
     names, classes = _classes(vocabularies[protocol.label])
@@ -209,8 +217,9 @@ def _read(
     collection: Collection, where: Where, vocabularies: Mapping[str, Vocabulary], *, held: bool
 ) -> tuple[Images, Vectors | None]:
     names = [name for name in vocabularies if name != PATHS]
+    heads = [name.partition(".")[0] for name in names]
     wanted = list(
-        dict.fromkeys([*names, *(("labels", "modality", "anatomic_region") if PATHS in vocabularies else ())])
+        dict.fromkeys([*heads, *(("labels", "modality", "anatomic_region") if PATHS in vocabularies else ())])
     )
     ids: list[NDArray[np.bytes_]] = []
     vectors: list[Vectors] = []
@@ -232,10 +241,17 @@ def _read(
 def _values(points: Sequence[StoredPoint], name: str) -> Iterator[Values]:
     if name == PATHS:
         return map(_paths, points)
-    return (
-        () if not value else (value,) if isinstance(value, str) else tuple(value)
-        for value in (point.payload.get(name) for point in points)
-    )
+    head, _, key = name.partition(".")
+    found = (point.payload.get(head) for point in points)
+    return map(_texts, ((value or {}).get(key) for value in found) if key else found)
+
+
+def _texts(value: Any) -> Values:
+    if isinstance(value, str):
+        return (value,) if value else ()
+    if isinstance(value, list):
+        return tuple(map(str, value))
+    return () if value is None else (str(value),)
 
 
 def _paths(point: StoredPoint) -> Values:

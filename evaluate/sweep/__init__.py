@@ -1,0 +1,1 @@
+"""Figures against the size of the gallery: ``cbmir evaluate sweep``."""
