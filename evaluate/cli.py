@@ -2,6 +2,7 @@
 
 import click
 
+from evaluate.audit.cli import audit_command
 from evaluate.classification.cli import classify
 from evaluate.comparison.cli import compare_command
 from evaluate.experiment.cli import run_command
@@ -23,6 +24,7 @@ ANALYSES = (
     probe,
     compare_command,
     recall_command,
+    audit_command,
     sweep_command,
     report_command,
 )

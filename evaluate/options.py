@@ -36,6 +36,16 @@ def terms(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def without(*names: str) -> Callable[[click.Command], click.Command]:
+    """Take away options that the shared ones bring along and that mean nothing to a command."""
+
+    def removed(command: click.Command) -> click.Command:
+        command.params = [option for option in command.params if option.name not in names]
+        return command
+
+    return removed
+
+
 _OPTIONS = (
     click.option(
         "--queries",

@@ -1,4 +1,4 @@
-"""``python -m examples.demo``: the main job on real images: assemble, ingest, search with filters, evaluate, compare.
+"""``python -m examples.demo``: the main job on real images: assemble, ingest, search with filters, evaluate, report.
 
 Every step calls the commands a user would type, and prints them.
 """
@@ -25,7 +25,7 @@ PROTOCOLS = {
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/demo"), show_default=True)
 def demo(out: Path) -> None:
-    """Assemble the sample set, ingest it with three encoders, search, evaluate and compare."""
+    """Assemble the sample set, ingest it with three encoders, search, evaluate, compare and write a report."""
     samples, store = out / "samples", out / "store"
     table = samples / "table.csv"
     _run("-m", "examples.samples", "--out", str(samples))
@@ -41,6 +41,9 @@ def demo(out: Path) -> None:
     for title, protocol in PROTOCOLS.items():
         results = [_evaluate(store, encoder, protocol, out / f"{title}-{encoder}.csv") for encoder in ENCODERS]
         click.echo(_comparison(results))
+    everything = PROTOCOLS["all-against-all"]
+    report = ("--root", str(samples), "--out", str(out / "report"))
+    _cbmir("evaluate", "report", *ENCODERS, "--store", str(store), *everything, *report)
 
 
 def _queries(table: Path) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """``cbmir evaluate compare``: is one encoder better than another, or is it chance?"""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,11 @@ import click
 from cbmir.options import filter_options, json_option, opened, print_json, store_option
 from evaluate.comparison.compare import compare
 from evaluate.metrics import METRICS
-from evaluate.options import terms, terms_options
+from evaluate.options import terms, terms_options, without
 from evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol
 
 
-def _without(name: str) -> Callable[[click.Command], click.Command]:
-    """Take away an option that the shared ones bring along and that means nothing here."""
-
-    def removed(command: click.Command) -> click.Command:
-        command.params = [option for option in command.params if option.name != name]
-        return command
-
-    return removed
-
-
-@_without("by")
+@without("by")
 @click.command("compare")
 @click.argument("names", nargs=-1, required=True, metavar="COLLECTION COLLECTION...")
 @store_option

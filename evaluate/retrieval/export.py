@@ -41,7 +41,7 @@ def write_wide(collection: Collection, measurement: Measurement, path: Path) -> 
             columns = [pa.array(asked[start : start + step]), *(_taken(there, column) for column in block.T)]
             yield pa.table(dict(zip(names, columns, strict=True)))
 
-    _write(parts(), path)
+    write_parts(parts(), path)
 
 
 def write_long(collection: Collection, measurement: Measurement, path: Path) -> None:
@@ -74,7 +74,32 @@ def write_long(collection: Collection, measurement: Measurement, path: Path) -> 
             }
             yield pa.table(columns)
 
-    _write(parts(), path)
+    write_parts(parts(), path)
+
+
+def write_parts(parts: Iterator[pa.Table], path: Path) -> None:
+    """Write a long table as .csv or .parquet, a part at a time.
+
+    Args:
+        parts: One or more of the same columns.
+        path: The file, which is replaced.
+
+    Raises:
+        ProtocolError: the name of the file ends otherwise.
+        CbmirError: the file can't be written.
+    """
+    form = path.suffix.lower()
+    if form not in FORMS:
+        raise ProtocolError(f"can't export to {path}: the name ends in {' or '.join(FORMS)}")
+    try:
+        part = next(parts)
+        opened = pa.csv.CSVWriter if form == ".csv" else pa.parquet.ParquetWriter
+        with opened(str(path), part.schema) as writer:
+            writer.write_table(part)
+            for part in parts:
+                writer.write_table(part)
+    except OSError as error:
+        raise CbmirError(f"can't write {path}: {error}") from error
 
 
 def _first(measurement: Measurement) -> Any:
@@ -93,18 +118,3 @@ def _paths(collection: Collection, where: Where, images: Images) -> Any:
         there = places != NONE
         paths[places[there]] = np.array([point.payload.get("filepath", "") for point in points], object)[there]
     return paths
-
-
-def _write(parts: Iterator[pa.Table], path: Path) -> None:
-    form = path.suffix.lower()
-    if form not in FORMS:
-        raise ProtocolError(f"can't export to {path}: the name ends in {' or '.join(FORMS)}")
-    try:
-        part = next(parts)
-        opened = pa.csv.CSVWriter if form == ".csv" else pa.parquet.ParquetWriter
-        with opened(str(path), part.schema) as writer:
-            writer.write_table(part)
-            for part in parts:
-                writer.write_table(part)
-    except OSError as error:
-        raise CbmirError(f"can't write {path}: {error}") from error
