@@ -25,6 +25,7 @@ CHUNK_IMAGES = 131_072
 _SCORES = 1 << 25  # of a block of queries by a chunk of the gallery: 134 MB
 _CROWD = 4  # times the depth: a query with more candidates has many copies of an image among them
 _MULTIPLIED = 1 << 17  # numbers a side and step in float64: they stay in the cache
+_LONG = 256  # dimensions from which bfloat16 saves more than the candidates that it leaves cost
 _ROUNDED = 4096  # vectors rounded at once: they stay in the cache
 _DENSE = 256  # one image in so many a candidate: multiplying all of them again costs more than bfloat16 saves
 _ROUNDING = 1.01 * 2.0**-8  # of a product that is given back in bfloat16
@@ -84,7 +85,7 @@ class Scan:
             terms: Sets of bars, see `show`.
             device: Of the products.
             half: Take them in bfloat16 first; None where a CPU has it in hardware (CUDA may add up in bfloat16 too, so
-                that less is known of the error). The answer is the same.
+                that less is known of the error) and vectors are long enough to gain by it. The answer is the same.
         """
         import torch
 
@@ -95,7 +96,9 @@ class Scan:
         self._started = False
         self._unsure = 2.0**-23 * queries.shape[1]
         """Twice the largest error of a float32 product of two unit vectors."""
-        self._half = device == "cpu" and has_bf16(device) if half is None else half
+        self._half = half
+        if half is None:
+            self._half = device == "cpu" and queries.shape[1] >= _LONG and has_bf16(device)
         self.keys = np.full((terms, len(queries), depth), MISSING)
 
     def show(
