@@ -13,6 +13,7 @@ _COMMANDS = {
     "evaluate": ("evaluate.cli:evaluate", "Measure how well a collection retrieves."),
     "collections": ("cbmir.store.cli:collections", "List, show and drop collections."),
     "encoders": ("cbmir.encoders.cli:encoders", "List the encoders known by name."),
+    "doctor": ("cbmir.doctor:doctor_command", "Check store, collections and encoder, a line each."),
 }
 
 

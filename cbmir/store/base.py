@@ -42,12 +42,14 @@ class CollectionInfo:
         indexed: Vectors in an HNSW graph; the others are found by a full scan.
         status: ``green`` when nothing is left to optimise.
         engine: Name and version of what holds it.
+        fields: Payload fields that have an index; those of `cbmir.schema.INDEXED_FIELDS` should.
     """
 
     points: int
     indexed: int
     status: str
     engine: str
+    fields: frozenset[str] = frozenset()
 
 
 class Collection(ABC):

@@ -280,7 +280,8 @@ class EdgeCollection(Collection):
         """The collection in figures."""
         with _engine(self.folder):
             info = self._shard.info()
-        return CollectionInfo(info.points_count, info.indexed_vectors_count, "green", ENGINE)
+        fields = frozenset(info.payload_schema)
+        return CollectionInfo(info.points_count, info.indexed_vectors_count, "green", ENGINE, fields)
 
     def close(self) -> None:
         """Flush and let other processes in."""

@@ -293,7 +293,8 @@ class ServerCollection(Collection):
         """The collection in figures."""
         info = self._state()
         engine = f"qdrant-client {version('qdrant-client')}"
-        return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine)
+        fields = frozenset(info.payload_schema or ())
+        return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine, fields)
 
     def _state(self) -> models.CollectionInfo:
         return self._retry(lambda: self._client.get_collection(self.name))

@@ -1,0 +1,177 @@
+"""``cbmir doctor``: is everything in order that a store and an encoder need? A line a check."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from cbmir import __version__
+from cbmir.encoders.base import EncoderSettings
+from cbmir.errors import CbmirError
+from cbmir.options import encoder_options, json_option, opened, print_json
+from cbmir.schema import INDEXED_FIELDS
+from cbmir.store import Collection, Store
+
+State = Literal["ok", "warning", "failed"]
+
+PACKAGES = ("qdrant-edge-py", "qdrant-client", "torch", "timm", "open_clip_torch", "transformers")
+SPARE_BYTES = 5_000_000_000
+"""Free space of a directory below which there is a warning."""
+OPEN_FILES = 4096
+"""Limit of open files below which there is a warning: the engine keeps dozens a collection."""
+REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs")
+"""File systems on which the engine's mapped files and locks can't be trusted."""
+
+_MOUNTS = Path("/proc/mounts")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at.
+
+    Attributes:
+        name: Of the check.
+        state: ``failed`` keeps cbmir from working, a ``warning`` doesn't yet.
+        text: What was found, and what to do.
+    """
+
+    name: str
+    state: State
+    text: str
+
+
+def check_program() -> Iterator[Check]:
+    """Versions, and the limit of open files."""
+    found = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    yield Check("program", "ok", f"cbmir {__version__}, {found}")
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft >= OPEN_FILES or soft == resource.RLIM_INFINITY
+    advice = "" if enough else f"; raise it to {OPEN_FILES:,} or more: ulimit -n {min(OPEN_FILES, hard)}"
+    yield Check("open files", "ok" if enough else "warning", f"at most {soft:,}{advice}")
+
+
+def check_directory(path: Path, mounts: Path = _MOUNTS) -> Iterator[Check]:
+    """Rights, space and file system of a directory that is a store, or becomes one."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    text = f"{there} can be written" if writable else f"{there} can't be written by this user: no ingest here"
+    yield Check(
+        "directory", "ok" if writable else "failed", text if path.exists() else f"{path} isn't there yet; {text}"
+    )
+    free = shutil.disk_usage(there).free
+    yield Check("disk", "ok" if free >= SPARE_BYTES else "warning", f"{free / 1e9:,.1f} GB are free")
+    kind = _file_system(there, mounts)
+    if kind is not None:
+        remote = kind in REMOTE
+        advice = ": the engine needs a local disk, on others it loses data" if remote else ""
+        yield Check("file system", "failed" if remote else "ok", f"{kind}{advice}")
+
+
+def check_store(store: Store) -> Iterator[Check]:
+    """Every collection of a store."""
+    names = store.names()
+    yield Check("store", "ok", f"{store.location} answers and holds {len(names):,} collections")
+    for name in names:
+        try:
+            with store.open(name) as collection:
+                yield check_collection(collection)
+        except CbmirError as error:
+            yield Check(name, "failed", str(error))
+
+
+def check_collection(collection: Collection) -> Check:
+    """Encoder, indexes and state of a collection."""
+    info, card = collection.info(), collection.card
+    text = f"{info.points:,} images of {card.name}, fingerprint {card.fingerprint}, {info.status}"
+    missing = sorted({field.name for field in INDEXED_FIELDS} - info.fields)
+    if missing:
+        text += f"; no index on {', '.join(missing)}: filters on them are slow or refused; make the collection anew"
+        return Check(collection.name, "failed", text)
+    if info.status == "red":
+        return Check(collection.name, "failed", f"{text}: the server failed to index it, see its log")
+    if info.status != "green":
+        waits = "the server is indexing" if info.status == "yellow" else "nothing is indexed before the next change"
+        return Check(collection.name, "warning", f"{text}: {waits}; cbmir collections optimize {collection.name}")
+    return Check(collection.name, "ok", text)
+
+
+def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
+    """Whether an encoder loads here, and what it runs on."""
+    from cbmir.encoders import get
+
+    encoder = get(name, settings)
+    card = encoder.card
+    text = f"{name} loads: {card.dim} dimensions, fingerprint {card.fingerprint}, weights {card.weights[:19]}"
+    yield Check("encoder", "ok", f"{text}; runs on {encoder.running_on}, {encoder.batch_size} images a step")
+
+
+@click.command("doctor")
+@click.option("--store", "location", envvar="CBMIR_STORE", show_envvar=True, metavar="DIR|URL", help="Check it too.")
+@click.option("--encoder", help="Load it too, and say what it runs on.")
+@encoder_options
+@json_option
+def doctor_command(location: str | None, encoder: str | None, as_json: bool, **options: str | int | None) -> int:
+    """Check what a store and an encoder need, a line each; no image is changed.
+
+    The exit code is 1 where a check failed, 0 otherwise.
+    """
+    checks = list(check_program())
+    if location:
+        if "://" not in location:
+            checks += check_directory(Path(location))
+        checks += _attempt("store", lambda: _stored(location))
+    if encoder:
+        weights = Path(str(options["weights"])) if options["weights"] else None
+        size = options["batch_size"]
+        settings = EncoderSettings(
+            weights, str(options["device"]), str(options["precision"]), size if isinstance(size, int) else None
+        )
+        checks += _attempt("encoder", lambda: list(check_encoder(encoder, settings)))
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        wide = max(len(check.name) for check in checks)
+        for check in checks:
+            click.echo(f"{check.state:7}  {check.name:{wide}}  {check.text}")
+    return 1 if any(check.state == "failed" for check in checks) else 0
+
+
+def _stored(location: str) -> list[Check]:
+    if "://" not in location and not Path(location).exists():
+        return [Check("store", "warning", f"there is no {location} yet; ingest makes it")]
+    with opened(location) as store:
+        return list(check_store(store))
+
+
+def _attempt(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    try:
+        return look()
+    except CbmirError as error:
+        return [Check(name, "failed", str(error))]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "is missing"
+
+
+def _file_system(path: Path, mounts: Path) -> str | None:
+    """The kind of file system that holds a path; None where the system doesn't tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    points = {parts[1].replace("\\040", " "): parts[2] for parts in map(str.split, lines) if len(parts) > 2}
+    place = path.resolve()
+    return next((points[str(folder)] for folder in (place, *place.parents) if str(folder) in points), None)

@@ -1,0 +1,106 @@
+"""What `cbmir doctor` finds."""
+
+import json
+import os
+import shutil
+
+import pytest
+from qdrant_client import QdrantClient
+
+from cbmir.doctor import check_collection, check_directory
+from cbmir.schema import INDEXED_FIELDS
+from cbmir.store.base import CollectionInfo
+from cbmir.store.server import ServerStore
+
+
+def states(done):
+    return {item["name"]: (item["state"], item["text"]) for item in json.loads(done.stdout)}
+
+
+def test_doctor__a_store_in_order(shelf, cbmir):
+    done = cbmir("doctor", "--store", shelf, "--encoder", "pixels", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stdout
+    found = states(done)
+    assert found["program"][1].startswith("cbmir ")
+    assert found["store"] == ("ok", f"{shelf} answers and holds 2 collections")
+    assert found["eight"][0] == "ok"
+    assert found["eight"][1].startswith("30 images of eight, fingerprint ")
+    assert found["encoder"][0] == "ok"
+    assert found["encoder"][1].startswith("pixels loads: 1024 dimensions")
+    assert found["directory"][0] == "ok"
+    plain = cbmir("doctor", "--store", shelf)
+    assert plain.stdout.count("\n") == len(found) - 1
+    assert plain.stdout.splitlines()[-1].startswith("ok       eight")
+
+
+def test_doctor__a_damaged_collection_and_an_unknown_encoder(shelf, tmp_path, cbmir):
+    store = tmp_path / "store"
+    shutil.copytree(shelf, store)
+    (store / "eight" / "collection.json").write_text("{")
+    done = cbmir("doctor", "--store", store, "--encoder", "no-such", "--json")
+    assert done.returncode == 1
+    found = states(done)
+    assert found["eight"][0] == "failed"
+    assert "damaged" in found["eight"][1]
+    assert found["empty"][0] == "ok"
+    assert found["encoder"][0] == "failed"
+    assert "no encoder 'no-such'" in found["encoder"][1]
+
+
+def test_doctor__no_store_yet_and_no_server(tmp_path, cbmir):
+    done = cbmir("doctor", "--store", tmp_path / "nowhere", "--json")
+    assert done.returncode == 0
+    assert states(done)["store"] == ("warning", f"there is no {tmp_path / 'nowhere'} yet; ingest makes it")
+    done = cbmir("doctor", "--store", "http://127.0.0.1:1", "--json", QDRANT_API_KEY="a-secret-key")
+    assert done.returncode == 1
+    assert states(done)["store"][1].startswith("no Qdrant server answers at http://127.0.0.1:1")
+    assert "a-secret-key" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [("ext4", "ok"), ("overlay", "ok"), ("nfs4", "failed"), ("cifs", "failed"), ("fuse.sshfs", "failed")],
+)
+def test_check_directory__refuses_file_systems_of_the_network(tmp_path, kind, state):
+    mounts = tmp_path / "mounts"
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    escaped = str(folder.resolve()).replace(" ", "\\040")
+    mounts.write_text(f"/dev/root / ext4 rw 0 0\nserver:/x {escaped} {kind} rw 0 0\n")
+    found = {check.name: check for check in check_directory(folder / "deep" / "er", mounts)}
+    assert found["file system"].state == state
+    assert found["file system"].text.startswith(kind)
+    assert "file system" not in {check.name for check in check_directory(folder, tmp_path / "none")}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_directory__without_rights(tmp_path):
+    tmp_path.chmod(0o500)
+    found = {check.name: check for check in check_directory(tmp_path)}
+    tmp_path.chmod(0o700)
+    assert found["directory"].state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "state", "words"),
+    [
+        ("green", None, "ok", "30 images of eight"),
+        ("yellow", None, "warning", "the server is indexing; cbmir collections optimize eight"),
+        ("grey", None, "warning", "nothing is indexed before the next change"),
+        ("red", None, "failed", "the server failed to index it"),
+        ("green", {"split"}, "failed", "no index on age_years"),
+    ],
+)
+def test_check_collection__by_its_state(filled, monkeypatch, status, fields, state, words):
+    every = frozenset(field.name for field in INDEXED_FIELDS)
+    info = CollectionInfo(30, 0, status, "engine", every if fields is None else frozenset(fields))
+    monkeypatch.setattr(filled, "info", lambda: info)
+    check = check_collection(filled)
+    assert check.state == state
+    assert words in check.text
+
+
+def test_check_collection__the_engine_tells_its_indexes(filled, card):
+    assert filled.info().fields == {field.name for field in INDEXED_FIELDS}
+    with ServerStore(QdrantClient(":memory:"), "memory") as store, store.create("eight", card) as collection:
+        assert collection.info().fields == frozenset()  # that engine has none
