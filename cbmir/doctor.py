@@ -105,11 +105,18 @@ def check_collection(collection: Collection) -> Check:
 
 
 def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
-    """Whether an encoder loads here, and what it runs on."""
+    """Whether an encoder loads here, and what it runs on once it has seen pictures."""
+    import numpy as np
+    from PIL import Image
+
     from cbmir.encoders import get
+    from cbmir.images import Preprocessing, preprocess
 
     encoder = get(name, settings)
-    card = encoder.card
+    card, how = encoder.card, encoder.preprocessing
+    if isinstance(how, Preprocessing):
+        noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        encoder.embed(preprocess(Image.fromarray(noise), how)[np.newaxis])
     text = f"{name} loads: {card.dim} dimensions, fingerprint {card.fingerprint}, weights {card.weights[:19]}"
     yield Check("encoder", "ok", f"{text}; runs on {encoder.running_on}, {encoder.batch_size} images a step")
 
