@@ -1,11 +1,13 @@
 """The options that the commands of ``cbmir evaluate`` share: who asks, what is searched, what is right."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from evaluate.protocol import EXCLUDED, GROUPS, LABELS, RULES, conditions
+from evaluate.metrics import METRICS
+from evaluate.protocol import EXCLUDED, GROUPS, LABELS, MAX_K, RULES, conditions
 from evaluate.significance import DRAWS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +36,62 @@ def terms(options: Mapping[str, Any]) -> dict[str, Any]:
         "seed": options["seed"],
         "device": options["device"],
     }
+
+
+def measure_options(measures: Sequence[str], k: Sequence[int], note: str = "") -> Callable[[F], F]:
+    """``--measure``, ``-k`` and ``--relations``: see `measured`.
+
+    Args:
+        measures: The default ones.
+        k: The default cutoffs.
+        note: What each of them costs, for the help.
+    """
+
+    def added(command: F) -> F:
+        for option in (
+            click.option(
+                "--relations",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                metavar="FILE.yaml",
+                help="Grades of pairs of labels for ndcg, instead of 1 modality, 2 region, 3 pathology.",
+            ),
+            click.option(
+                "-k",
+                type=click.IntRange(1, MAX_K),
+                multiple=True,
+                default=tuple(k),
+                show_default=True,
+                help=f"Cutoff. Repeatable{note}.",
+            ),
+            click.option(
+                "--measure",
+                "measures",
+                type=click.Choice(sorted(METRICS)),
+                multiple=True,
+                default=tuple(measures),
+                show_default=True,
+                help=f"Repeatable{note}.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return added
+
+
+def measured(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What these options say, as arguments of `evaluate.protocol.RetrievalProtocol`."""
+    return {
+        "measures": tuple(dict.fromkeys(options["measures"])),
+        "k": tuple(sorted(set(options["k"]))),
+        "relations": options["relations"],
+    }
+
+
+def out_option(command: F) -> F:
+    """``--out FILE``."""
+    path = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--out", type=path, metavar="FILE", help="Write the rows as CSV.")(command)
 
 
 def without(*names: str) -> Callable[[click.Command], click.Command]:

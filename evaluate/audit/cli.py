@@ -9,7 +9,7 @@ from cbmir.options import filter_options, json_option, opened_collection, print_
 from evaluate.audit.confounders import USUAL, USUAL_EXTRA
 from evaluate.audit.measurement import audit_collection
 from evaluate.audit.terms import AuditTerms
-from evaluate.options import terms_options, without
+from evaluate.options import out_option, terms_options, without
 from evaluate.protocol import MAX_K
 
 
@@ -43,7 +43,7 @@ from evaluate.protocol import MAX_K
     metavar="FILE",
     help="Write all pairs of near copies, .csv or .parquet, the nearest first.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the rows as CSV.")
+@out_option
 @filter_options
 @json_option
 def audit_command(location: str, name: str | None, as_json: bool, **options: Any) -> None:

@@ -12,7 +12,7 @@ from evaluate.classification.knn import MAX_K as TRIED
 from evaluate.classification.knn import KnnTerms, evaluate_classification
 from evaluate.classification.report import MEASURES
 from evaluate.classification.votes import TEMPERATURE, VOTES
-from evaluate.options import terms, terms_options
+from evaluate.options import out_option, terms, terms_options
 from evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol, conditions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,7 +26,7 @@ def classifier_options(command: F) -> F:
         json_option,
         filter_options,
         click.option("--confusion", type=FILE, metavar="FILE", help="Write the confusion matrix as CSV."),
-        click.option("--out", type=FILE, metavar="FILE", help="Write the rows as CSV."),
+        out_option,
         click.option(
             "--measure",
             "measures",

@@ -1,11 +1,11 @@
 """``cbmir evaluate recall``: what the approximate search misses, and what it saves."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cbmir.options import json_option, opened_collection, print_json, store_option
+from evaluate.options import out_option
 from evaluate.protocol import MAX_K, conditions
 from evaluate.recall.measurement import EFS, FILTERED, RecallTerms, measure_recall
 
@@ -33,7 +33,7 @@ from evaluate.recall.measurement import EFS, FILTERED, RecallTerms, measure_reca
 )
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Queries: stored vectors.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of queries.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the rows as CSV.")
+@out_option
 @json_option
 def recall_command(location: str, name: str | None, as_json: bool, **options: Any) -> None:
     """Compare the search that users get with a scan of all vectors: recall and time, by filter and by beam width.

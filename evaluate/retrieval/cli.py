@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
-from evaluate.metrics import METRICS
-from evaluate.options import terms, terms_options
-from evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol
+from evaluate.options import measure_options, measured, out_option, terms, terms_options
+from evaluate.protocol import SEARCHES, RetrievalProtocol
 from evaluate.retrieval.export import write_long, write_wide
 from evaluate.retrieval.measurement import measure, summarise
 
@@ -17,23 +16,7 @@ from evaluate.retrieval.measurement import measure, summarise
 @store_option
 @click.option("--collection", "name", metavar="NAME", help="Needed where the store holds several.")
 @terms_options
-@click.option(
-    "--measure",
-    "measures",
-    type=click.Choice(sorted(METRICS)),
-    multiple=True,
-    default=("precision_capped", "precision"),
-    show_default=True,
-    help="Repeatable.",
-)
-@click.option(
-    "-k",
-    type=click.IntRange(1, MAX_K),
-    multiple=True,
-    default=(1, 3, 5, 10),
-    show_default=True,
-    help="Cutoff. Repeatable.",
-)
+@measure_options(("precision_capped", "precision"), (1, 3, 5, 10))
 @click.option(
     "--search",
     type=click.Choice([*SEARCHES, "both"]),
@@ -42,13 +25,7 @@ from evaluate.retrieval.measurement import measure, summarise
     help="exact: a scan of all vectors; approximate or qdrant: the search that users get; qdrant-exact: a scan by the "
     "engine; both: exact and approximate.",
 )
-@click.option(
-    "--relations",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE.yaml",
-    help="Grades of pairs of labels for ndcg, instead of 1 modality, 2 region, 3 pathology.",
-)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the rows as CSV.")
+@out_option
 @click.option(
     "--export",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -73,10 +50,8 @@ def retrieval(location: str, name: str | None, as_json: bool, **options: Any) ->
     search = options["search"]
     protocol = RetrievalProtocol(
         **terms(options),
-        measures=tuple(dict.fromkeys(options["measures"])),
-        k=tuple(sorted(set(options["k"]))),
+        **measured(options),
         searches=SEARCHES[:2] if search == "both" else (search,),
-        relations=options["relations"],
     )
     with opened_collection(location, name) as collection:
         measurement = measure(collection, protocol)

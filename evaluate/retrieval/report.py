@@ -1,16 +1,15 @@
 """What was measured and how: tidy rows, and the terms without which they are no result."""
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import cbmir
-from cbmir.errors import CbmirError
 from cbmir.fingerprint import EncoderCard
 from evaluate.protocol import NAMED
+from evaluate.rows import row_json, write_rows
 
 Average = Literal["micro", "macro"]
 
@@ -48,13 +47,6 @@ class Row:
     search: str
     low: float = math.nan
     high: float = math.nan
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as JSON takes it: null for NaN."""
-        return {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(self).items()
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +167,10 @@ class RetrievalReport:
         data = {
             "protocol": asdict(self.setting),
             "encoder": encoder,
-            "rows": [row.as_json() for row in self.rows],
+            "rows": [row_json(row) for row in self.rows],
         }
         if self.together:
-            data["rows_nothing_excluded"] = [row.as_json() for row in self.together]
+            data["rows_nothing_excluded"] = [row_json(row) for row in self.together]
         return data
 
     def write_csv(self, path: Path) -> None:
@@ -198,15 +190,7 @@ class RetrievalReport:
             "same_patient": setting.exclusion.same_patient,
             "version": setting.version,
         }
-        try:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow([*(item.name for item in fields(Row)), *terms])
-                for row in self.rows:
-                    values = ("" if isinstance(item, float) and math.isnan(item) else item for item in astuple(row))
-                    writer.writerow([*values, *terms.values()])
-        except OSError as error:
-            raise CbmirError(f"can't write {path}: {error.strerror}") from error
+        write_rows(path, self.rows, terms)
 
     def table(self) -> str:
         """The report for people: the terms, then measures and cutoffs in columns."""

@@ -1,15 +1,13 @@
 """``cbmir evaluate sweep``: how good is the encoder with a smaller gallery, and does more data still help?"""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cbmir.errors import ProtocolError
 from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
-from evaluate.metrics import METRICS
-from evaluate.options import terms, terms_options
-from evaluate.protocol import MAX_K, RetrievalProtocol
+from evaluate.options import measure_options, measured, out_option, terms, terms_options
+from evaluate.protocol import RetrievalProtocol
 from evaluate.sweep.galleries import UNITS, Size
 from evaluate.sweep.measurement import SIZES, SweepTerms, evaluate_sweep
 
@@ -25,18 +23,7 @@ def _sizes(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tup
 @store_option
 @click.option("--collection", "name", metavar="NAME", help="Needed where the store holds several.")
 @terms_options
-@click.option(
-    "--measure",
-    "measures",
-    type=click.Choice(sorted(METRICS)),
-    multiple=True,
-    default=("precision_capped", "precision"),
-    show_default=True,
-    help="Repeatable.",
-)
-@click.option(
-    "-k", type=click.IntRange(1, MAX_K), multiple=True, default=(1, 10), show_default=True, help="Cutoff. Repeatable."
-)
+@measure_options(("precision_capped", "precision"), (1, 10))
 @click.option(
     "--size",
     "sizes",
@@ -61,13 +48,7 @@ def _sizes(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tup
     show_default=True,
     help="What is drawn; whole patients come as near to a size as they can, and an image without one counts as one.",
 )
-@click.option(
-    "--relations",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE.yaml",
-    help="Grades of pairs of labels for ndcg, instead of 1 modality, 2 region, 3 pathology.",
-)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the rows as CSV.")
+@out_option
 @filter_options
 @json_option
 def sweep_command(location: str, name: str | None, as_json: bool, **options: Any) -> None:
@@ -81,10 +62,8 @@ def sweep_command(location: str, name: str | None, as_json: bool, **options: Any
     """
     protocol = RetrievalProtocol(
         **terms(options),
-        measures=tuple(dict.fromkeys(options["measures"])),
-        k=tuple(sorted(set(options["k"]))),
+        **measured(options),
         searches=("exact",),
-        relations=options["relations"],
     )
     galleries = SweepTerms(sizes=options["sizes"], galleries=options["galleries"], unit=options["unit"])
     with opened_collection(location, name) as collection:
