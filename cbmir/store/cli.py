@@ -7,8 +7,19 @@ from typing import Any
 import click
 
 from cbmir.errors import StoreError
-from cbmir.options import EXIT_FAILURES, encoder_options, json_option, opened, print_json, say, store_option
+from cbmir.filters import Where
+from cbmir.options import (
+    EXIT_FAILURES,
+    encoder_options,
+    filter_options,
+    json_option,
+    opened,
+    print_json,
+    say,
+    store_option,
+)
 from cbmir.store import Collection
+from cbmir.store.prune import prune
 from cbmir.store.transfer import transfer
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
@@ -81,6 +92,34 @@ def drop(name: str, location: str, yes: bool) -> None:
             click.confirm(f"Delete {name} of {location} for good?", abort=True, err=True)
         store.drop(name)
     say(f"{name} is gone")
+
+
+@collections.command("prune")
+@click.argument("name")
+@store_option
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the stored images.",
+)
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
+@filter_options
+@json_option
+def prune_(name: str, location: str, root: Path, yes: bool, where: Where, as_json: bool) -> None:
+    """List the images whose files are gone, and remove them with --yes.
+
+    The filter options choose which images are looked at. Where not one file is found nothing is removed: then the
+    folder is another.
+    """
+    with opened(location) as store, store.open(name) as collection:
+        report = prune(collection, root, where, remove=yes)
+    if as_json:
+        print_json(asdict(report))
+        return
+    for id, path in report.gone:
+        click.echo(f"{id}  {path}")
+    say(str(report))
 
 
 @collections.command()
