@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from cbmir.errors import ProtocolError
-from evaluate.metrics import Codes, Scores, group_sums, micro, valued
+from evaluate.metrics import Codes, Scores, group_sums, macro, micro, valued
 
 DRAWS = 10_000
 """The lower end of a 95% interval is then the 250th of the draws; another seed moves it by about 1% of the width."""
@@ -168,7 +168,8 @@ def percentile_interval(values: Scores) -> tuple[Scores, Scores]:
 def intervals(scores: Scores, classes: Codes, resampler: Resampler) -> tuple[Interval, Interval]:
     """95% intervals of the micro and macro means of per-query scores.
 
-    NaN are left out, as in the means. A class that gets no query in a draw is left out of that draw's macro mean. A
+    NaN are left out, as in the means. A class that gets no query in a draw is left out of that draw's macro mean; as
+    this is the lot of rare classes, which may be the low ones, the draws are moved so that their mean is the figure. A
     column of which fewer than two clusters have a value has no interval. The differences of two systems' scores are
     scores too.
 
@@ -198,6 +199,7 @@ def intervals(scores: Scores, classes: Codes, resampler: Resampler) -> tuple[Int
         for block in resampler.blocks():
             rows = slice(done, done := done + len(block))
             micros[rows], macros[rows] = (means + centre for means in _means(block, parts, columns))
+    macros = _moved(macros, macro(scores, classes), scores)
     lone = np.count_nonzero(group_sums(~np.isnan(scores), resampler.codes), axis=0) < 2
     micros[:, lone] = macros[:, lone] = np.nan
     return resampler.interval(micros), resampler.interval(macros)
@@ -302,6 +304,17 @@ def _means(block: NDArray[np.float32], parts: list[_ClassSums], columns: int) ->
         classes += drawn
     with np.errstate(invalid="ignore"):  # a draw without any value: 0/0 is NaN
         return totals[:, :columns] / totals[:, columns:], means / classes
+
+
+def _moved(draws: Scores, figures: Scores, scores: Scores) -> Scores:
+    """(draws, m) the draws around the figures, within the range of the scores."""
+    there = ~np.isnan(draws).all(axis=0) & ~np.isnan(figures)
+    moved = np.full(draws.shape, np.nan)
+    if not there.any():
+        return moved
+    centred = draws[:, there] - np.nanmean(draws[:, there], axis=0) + figures[there]
+    moved[:, there] = np.clip(centred, np.nanmin(scores[:, there], axis=0), np.nanmax(scores[:, there], axis=0))
+    return moved
 
 
 def _weights(scores: Scores, classes: Codes) -> Scores:

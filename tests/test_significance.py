@@ -91,6 +91,8 @@ def test_intervals__equal_those_of_a_slow_loop():
         frame = pd.DataFrame(scores[queries])
         micros.append(frame.mean())
         macros.append(frame.groupby(classes[queries]).mean().mean())
+    whole = pd.DataFrame(scores).groupby(classes).mean().mean()
+    macros = (pd.DataFrame(macros) - pd.DataFrame(macros).mean() + whole).to_numpy()
     for interval, values in zip(intervals(scores, classes, resampler), (micros, macros), strict=True):
         np.testing.assert_allclose(interval.low, np.percentile(values, 2.5, axis=0), atol=1e-6)
         np.testing.assert_allclose(interval.high, np.percentile(values, 97.5, axis=0), atol=1e-6)
@@ -137,6 +139,18 @@ def test_intervals__of_equal_scores_have_no_width():
 def test_intervals__without_draws_are_undefined():
     for interval in intervals(np.eye(4), np.zeros(4, np.int32), Resampler(np.arange(4), draws=0)):
         assert np.isnan([interval.low, interval.high]).all()
+
+
+def test_intervals__hold_a_macro_mean_of_which_rare_classes_are_the_low_ones():
+    """Thirteen classes, nine of a single query that finds nothing, as in an archive with rare findings."""
+    draw = np.random.default_rng(3)
+    classes = np.concatenate([np.repeat(np.arange(4), 50), np.arange(4, 13)])
+    scores = np.concatenate([draw.random(200), np.zeros(9)])[:, np.newaxis]
+    patients = np.concatenate([np.arange(200) // 20, 10 + np.arange(9)])
+    _, interval = intervals(scores, classes, Resampler(patients, draws=2000))
+    mean = macro(scores, classes)
+    assert interval.low < mean < interval.high
+    assert interval.low >= 0
 
 
 def test_intervals__hold_the_means():
