@@ -4,6 +4,7 @@ Where no Qdrant server is at hand, a gRPC server in this process gives the answe
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from cbmir.errors import CollectionError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.store import open_store
-from cbmir.store.server import RETRIES, ServerCollection, ServerStore, _check_version, _retry_after_s, _translate
+from cbmir.store.retry import RETRIES, retry_after_s, translate
+from cbmir.store.server import ServerCollection, ServerStore, _check_version
 
 KEY = "a-secret-key"
 CARD = external_card("four", 4)
@@ -80,7 +82,7 @@ def _seven(*_: object) -> object:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that retries would have waited."""
     waited: list[float] = []
-    monkeypatch.setattr("cbmir.store.server.time.sleep", waited.append)
+    monkeypatch.setattr("time.sleep", waited.append)
     return waited
 
 
@@ -181,6 +183,44 @@ def test_retry__waits_as_long_as_the_server_asks(waits):
     assert waits == [7.0]
 
 
+def test_retry__not_longer_than_its_deadline(waits):
+    def busy(_: bytes, context: grpc.ServicerContext) -> object:
+        context.set_trailing_metadata((("retry-after", "3600"),))
+        return context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down")
+
+    with _served(Count=busy) as (url, _), open_store(url) as store:
+        collection = ServerCollection(store, "a", CARD)
+        with pytest.raises(StoreError, match=r"it asks to wait 3600 s: try again later$"):
+            collection.count()
+    assert waits == []
+
+
+def test_retry__each_wait_is_logged_without_the_key(waits, caplog):
+    count = _in_turn(_refusing(grpc.StatusCode.UNAVAILABLE, "gone"), _seven)
+    with _served(Count=count) as (url, _), open_store(url, KEY) as store:
+        assert ServerCollection(store, "a", CARD).count() == 7
+    (record,) = caplog.records
+    assert re.fullmatch(rf"no Qdrant server answers at {url} \(a\): gone; trying again in 1 s", record.message)
+    assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("points", "nbytes", "sizes"),
+    [(256, 10**9, [30]), (7, 10**9, [7, 7, 7, 7, 2]), (256, 1500, [5] * 6), (256, 1, [1] * 30)],
+)
+def test_upsert__in_bounded_requests(make_batch, card, monkeypatch, points, nbytes, sizes):
+    monkeypatch.setattr("cbmir.store.server.REQUEST_POINTS", points)
+    monkeypatch.setattr("cbmir.store.server.REQUEST_BYTES", nbytes)
+    batch = make_batch(30)
+    with ServerStore(QdrantClient(":memory:"), "memory") as store, store.create("a", card) as collection:
+        written: list[int] = []
+        upsert = collection._upsert
+        monkeypatch.setattr(collection, "_upsert", lambda part: (written.append(len(part.ids)), upsert(part)))
+        collection.upsert(batch)
+        assert {point.id for page in collection.scroll() for point in page} == {record.id for record in batch.records}
+    assert written == sizes
+
+
 def test_retry__not_what_stays_wrong(waits):
     refused = _refusing(grpc.StatusCode.INVALID_ARGUMENT, "Vector dimension error:\n expected 4")
     with _served(Count=refused) as (url, _), open_store(url) as store:
@@ -196,24 +236,24 @@ def _http(status: int, **headers: str) -> UnexpectedResponse:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_retry_after_s__http_that_passes(status):
-    assert 2.0 <= _retry_after_s(_http(status), 2) <= 4.0
+    assert 2.0 <= retry_after_s(_http(status), 2) <= 4.0
 
 
 @pytest.mark.parametrize("error", [_http(400), _http(401), _http(404), _http(422), ValueError("x")])
 def test_retry_after_s__what_stays(error):
-    assert _retry_after_s(error, 0) is None
+    assert retry_after_s(error, 0) is None
 
 
 def test_retry_after_s__as_asked():
-    assert _retry_after_s(_http(429, **{"retry-after": "3"}), 0) == 3.0
-    assert _retry_after_s(ResourceExhaustedResponse("busy", 4), 0) == 4.0
-    assert _retry_after_s(_http(429, **{"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), 0) <= 1.0
+    assert retry_after_s(_http(429, **{"retry-after": "3"}), 0) == 3.0
+    assert retry_after_s(ResourceExhaustedResponse("busy", 4), 0) == 4.0
+    assert retry_after_s(_http(429, **{"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), 0) <= 1.0
 
 
 def test_retry_after_s__grows_to_half_a_minute():
     error = ResponseHandlingException(httpx.ConnectError("refused"))
-    assert all(0.5 * 2**n <= _retry_after_s(error, n) <= 2**n for n in range(5))
-    assert _retry_after_s(error, 50) <= 30.0
+    assert all(0.5 * 2**n <= retry_after_s(error, n) <= 2**n for n in range(5))
+    assert retry_after_s(error, 50) <= 30.0
 
 
 @pytest.mark.parametrize(
@@ -228,7 +268,7 @@ def test_retry_after_s__grows_to_half_a_minute():
     ],
 )
 def test_translate__one_line(error, message):
-    assert str(_translate(error, "P")) == message
+    assert str(translate(error, "P")) == message
 
 
 # versions

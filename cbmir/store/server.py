@@ -3,21 +3,17 @@
 Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch at once.
 """
 
-import random
+import json
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import grpc
-import httpx
 import numpy as np
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cbmir.errors import CollectionError, StoreError
 from cbmir.filters import Where, to_qdrant
@@ -35,19 +31,12 @@ from cbmir.store.base import (
     check_name,
     metadata,
 )
+from cbmir.store.retry import answering, one_line, retried
 
 TIMEOUT_S = 60
-RETRIES = 6
-_RETRIED_HTTP = (408, 429, 500, 502, 503, 504)
-_RETRIED_GRPC = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.ABORTED,
-)
-_SILENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-_KEY_HTTP = (401, 403)
-_KEY_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+REQUEST_POINTS = 256
+REQUEST_BYTES = 8_000_000
+"""Of one write: vectors and payloads; the server refuses requests over 32 MB unless told otherwise."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _POLL_S = 0.5
 
@@ -199,12 +188,17 @@ class ServerCollection(Collection):
         self._place = f"{store.location} ({name})"
 
     def _write(self, batch: EmbeddedBatch) -> None:
-        points = models.Batch(
-            ids=[record.id for record in batch.records],
-            vectors=batch.vectors.tolist(),
-            payloads=[record.payload() for record in batch.records],
-        )
-        self._retry(lambda: self._client.upsert(self.name, points, wait=True))
+        for part in _parts(batch):
+            records = batch.records[part]
+            points = models.Batch(
+                ids=[record.id for record in records],
+                vectors=batch.vectors[part].tolist(),
+                payloads=[record.payload() for record in records],
+            )
+            self._upsert(points)
+
+    def _upsert(self, points: models.Batch) -> None:
+        retried(self._place, lambda: self._client.upsert(self.name, points, wait=True))
 
     def _search(
         self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
@@ -216,13 +210,14 @@ class ServerCollection(Collection):
             )
             for vector, where in zip(vectors.tolist(), wheres, strict=True)
         ]
-        answers = self._retry(lambda: self._client.query_batch_points(self.name, requests, timeout=TIMEOUT_S))
+        answers = retried(self._place, lambda: self._client.query_batch_points(self.name, requests, timeout=TIMEOUT_S))
         return [rank_hits([(str(p.id), p.score, p.payload or {}) for p in answer.points]) for answer in answers]
 
     def get(self, ids: Sequence[str], *, fields: Fields = True, vectors: bool = False) -> list[StoredPoint]:
         """The stored points of some ids, unknown ones left out."""
-        records = self._retry(
-            lambda: self._client.retrieve(self.name, list(ids), with_payload=_selector(fields), with_vectors=vectors)
+        records = retried(
+            self._place,
+            lambda: self._client.retrieve(self.name, list(ids), with_payload=_selector(fields), with_vectors=vectors),
         )
         return [_stored(record) for record in records]
 
@@ -239,7 +234,8 @@ class ServerCollection(Collection):
                 return
 
     def _page(self, where: Where, fields: Fields, vectors: bool, batch: int, offset: Any) -> tuple[list[Any], Any]:
-        return self._retry(
+        return retried(
+            self._place,
             lambda: self._client.scroll(
                 self.name,
                 to_qdrant(where),
@@ -247,16 +243,18 @@ class ServerCollection(Collection):
                 offset=offset,
                 with_payload=_selector(fields),
                 with_vectors=vectors,
-            )
+            ),
         )
 
     def count(self, where: Where = ()) -> int:
         """How many points satisfy the filter."""
-        return self._retry(lambda: self._client.count(self.name, to_qdrant(where), exact=True)).count
+        return retried(self._place, lambda: self._client.count(self.name, to_qdrant(where), exact=True)).count
 
     def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
         """How many points have each value of a keyword field."""
-        answer = self._retry(lambda: self._client.facet(self.name, field, to_qdrant(where), limit=limit, exact=True))
+        answer = retried(
+            self._place, lambda: self._client.facet(self.name, field, to_qdrant(where), limit=limit, exact=True)
+        )
         return {str(hit.value): hit.count for hit in sorted(answer.hits, key=lambda hit: (-hit.count, str(hit.value)))}
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -264,11 +262,11 @@ class ServerCollection(Collection):
         if not ids:
             return  # the client refuses an empty list
         selector = models.PointIdsList(points=list(ids))
-        self._retry(lambda: self._client.delete(self.name, selector, wait=True))
+        retried(self._place, lambda: self._client.delete(self.name, selector, wait=True))
 
     def set_payload(self, id: str, payload: Payload) -> None:
         """Set some payload fields of one point."""
-        self._retry(lambda: self._client.set_payload(self.name, payload, points=[id], wait=True))
+        retried(self._place, lambda: self._client.set_payload(self.name, payload, points=[id], wait=True))
 
     def flush(self) -> None:
         """Nothing to do: every write waits until the server has it."""
@@ -282,9 +280,9 @@ class ServerCollection(Collection):
         started = time.monotonic()
         while (status := self._state().status) != models.CollectionStatus.GREEN:
             if status == models.CollectionStatus.RED:
-                raise StoreError(f"{self._place} has failed to index: {_line(str(self._state().optimizer_status))}")
+                raise StoreError(f"{self._place} has failed to index: {one_line(str(self._state().optimizer_status))}")
             if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
-                self._retry(lambda: self._client.update_collection(self.name, models.OptimizersConfigDiff()))
+                retried(self._place, lambda: self._client.update_collection(self.name, models.OptimizersConfigDiff()))
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
@@ -297,33 +295,19 @@ class ServerCollection(Collection):
         return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine, fields)
 
     def _state(self) -> models.CollectionInfo:
-        return self._retry(lambda: self._client.get_collection(self.name))
-
-    def _retry(self, call: Callable[[], T]) -> T:
-        """Call again on what passes by itself; ids are deterministic, so a write may be repeated."""
-        for attempt in range(RETRIES):
-            try:
-                return call()
-            except Exception as error:
-                wait_s = _retry_after_s(error, attempt)
-                if wait_s is None or attempt == RETRIES - 1:
-                    raise _translate(error, self._place) from error
-            time.sleep(wait_s)
-        raise AssertionError("unreachable")
+        return retried(self._place, lambda: self._client.get_collection(self.name))
 
 
-class answering:  # noqa: N801  a context manager reads like a verb
-    """Turn what the client raises into errors of ours."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, StoreError):
-            raise _translate(error, self._place) from error
+def _parts(batch: EmbeddedBatch) -> Iterator[slice]:
+    """A batch in requests of `REQUEST_POINTS` and about `REQUEST_BYTES` at most, one point at least."""
+    start, size = 0, 0
+    for number, record in enumerate(batch.records):
+        added = batch.vectors[number].nbytes + len(json.dumps(record.payload()))
+        if number - start == REQUEST_POINTS or (number > start and size + added > REQUEST_BYTES):
+            yield slice(start, number)
+            start, size = number, 0
+        size += added
+    yield slice(start, len(batch.records))
 
 
 def _check_version(server: str, where: str) -> None:
@@ -336,42 +320,6 @@ def _check_version(server: str, where: str) -> None:
             f"{where} runs Qdrant {server}, qdrant-client here is {ours}: "
             "Qdrant supports a distance of one minor version"
         )
-
-
-def _translate(error: Exception, place: str) -> StoreError:
-    if isinstance(error, UnexpectedResponse):
-        if error.status_code in _KEY_HTTP:
-            return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")
-        return StoreError(f"{place} answered HTTP {error.status_code}: {_line(error.content.decode(errors='replace'))}")
-    if isinstance(error, grpc.RpcError):
-        code, details = error.code(), _line(error.details() or "")
-        if code in _KEY_GRPC:
-            return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
-        if code in _SILENT_GRPC:
-            return StoreError(f"no Qdrant server answers at {place}: {details}")
-        return StoreError(f"{place} answered {code.name}: {details}")
-    if isinstance(error, ResponseHandlingException | httpx.HTTPError):
-        return StoreError(f"no Qdrant server answers at {place}: {_line(str(error))}")
-    return StoreError(f"{place}: {type(error).__name__}: {_line(str(error))}")
-
-
-def _retry_after_s(error: Exception, attempt: int) -> float | None:
-    """Seconds to wait before the next try, None for errors that stay."""
-    backoff_s = random.uniform(0.5, 1.0) * min(2.0**attempt, 30.0)
-    if isinstance(error, UnexpectedResponse) and error.status_code in _RETRIED_HTTP:
-        asked = error.headers.get("retry-after") if error.headers else None
-        return float(asked) if asked and asked.isdigit() else backoff_s
-    if isinstance(error, ResourceExhaustedResponse):
-        return float(error.retry_after_s)
-    if isinstance(error, grpc.RpcError) and error.code() in _RETRIED_GRPC:
-        return backoff_s
-    if isinstance(error, ResponseHandlingException):
-        return backoff_s
-    return None
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:300]
 
 
 def _index(field: PayloadField) -> Any:

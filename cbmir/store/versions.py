@@ -12,7 +12,8 @@ from qdrant_client import models
 from cbmir.errors import CollectionError
 from cbmir.fingerprint import EncoderCard
 from cbmir.store.base import Store
-from cbmir.store.server import ServerStore, answering
+from cbmir.store.retry import answering
+from cbmir.store.server import ServerStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,19 +80,20 @@ class Order:
 
 
 def units_of(gallery: Images, unit: str) -> NDArray[np.int64]:
-    """(images,) number of the unit of each image, from 0 without gaps; an image without a patient is a unit alone."""
+    """(images,) number of the unit of each image, by their first images; an image without a patient is a unit alone."""
     if unit == "image":
         return np.arange(len(gallery))
     codes = gallery.codes["patient_id"].astype(np.int64)
     codes = np.where(codes > 0, codes, -np.arange(len(gallery)))
-    return np.unique(codes, return_inverse=True)[1].astype(np.int64, copy=False)
+    _, first, units = np.unique(codes, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[units]
 
 
 def draw_order(units: NDArray[np.int64], seed: int, number: int) -> Order:
     """A random order, the same for the same units, seed and number.
 
-    Images stand by rising id, which doesn't depend on the encoder: collections that hold the same images get the same
-    galleries.
+    Images stand by rising id, which depends on neither encoder nor queries: collections whose whole galleries are the
+    same images get the same smaller ones.
 
     Args:
         units: (images,) see `units_of`.

@@ -64,9 +64,9 @@ def evaluate_sweep(
     much of it there is and which classes have none is counted in each part anew, so that its figures are those of a
     collection that holds nothing else.
 
-    The search is exact. Each part is scanned by itself, which takes the time of a scan of the sum of their sizes. The
-    store is read once a draw, and again for every part of more than `HELD_BYTES` of vectors. Memory beyond that of a
-    retrieval measurement: the vectors of two parts, never more than `HELD_BYTES` each.
+    The search is exact. Each part is scanned by itself, which takes the time of a scan of the sum of their sizes. A
+    gallery of more than `HELD_BYTES` of vectors is read from the store once a draw, and again for every part that is
+    as large. Memory beyond that of a retrieval measurement: the vectors of two parts, at most `HELD_BYTES` each.
 
     Args:
         collection: What is measured.

@@ -153,12 +153,12 @@ class SweepReport:
         over = {"micro": "queries", "macro": "classes"}[average]
         yield f"{average}, the mean over {over}; mean of the draws, lowest to highest:"
         head = "".join(f"  {f'{measure}@{k}':20}" for measure, k in columns)
-        yield f"{'images':>10}  {'share':>7}  coverage  {'uncovered':>9}{head}".rstrip()
+        yield f"{'asked':>10}  {'images':>10}  {'share':>7}  coverage  {'uncovered':>9}{head}".rstrip()
         for asked in dict.fromkeys(row.asked for row in rows):
             same = [row for row in rows if row.asked == asked and (row.measure, row.k) == columns[0]]
             figures = "".join(f"  {_spread(cells[asked, measure, k]):20}" for measure, k in columns)
             yield (
-                f"{_mean([row.size for row in same]):>10,.0f}  {_mean([row.share for row in same]):>7.2%}"
+                f"{asked:>10,}  {_mean([row.size for row in same]):>10,.0f}  {_mean([row.share for row in same]):>7.2%}"
                 f"  {_mean([row.coverage for row in same]):>8.4f}  {_range([row.uncovered_classes for row in same]):>9}"
                 f"{figures.rstrip()}"
             )

@@ -1,0 +1,117 @@
+"""What is tried again against a server and for how long, and its errors in our words."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+import httpx
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from cbmir.errors import StoreError
+
+RETRIES = 6
+"""Tries of a call."""
+DEADLINE_S = 300.0
+"""Time from the first try after which no other is begun, however long the server asks to wait."""
+
+_RETRIED_HTTP = (408, 429, 500, 502, 503, 504)
+_RETRIED_GRPC = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+)
+_SILENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_KEY_HTTP = (401, 403)
+_KEY_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+def retried(place: str, call: Callable[[], T]) -> T:
+    """Call again on what passes by itself; ids are deterministic, so a write may be repeated.
+
+    Tried again are 408, 429 and server errors of HTTP, and of gRPC UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+    and ABORTED, after a wait that doubles and is partly random, or as long as the server asks. Each wait is logged.
+    Anything else fails at once.
+
+    Args:
+        place: Named in messages.
+        call: Does the same each time.
+
+    Raises:
+        StoreError: an error that stays, or that has not passed after `RETRIES` tries or `DEADLINE_S`.
+    """
+    started = time.monotonic()
+    for attempt in range(RETRIES):
+        try:
+            return call()
+        except Exception as error:
+            wait_s = retry_after_s(error, attempt)
+            failed = translate(error, place)
+            if wait_s is None or attempt == RETRIES - 1:
+                raise failed from error
+            if time.monotonic() - started + wait_s > DEADLINE_S:
+                raise StoreError(f"{failed}; it asks to wait {wait_s:.0f} s: try again later") from error
+        _log.warning("%s; trying again in %.0f s", failed, wait_s)
+        time.sleep(wait_s)
+    raise AssertionError("unreachable")
+
+
+class answering:  # noqa: N801  a context manager reads like a verb
+    """Turn what the client raises into errors of ours."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
+            raise translate(error, self._place) from error
+
+
+def translate(error: Exception, place: str) -> StoreError:
+    """An error of the client as one of ours, in one line and without any key."""
+    if isinstance(error, UnexpectedResponse):
+        if error.status_code in _KEY_HTTP:
+            return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")
+        return StoreError(
+            f"{place} answered HTTP {error.status_code}: {one_line(error.content.decode(errors='replace'))}"
+        )
+    if isinstance(error, grpc.RpcError):
+        code, details = error.code(), one_line(error.details() or "")
+        if code in _KEY_GRPC:
+            return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
+        if code in _SILENT_GRPC:
+            return StoreError(f"no Qdrant server answers at {place}: {details}")
+        return StoreError(f"{place} answered {code.name}: {details}")
+    if isinstance(error, ResponseHandlingException | httpx.HTTPError):
+        return StoreError(f"no Qdrant server answers at {place}: {one_line(str(error))}")
+    return StoreError(f"{place}: {type(error).__name__}: {one_line(str(error))}")
+
+
+def retry_after_s(error: Exception, attempt: int) -> float | None:
+    """Seconds to wait before the next try, None for errors that stay."""
+    backoff_s = random.uniform(0.5, 1.0) * min(2.0**attempt, 30.0)
+    if isinstance(error, UnexpectedResponse) and error.status_code in _RETRIED_HTTP:
+        asked = error.headers.get("retry-after") if error.headers else None
+        return float(asked) if asked and asked.isdigit() else backoff_s
+    if isinstance(error, ResourceExhaustedResponse):
+        return float(error.retry_after_s)
+    if isinstance(error, grpc.RpcError) and error.code() in _RETRIED_GRPC:
+        return backoff_s
+    if isinstance(error, ResponseHandlingException):
+        return backoff_s
+    return None
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks, 300 signs at most."""
+    return " ".join(text.split())[:300]
