@@ -19,6 +19,7 @@ from evaluate.protocol import RetrievalProtocol, conditions
 from evaluate.recall.measurement import RecallTerms, measure_recall
 from evaluate.retrieval.measurement import evaluate_retrieval
 from evaluate.retrieval.report import RetrievalReport, Row
+from evaluate.sweep.measurement import SweepTerms, evaluate_sweep
 
 __all__ = [
     "METRICS",
@@ -30,11 +31,13 @@ __all__ = [
     "RetrievalProtocol",
     "RetrievalReport",
     "Row",
+    "SweepTerms",
     "audit_collection",
     "conditions",
     "evaluate_classification",
     "evaluate_probe",
     "evaluate_retrieval",
+    "evaluate_sweep",
     "measure_recall",
     "metric",
 ]
