@@ -130,7 +130,7 @@ def test_run__a_result_is_that_of_the_command(folder, cbmir):
     assert json.loads((folder / "r/blunt/retrieval.json").read_text())["result"] == json.loads(alone.stdout)
 
 
-def test_run__what_changed_is_done_again(folder, cbmir):
+def test_run__what_changed_is_done_again(folder, cbmir, monkeypatch):
     head = 'store = "store"\nout = "r"\n'
     text = head + '[retrieval]\nk = 1\nrelations = "relations.yaml"\nmeasure = "ndcg"\n[compare]\n'
     (folder / "relations.yaml").write_text("same: 2\n")
@@ -142,6 +142,11 @@ def test_run__what_changed_is_done_again(folder, cbmir):
     assert set(states(text).values()) == {"done"}
     assert set(states(text).values()) == {"kept"}
     assert set(states("collections = ['sharp', 'blunt']\n" + text).values()) == {"kept", "done"}  # another order
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)  # paths are another way to the same files
+        done = cbmir("evaluate", "run", "experiment.toml", "--collection", "sharp", "--collection", "blunt", "--json")
+        kept = {item["step"]: item["state"] for item in json.loads(done.stdout) if item["collection"]}
+        assert kept == {"retrieval": "kept"}
     changed = states(text.replace("k = 1", "k = 2"))
     assert changed[None, "compare"] == "done"  # the order is back
     assert (changed["sharp", "retrieval"], changed["blunt", "retrieval"]) == ("done", "done")

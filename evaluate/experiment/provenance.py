@@ -63,7 +63,7 @@ def provenance(step: Step, states: Sequence[State]) -> dict[str, Any]:
     """
     return {
         "analysis": step.command.name,
-        "options": list(step.arguments),
+        "options": [Path(word).name if place in step.read else word for place, word in enumerate(step.arguments)],
         "files": [_digest(Path(step.arguments[place])) for place in step.read],
         "collections": [asdict(state) for state in states],
         "versions": {"cbmir": cbmir.__version__, "python": platform.python_version()}

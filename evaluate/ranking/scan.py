@@ -154,13 +154,13 @@ class Scan:
         import torch
 
         rounded, lost = _rounded(gallery)
-        lost = lost.amax() * (1 + _ROUNDING)
+        lost = lost.amax()
         buffer = self._buffer(blocks, width, torch.bfloat16)
         for number, block in enumerate(blocks):
             queries = self._queries[block]
             halves, own = _rounded(queries)
             scores = self._products(halves, rounded, buffer)
-            unsure = 2 * (own + lost) + self._unsure
+            unsure = 2 * (1 + _ROUNDING) * (own + lost) + self._unsure  # lengths are 1 to within that
             found = self._found(scores, len(gallery), block, bars, unsure)
             if max(len(item.rows) for item in found) > len(queries) * max(_CROWD * self._depth, width // _DENSE):
                 self._half = False
@@ -287,7 +287,8 @@ def _candidates(scores: "torch.Tensor", depth: int, least: "torch.Tensor", unsur
     if groups > depth and bool(least.isnan().any()):
         least = least.fmax(maxima.topk(depth, dim=1, sorted=False).values.amin(1).float())
     if scores.dtype == torch.bfloat16:
-        unsure = unsure + 2 * _ROUNDING * least.abs()  # rounding keeps the order: what it takes at the limit counts
+        # rounding keeps the order, so that what it takes at the limit counts
+        unsure = (1 + _ROUNDING) * (unsure + 2 * _ROUNDING * least.abs())
     limit = (least - unsure).nan_to_num(nan=-torch.inf).clamp(min=torch.finfo(torch.float32).min)
     rows, group = (maxima >= limit[:, None]).nonzero(as_tuple=True)
     found = scores[rows, :, group]
