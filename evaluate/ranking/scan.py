@@ -96,6 +96,7 @@ class Scan:
         self._started = False
         self._unsure = 2.0**-23 * queries.shape[1]
         """Twice the largest error of a float32 product of two unit vectors."""
+        self._centre: torch.Tensor | None = None
         self._half = half
         if half is None:
             self._half = device == "cpu" and queries.shape[1] >= _LONG and has_bf16(device)
@@ -144,24 +145,29 @@ class Scan:
     ) -> list[slice]:
         """Score a chunk by products in bfloat16; the blocks from the first on that has too many candidates are left.
 
-        How far such a product may be off is the length of what rounding took from both vectors, and what it takes from
-        the product itself. Vectors that all lie close together have too many products within that: from there on
-        float32 is taken.
+        The mean of the first chunk is taken from all of the gallery before: that moves all products of a query alike,
+        and there is less to round. How far a product may be off is what rounding took from one vector times the length
+        of the other, for both, and what it takes from the product itself. Vectors that all lie close together have too
+        many products within that: from there on float32 is taken.
 
         Returns:
             The blocks that are left.
         """
         import torch
 
-        rounded, lost = _rounded(gallery)
-        lost = lost.amax()
+        if self._centre is None:
+            self._centre = gallery.mean(dim=0)
+        rounded, lost, lengths = _rounded(gallery, self._centre)
+        lost, longest = lost.amax(), lengths.amax()
         buffer = self._buffer(blocks, width, torch.bfloat16)
         for number, block in enumerate(blocks):
             queries = self._queries[block]
-            halves, own = _rounded(queries)
+            halves, own, _ = _rounded(queries)
             scores = self._products(halves, rounded, buffer)
-            unsure = 2 * (1 + _ROUNDING) * (own + lost) + self._unsure  # lengths are 1 to within that
-            found = self._found(scores, len(gallery), block, bars, unsure)
+            unsure = (
+                2 * (1 + _ROUNDING) * (own * longest + lost) + 2 * self._unsure
+            )  # queries have length 1 within that
+            found = self._found(scores, len(gallery), block, bars, unsure, queries @ self._centre)
             if max(len(item.rows) for item in found) > len(queries) * max(_CROWD * self._depth, width // _DENSE):
                 self._half = False
                 return blocks[number:]
@@ -191,8 +197,9 @@ class Scan:
         block: slice,
         bars: Sequence[Callable[[slice], Bar]],
         unsure: "torch.Tensor",
+        moved: "torch.Tensor | float" = 0.0,
     ) -> list[_Found]:
-        """The candidates on each of the terms."""
+        """The candidates on each of the terms; `moved` is by how much the scores lie below the products."""
         import torch
 
         grouped = scores.view(len(scores), _group_size(count, self._depth), -1)
@@ -200,7 +207,7 @@ class Scan:
         for keys, bar in zip(self.keys, bars, strict=True):
             _fill(scores[:, :count], bar(block))
             least = torch.from_numpy(cosines_of(keys[block][:, -1]).astype(np.float32)).to(scores.device)
-            found.append(_candidates(grouped, self._depth, least, unsure))
+            found.append(_candidates(grouped, self._depth, least - moved, unsure))
         return found
 
     def _merged(
@@ -243,17 +250,21 @@ def places_of(keys: Keys) -> Places:
     return places
 
 
-def _rounded(vectors: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-    """(n, dim) vectors in bfloat16, and (n,) the length of what that took from them."""
+def _rounded(
+    vectors: "torch.Tensor", centre: "torch.Tensor | float" = 0.0
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """(n, dim) vectors less a centre in bfloat16, (n,) the length of what rounding took from each, and (n,) theirs."""
     import torch
 
     rounded = torch.empty(vectors.shape, dtype=torch.bfloat16, device=vectors.device)
-    lost = torch.empty(len(vectors), device=vectors.device)
+    lost, lengths = torch.empty((2, len(vectors)), device=vectors.device)
     for start in range(0, len(vectors), _ROUNDED):
         part = slice(start, start + _ROUNDED)
-        rounded[part] = vectors[part]
-        torch.linalg.vector_norm(vectors[part] - rounded[part], dim=1, out=lost[part])
-    return rounded, lost
+        moved = vectors[part] - centre
+        rounded[part] = moved
+        torch.linalg.vector_norm(moved, dim=1, out=lengths[part])
+        torch.linalg.vector_norm(moved.sub_(rounded[part]), dim=1, out=lost[part])
+    return rounded, lost, lengths
 
 
 def _fill(scores: "torch.Tensor", bar: Bar) -> None:
