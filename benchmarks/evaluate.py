@@ -26,7 +26,8 @@ from cbmir.store import Collection, open_store
 from evaluate.classification.votes import Ballots, Labels, micro_f1
 from evaluate.metrics import at, macro, micro
 from evaluate.protocol import RetrievalProtocol, conditions
-from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan, places_of
+from evaluate.ranking.keys import places_of
+from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from evaluate.retrieval.measurement import measure
 
 GALLERY, QUERIES, DIM, LABELS, K = 20_000, 6_500, 128, 40, 100

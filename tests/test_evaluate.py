@@ -20,8 +20,8 @@ from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 from evaluate import RetrievalProtocol, conditions, evaluate_retrieval
 from evaluate.ranking.exclusion import Exclusion
+from evaluate.ranking.keys import keys_of
 from evaluate.ranking.neighbours import ask, scan
-from evaluate.ranking.scan import keys_of
 from evaluate.ranking.trial import NONE, read_trial
 
 DIM = 16

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import evaluate.ranking.scan
 from cbmir.schema import normalise
-from evaluate.ranking.scan import MISSING, Bar, Scan, cosines_of, keys_of, places_of
+from evaluate.ranking.keys import MISSING, cosines_of, keys_of, places_of
+from evaluate.ranking.scan import Bar, Scan
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 

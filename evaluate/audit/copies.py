@@ -14,7 +14,8 @@ from cbmir.errors import ProtocolError
 from cbmir.schema import SPLITS
 from cbmir.store import Collection
 from evaluate.audit.patients import split_pairs, splits_of
-from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan, cosines_of, places_of
+from evaluate.ranking.keys import cosines_of, places_of
+from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from evaluate.ranking.trial import SCROLL_IMAGES, Images, Places, Trial, packed, text_ids
 from evaluate.retrieval.export import write_parts
 

@@ -11,7 +11,8 @@ from cbmir.errors import ProtocolError
 from cbmir.filters import Condition, Where
 from cbmir.store import Collection
 from evaluate.ranking.exclusion import Exclusion
-from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan, cosines_of, places_of
+from evaluate.ranking.keys import cosines_of, places_of
+from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from evaluate.ranking.trial import NONE, Places, Trial, packed_ids, stream_gallery, text_ids
 
 ASKED = 128

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cbmir.encoders.device import has_bf16, keep_memory
 from cbmir.schema import Vectors
+from evaluate.ranking.keys import MISSING, Keys, Places, close, cosines_of, keys_of, places_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +30,7 @@ _LONG = 256  # dimensions from which bfloat16 saves more than the candidates tha
 _ROUNDED = 4096  # vectors rounded at once: they stay in the cache
 _DENSE = 256  # one image in so many a candidate: multiplying all of them again costs more than bfloat16 saves
 _ROUNDING = 1.01 * 2.0**-8  # of a product that is given back in bfloat16
-_BITS = 30
-_LOW = (1 << 32) - 1
-MISSING = np.iinfo(np.int64).min
-"""Key of no image."""
 
-Keys = NDArray[np.int64]
-Places = NDArray[np.int64]
 Pairs = tuple[Places, Places]
 
 
@@ -219,35 +214,12 @@ class Scan:
         keys[taken] = keys_of(_exact(queries, gallery, rows[taken], columns[taken]), places[columns[taken]])
         table = _table(before, rows, keys)
         if alone:
-            rows, ranks = _close(table, self._unsure)
-            close = places_of(table[rows, ranks])
-            exact = _exact(queries, gallery, rows, np.searchsorted(places, close))
-            table[rows, ranks] = keys_of(exact, close)
+            rows, ranks = close(table, self._unsure)
+            unsettled = places_of(table[rows, ranks])
+            exact = _exact(queries, gallery, rows, np.searchsorted(places, unsettled))
+            table[rows, ranks] = keys_of(exact, unsettled)
             table = np.sort(table, axis=1)[:, ::-1]
         return table[:, : self._depth]
-
-
-def keys_of(cosines: NDArray[np.floating], places: Places) -> Keys:
-    """One integer an image that sorts by cosine, then by falling place, so that the largest keys are the answer.
-
-    The upper half is the cosine in units of 2**-30, the lower half counts places downwards.
-    """
-    keys: Keys = np.rint(cosines * np.float64(1 << _BITS)).astype(np.int64)
-    keys <<= 32
-    keys += _LOW - places
-    return keys
-
-
-def cosines_of(keys: Keys) -> NDArray[np.float64]:
-    """The cosines in keys, NaN for `MISSING`."""
-    cosines: NDArray[np.float64] = np.where(keys == MISSING, np.nan, (keys >> 32) / float(1 << _BITS))
-    return cosines
-
-
-def places_of(keys: Keys) -> Places:
-    """The places in keys, -1 for `MISSING`."""
-    places: Places = np.where(keys == MISSING, -1, _LOW - (keys & _LOW))
-    return places
 
 
 def _rounded(
@@ -306,16 +278,6 @@ def _candidates(scores: "torch.Tensor", depth: int, least: "torch.Tensor", unsur
     hits, within = (found >= limit[rows, None]).nonzero(as_tuple=True)
     columns = group[hits] + within * groups
     return _Found(rows[hits].cpu().numpy(), columns.cpu().numpy(), found[hits, within].float().cpu().numpy())
-
-
-def _close(table: Keys, unsure: float) -> tuple[Places, Places]:
-    """Rows and places in the sorted table of keys that lie so near to another that their order isn't sure."""
-    cosines = cosines_of(table)
-    gap = cosines[:, :-1] - cosines[:, 1:] <= unsure
-    close = np.zeros(table.shape, np.bool_)
-    close[:, 1:] |= gap
-    close[:, :-1] |= gap
-    return np.nonzero(close)  # type: ignore[return-value]
 
 
 def _exact(queries: "torch.Tensor", gallery: "torch.Tensor", rows: Places, columns: Places) -> NDArray[np.float64]:
