@@ -11,7 +11,7 @@ _COMMANDS = {
     "ingest": ("ingest.cli:ingest", "Embed images, or take embeddings, into a collection."),
     "search": ("search.cli:search", "Find the stored images most similar to an image."),
     "evaluate": ("evaluate.cli:evaluate", "Measure how well a collection retrieves."),
-    "collections": ("cbmir.store.cli:collections", "List, show and drop collections."),
+    "collections": ("cbmir.collections.cli:collections", "List, show and drop collections."),
     "encoders": ("cbmir.encoders.cli:encoders", "List the encoders known by name."),
     "doctor": ("cbmir.doctor:doctor_command", "Check store, collections and encoder, a line each."),
 }

@@ -174,7 +174,7 @@ class _Run:
         self.report.updated += 1
         if old.keys() <= new.keys():
             changed: Payload = {name: value for name, value in new.items() if old.get(name) != value}
-            self._collection.set_payload(record.id, changed)
+            self._collection.set_payloads({record.id: changed})
             return
         for point in self._collection.get([record.id], vectors=True):  # a field is gone: only a whole point drops it
             if point.vector is not None:

@@ -154,7 +154,7 @@ def test_run__what_changed_is_done_again(folder, cbmir, monkeypatch):
     assert states(text.replace("k = 1", "k = 2"))["sharp", "retrieval"] == "done"
     with EdgeStore(folder / "store").open("sharp") as collection:
         point = next(collection.scroll())[0]
-        collection.set_payload(point.id, {"patient_id": "another"})
+        collection.set_payloads({point.id: {"patient_id": "another"}})
     again = states(text.replace("k = 1", "k = 2"))
     assert (again["sharp", "retrieval"], again["blunt", "retrieval"]) == ("done", "kept")
     assert again[None, "compare"] == "done"

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from cbmir.collections.prune.prune import prune
 from cbmir.errors import FilterError, StoreError
 from cbmir.filters import parse
 from cbmir.schema import EmbeddedBatch, ImageRecord
-from cbmir.store.prune import prune
 
 
 @pytest.fixture

@@ -478,7 +478,7 @@ def test_facet__filter_and_limit(six):
     assert six.facet("series_id") == {}
 
 
-# delete, set_payload, info, finish
+# delete, set_payloads, info, finish
 
 
 def test_delete__unknown_ids_are_no_error(own_six):
@@ -489,8 +489,8 @@ def test_delete__unknown_ids_are_no_error(own_six):
     assert own_six.facet("modality")["CT"] == 1
 
 
-def test_set_payload__the_other_fields_stay(own_six):
-    own_six.set_payload(IMAGES["d"].id, {"sex": "M", "view": "ap"})
+def test_set_payloads__the_other_fields_stay(own_six):
+    own_six.set_payloads({IMAGES["d"].id: {"sex": "M", "view": "ap"}})
     (point,) = own_six.get([IMAGES["d"].id], vectors=True)
     assert point.payload == IMAGES["d"].payload() | {"sex": "M", "view": "ap"}
     assert np.allclose(point.vector, _at([80.0])[0], atol=1e-6)
@@ -498,11 +498,11 @@ def test_set_payload__the_other_fields_stay(own_six):
     assert own_six.count((parse("view=lateral"),)) == 0
 
 
-def test_set_payload__an_unknown_id_is_refused(store, six):
+def test_set_payloads__an_unknown_id_is_refused(store, six):
     if os.environ.get("QDRANT_URL", "").startswith(store.location):
         pytest.skip("a server takes it as done")
     with pytest.raises(StoreError):
-        six.set_payload(NOWHERE, {"sex": "F"})
+        six.set_payloads({NOWHERE: {"sex": "F"}})
 
 
 def test_info__counts(six):
@@ -571,7 +571,7 @@ def test_edge_and_client_engine__same_answers_to_a_random_workload(tmp_path):
             payload = {"modality": str(rng.choice(["CT", "US"])), "age_years": float(rng.integers(90))}
             for collection in (edge, memory):
                 collection.upsert(batch)
-                collection.set_payload(changed.id, payload)
+                collection.set_payloads({changed.id: payload})
                 collection.delete(gone)
             _same(edge, memory, rng)
         assert edge.count() > 200

@@ -6,11 +6,11 @@ import uuid
 import pytest
 from qdrant_client import QdrantClient
 
+from cbmir.collections.versions.versions import begin, promote, rollback, versions
 from cbmir.errors import CollectionError
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
-from cbmir.store.versions import begin, promote, rollback, versions
 
 
 @pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.server)])

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
+from cbmir.collections.transfer import transfer as module
+from cbmir.collections.transfer.transfer import transfer
 from cbmir.errors import FingerprintError, RecordError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord
-from cbmir.store import transfer as module
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
-from cbmir.store.transfer import transfer
 
 WHOLE = ImageRecord(
     filepath="a/b.png", dataset="one", split="train", modality="CT", anatomic_region="chest",
@@ -89,7 +89,7 @@ def test_transfer__goes_on_and_repairs(filled, card, server, make_batch, monkeyp
         monkeypatch.setattr(copy, "_write", written)
         assert transfer(filled, copy).written == 9
         ids = sorted(contents(copy))
-        copy.set_payload(ids[0], {"view": "another"})
+        copy.set_payloads({ids[0]: {"view": "another"}})
         moved = contents(filled)[ids[5]]
         record = ImageRecord.from_payload(moved.payload)
         copy.upsert(EmbeddedBatch((record,), -moved.vector[np.newaxis], card.fingerprint))

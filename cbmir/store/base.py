@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -166,8 +166,12 @@ class Collection(ABC):
         """Remove points; unknown ids are no error."""
 
     @abstractmethod
-    def set_payload(self, id: str, payload: Payload) -> None:
-        """Set some payload fields of one point; the others stay."""
+    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        """Set some payload fields of some points, by id; the other fields stay.
+
+        Raises:
+            StoreError: an id is unknown to an engine in this process; a server takes it as done.
+        """
 
     @abstractmethod
     def flush(self) -> None:

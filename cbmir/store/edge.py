@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -239,10 +239,11 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             self._shard.update(q.UpdateOperation.delete_points(list(ids)))
 
-    def set_payload(self, id: str, payload: Payload) -> None:
-        """Set some payload fields of one point."""
+    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        """Set some payload fields of some points."""
         with _engine(self.folder):
-            self._shard.update(q.UpdateOperation.set_payload([id], payload))
+            for id, payload in changes.items():
+                self._shard.update(q.UpdateOperation.set_payload([id], payload))
 
     def flush(self) -> None:
         """Write all to disk and truncate the write-ahead log."""

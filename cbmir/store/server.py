@@ -7,7 +7,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -97,11 +97,15 @@ class ServerStore(Store):
 
     def names(self) -> list[str]:
         """Aliases and collections that have none, sorted."""
+        aliases = self.aliases()
         with answering(self.location):
-            aliases = self.client.get_aliases().aliases
             physical = {item.name for item in self.client.get_collections().collections}
-        aliased = {item.collection_name for item in aliases}
-        return sorted({item.alias_name for item in aliases} | (physical - aliased))
+        return sorted(aliases.keys() | (physical - set(aliases.values())))
+
+    def aliases(self) -> dict[str, str]:
+        """Aliases to the own names of the collections they lead to."""
+        with answering(self.location):
+            return {item.alias_name: item.collection_name for item in self.client.get_aliases().aliases}
 
     def create(self, name: str, card: EncoderCard) -> "ServerCollection":
         """Make ``name__v1`` with its indexes, then the alias, so that nobody sees a collection without indexes."""
@@ -109,9 +113,7 @@ class ServerStore(Store):
         if name in self.names():
             raise CollectionError(f"collection {name} exists already on {self.location}")
         physical = self.create_version(name, card)
-        with answering(self.location):
-            alias = models.CreateAlias(collection_name=physical, alias_name=name)
-            self.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+        self.lead(name, physical)
         return ServerCollection(self, name, card)
 
     def create_version(self, name: str, card: EncoderCard) -> str:
@@ -146,12 +148,22 @@ class ServerStore(Store):
         """Delete the alias and the collection behind it."""
         if name not in self.names():
             raise self._missing(name)
+        targets = self.aliases()
         with answering(self.location):
-            targets = {item.alias_name: item.collection_name for item in self.client.get_aliases().aliases}
             if name in targets:
-                alias = models.DeleteAlias(alias_name=name)
-                self.client.update_collection_aliases([models.DeleteAliasOperation(delete_alias=alias)])
+                self.client.update_collection_aliases([_no_alias(name)])
             self.client.delete_collection(targets.get(name, name))
+
+    def lead(self, alias: str, name: str) -> None:
+        """Let an alias lead to a collection, wherever it has led before.
+
+        Readers see the old one or the new one: the server does both operations at once.
+        """
+        made = models.CreateAlias(collection_name=name, alias_name=alias)
+        operations: list[models.AliasOperations] = [_no_alias(alias)] if alias in self.aliases() else []
+        operations.append(models.CreateAliasOperation(create_alias=made))
+        with answering(self.location):
+            self.client.update_collection_aliases(operations)
 
     def close(self) -> None:
         """Close the connection."""
@@ -159,8 +171,8 @@ class ServerStore(Store):
 
     def _unfinished(self, name: str, card: EncoderCard) -> str | None:
         """An empty version for the same encoder without an alias: its maker was killed, or is at it right now."""
+        aliased = set(self.aliases().values())
         with answering(self.location):
-            aliased = {item.collection_name for item in self.client.get_aliases().aliases}
             for version in sorted(self.versions(name) - aliased):
                 there = self.client.get_collection(version)
                 ours = (there.config.metadata or {}).get("fingerprint") == card.fingerprint
@@ -264,9 +276,18 @@ class ServerCollection(Collection):
         selector = models.PointIdsList(points=list(ids))
         retried(self._place, lambda: self._client.delete(self.name, selector, wait=True))
 
-    def set_payload(self, id: str, payload: Payload) -> None:
-        """Set some payload fields of one point."""
-        retried(self._place, lambda: self._client.set_payload(self.name, payload, points=[id], wait=True))
+    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        """Set some payload fields of some points."""
+        operations = [
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, points=[id]))
+            for id, payload in changes.items()
+        ]
+        for start in range(0, len(operations), REQUEST_POINTS):
+            part = operations[start : start + REQUEST_POINTS]
+            self._change(part)
+
+    def _change(self, operations: Sequence[models.UpdateOperation]) -> None:
+        retried(self._place, lambda: self._client.batch_update_points(self.name, operations, wait=True))
 
     def flush(self) -> None:
         """Nothing to do: every write waits until the server has it."""
@@ -296,6 +317,10 @@ class ServerCollection(Collection):
 
     def _state(self) -> models.CollectionInfo:
         return retried(self._place, lambda: self._client.get_collection(self.name))
+
+
+def _no_alias(name: str) -> models.DeleteAliasOperation:
+    return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
 
 
 def _parts(batch: EmbeddedBatch) -> Iterator[slice]:

@@ -7,8 +7,6 @@ dropped, so that `rollback` is as quick.
 import re
 from dataclasses import dataclass
 
-from qdrant_client import models
-
 from cbmir.errors import CollectionError
 from cbmir.fingerprint import EncoderCard
 from cbmir.store.base import Store
@@ -44,9 +42,9 @@ def versions(store: Store, name: str) -> list[Version]:
         CollectionError: there is none, or the store is a directory, which has no versions.
     """
     server = _server_of(store)
+    current = server.aliases().get(name)
+    found = []
     with answering(server.location):
-        current = _current(server, name)
-        found = []
         for version in server.versions(name):
             info = server.client.get_collection(version)
             fingerprint = (info.config.metadata or {}).get("fingerprint")
@@ -90,7 +88,7 @@ def promote(store: Store, version: str) -> str:
         raise CollectionError(f"{version} is empty; fill it before it is promoted")
     if chosen.status != "green":
         raise CollectionError(f"{version} is {chosen.status}: wait until the server has indexed it")
-    _switch(_server_of(store), name, version)
+    _server_of(store).lead(name, version)
     return name
 
 
@@ -107,24 +105,8 @@ def rollback(store: Store, name: str) -> str:
     before = [item for item in found if item.number < current]
     if not before:
         raise CollectionError(f"{name} is at its oldest version, {name}__v{current}")
-    _switch(_server_of(store), name, before[0].name)
+    _server_of(store).lead(name, before[0].name)
     return before[0].name
-
-
-def _switch(server: ServerStore, name: str, version: str) -> None:
-    """Readers see the old version or the new one: the server does both operations at once."""
-    with answering(server.location):
-        operations: list[models.AliasOperations] = []
-        if _current(server, name):
-            operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
-        made = models.CreateAlias(collection_name=version, alias_name=name)
-        operations.append(models.CreateAliasOperation(create_alias=made))
-        server.client.update_collection_aliases(operations)
-
-
-def _current(server: ServerStore, name: str) -> str | None:
-    aliases = {item.alias_name: item.collection_name for item in server.client.get_aliases().aliases}
-    return aliases.get(name)
 
 
 def _number(version: str) -> int:

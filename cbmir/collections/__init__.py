@@ -1,0 +1,1 @@
+"""What is done with whole collections: listed, made, copied, switched, pruned, kept."""

@@ -1,0 +1,137 @@
+"""``cbmir collections``: what a store holds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbmir.collections.prune.cli import prune_
+from cbmir.collections.transfer.cli import pull, push
+from cbmir.collections.versions.cli import promote_, rollback_, versions_
+from cbmir.collections.versions.versions import begin
+from cbmir.errors import StoreError
+from cbmir.options import EXIT_FAILURES, encoder_options, json_option, opened, print_json, say, store_option
+from cbmir.store import Collection
+
+_SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
+
+
+@click.group()
+def collections() -> None:
+    """List, show, make, index, copy, switch and drop collections."""
+
+
+@collections.command("list")
+@store_option
+@json_option
+def list_(location: str, as_json: bool) -> int:
+    """Print the collections of a store with their encoder and count."""
+    rows: list[dict[str, Any]] = []
+    with opened(location) as store:
+        for name in store.names():
+            try:
+                with store.open(name) as collection:
+                    rows.append({"name": name, **_head(collection)})
+            except StoreError as error:  # one that is in use or damaged doesn't hide the others
+                rows.append({"name": name, "error": str(error)})
+    failed = [row for row in rows if "error" in row]
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            if row not in failed:
+                click.echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
+    for row in failed:
+        say(f"failed: {row['name']}: {row['error']}")
+    if not rows:
+        exists = "://" in location or Path(location).exists()
+        say(f"{location} holds no collection yet" if exists else f"there is no {location} yet; ingest makes it")
+    return EXIT_FAILURES if failed else 0
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@json_option
+def show(name: str, location: str, as_json: bool) -> None:
+    """Print a collection: encoder, counts, and images by data set, split, modality, region and label."""
+    with opened(location) as store, store.open(name) as collection:
+        data = {"name": name, **_head(collection), "counts": {field: collection.facet(field) for field in _SHOWN}}
+    if as_json:
+        print_json(data)
+        return
+    encoder = data["encoder"]
+    click.echo(
+        f"{name}: {data['points']:,} images, {data['indexed']:,} in the HNSW graph, {data['status']}, {data['engine']}"
+    )
+    click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
+    click.echo(f"fingerprint {data['fingerprint']}")
+    for field, counts in data["counts"].items():
+        click.echo(f"\n{field}")
+        for value, count in counts.items():
+            click.echo(f"  {value:40} {count:>10,}")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@click.option("--encoder", required=True, help="Whose vectors it will hold, see `cbmir encoders list`.")
+@click.option("--next", "beside", is_flag=True, help="A new version beside the one in use, on a server.")
+@encoder_options
+def create(name: str, location: str, encoder: str, beside: bool, **options: Any) -> None:
+    """Make an empty collection with its indexes.
+
+    Ingest does so itself where its key may; on a server whose key for ingest may write but not create, do it first.
+    With --next: fill the new version under the name that is printed, then promote it.
+    """
+    from cbmir.encoders import EncoderSettings, get
+
+    weights = Path(options["weights"]) if options["weights"] else None
+    settings = EncoderSettings(weights, options["device"], options["precision"], options["batch_size"])
+    card = get(encoder, settings).card
+    with opened(location) as store:
+        if beside:
+            name = begin(store, name, card)
+        else:
+            store.create(name, card).close()
+    click.echo(name)
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+def optimize(name: str, location: str) -> None:
+    """Build the index that makes searches fast; ingest does it at its end unless it was interrupted."""
+    with opened(location) as store, store.open(name) as collection:
+        collection.finish()
+        info = collection.info()
+    say(f"{name}: {info.points:,} images, {info.indexed:,} in the HNSW graph, {info.status}")
+
+
+@collections.command()
+@click.argument("name")
+@store_option
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def drop(name: str, location: str, yes: bool) -> None:
+    """Delete a collection and all it holds."""
+    with opened(location) as store:
+        if not yes:
+            click.confirm(f"Delete {name} of {location} for good?", abort=True, err=True)
+        store.drop(name)
+    say(f"{name} is gone")
+
+
+def _head(collection: Collection) -> dict[str, Any]:
+    info = collection.info()
+    return {
+        "points": info.points,
+        "indexed": info.indexed,
+        "status": info.status,
+        "engine": info.engine,
+        "fingerprint": collection.card.fingerprint,
+        "encoder": collection.card.as_json(),
+    }
+
+
+for _command in (versions_, promote_, rollback_, push, pull, prune_):
+    collections.add_command(_command)

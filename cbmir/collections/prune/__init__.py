@@ -1,0 +1,1 @@
+"""Images whose files are gone."""

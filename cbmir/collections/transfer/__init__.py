@@ -1,0 +1,1 @@
+"""Collections copied from store to store."""

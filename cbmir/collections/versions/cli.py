@@ -1,0 +1,44 @@
+"""``cbmir collections versions | promote | rollback``."""
+
+from dataclasses import asdict
+
+import click
+
+from cbmir.collections.versions.versions import promote, rollback, versions
+from cbmir.options import json_option, opened, print_json, say, store_option
+
+
+@click.command("versions")
+@click.argument("name")
+@store_option
+@json_option
+def versions_(name: str, location: str, as_json: bool) -> None:
+    """Print the versions of a collection on a server, the newest first; * is the one in use."""
+    with opened(location) as store:
+        found = versions(store, name)
+    if as_json:
+        print_json([asdict(item) for item in found])
+        return
+    for item in found:
+        mark = "*" if item.current else " "
+        click.echo(f"{mark} {item.name:34} {item.points:>10,}  {item.status:7} {item.fingerprint or 'not of cbmir'}")
+
+
+@click.command("promote")
+@click.argument("version")
+@store_option
+def promote_(version: str, location: str) -> None:
+    """Let NAME lead to the version NAME__vN, at once for all readers."""
+    with opened(location) as store:
+        name = promote(store, version)
+    say(f"{name} is {version} now")
+
+
+@click.command("rollback")
+@click.argument("name")
+@store_option
+def rollback_(name: str, location: str) -> None:
+    """Let NAME lead to the version before the one in use."""
+    with opened(location) as store:
+        version = rollback(store, name)
+    say(f"{name} is {version} now")
