@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import click
 
@@ -16,6 +17,8 @@ from cbmir.errors import CbmirError
 from cbmir.options import encoder_options, json_option, opened, print_json
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
+from cbmir.store.connection import LOOPBACK
+from cbmir.store.server import ServerStore
 
 State = Literal["ok", "warning", "failed"]
 
@@ -76,32 +79,60 @@ def check_directory(path: Path, mounts: Path = _MOUNTS) -> Iterator[Check]:
         yield Check("file system", "failed" if remote else "ok", f"{kind}{advice}")
 
 
-def check_store(store: Store) -> Iterator[Check]:
-    """Every collection of a store."""
+def check_store(store: Store, key: bool = False) -> Iterator[Check]:
+    """Every collection of a store, and of a server its key.
+
+    Args:
+        store: Open.
+        key: Whether a key was given.
+    """
     names = store.names()
     yield Check("store", "ok", f"{store.location} answers and holds {len(names):,} collections")
+    if isinstance(store, ServerStore):
+        yield check_key(store, key)
     for name in names:
         try:
             with store.open(name) as collection:
-                yield check_collection(collection)
+                yield check_collection(store, collection)
         except CbmirError as error:
             yield Check(name, "failed", str(error))
 
 
-def check_collection(collection: Collection) -> Check:
-    """Encoder, indexes and state of a collection."""
-    info, card = collection.info(), collection.card
+def check_key(store: ServerStore, given: bool) -> Check:
+    """Whether the server is open to everybody, and what the key may do."""
+    private = all(urlsplit(url).hostname in LOOPBACK for url in store.location.split(","))
+    if not given:
+        text = "no key was given and none is asked for: who reaches the server may read and delete all of it"
+        return Check("key", "ok" if private else "warning", text)
+    rights = store.rights()
+    if rights != "manage":
+        writes = [name for name in store.names() if store.rights(name) == "write"]
+        text = f"may write to {', '.join(writes)}, not make or drop collections" if writes else "may read, not write"
+    else:
+        text = "may do everything; keep it for administration, and give dashboards the read-only key"
+    if not private and any(url.startswith("http:") for url in store.location.split(",")):
+        return Check("key", "warning", f"{text}; it travels unencrypted: use https")
+    return Check("key", "ok", text)
+
+
+def check_collection(store: Store, collection: Collection) -> Check:
+    """Encoder, indexes, vectors, replicas and state of a collection."""
+    info, card, name = collection.info(), collection.card, collection.name
     text = f"{info.points:,} images of {card.name}, fingerprint {card.fingerprint}, {info.status}"
     missing = sorted({field.name for field in INDEXED_FIELDS} - info.fields)
     if missing:
         text += f"; no index on {', '.join(missing)}: filters on them are slow or refused; make the collection anew"
-        return Check(collection.name, "failed", text)
+        return Check(name, "failed", text)
     if info.status == "red":
-        return Check(collection.name, "failed", f"{text}: the server failed to index it, see its log")
+        return Check(name, "failed", f"{text}: the server failed to index it, see its log")
+    if ailing := store.ailing(name):
+        return Check(name, "failed", f"{text}; {', '.join(ailing)}: start that node, the others go on without it")
+    if bare := collection.bare():
+        return Check(name, "warning", f"{text}; {bare:,} have no vector and are never found: ingest them again")
     if info.status != "green":
         waits = "the server is indexing" if info.status == "yellow" else "nothing is indexed before the next change"
-        return Check(collection.name, "warning", f"{text}: {waits}; cbmir collections optimize {collection.name}")
-    return Check(collection.name, "ok", text)
+        return Check(name, "warning", f"{text}: {waits}; cbmir collections optimize {name}")
+    return Check(name, "ok", text)
 
 
 def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
@@ -156,7 +187,7 @@ def _stored(location: str) -> list[Check]:
     if "://" not in location and not Path(location).exists():
         return [Check("store", "warning", f"there is no {location} yet; ingest makes it")]
     with opened(location) as store:
-        return list(check_store(store))
+        return list(check_store(store, bool(os.environ.get("QDRANT_API_KEY"))))
 
 
 def _attempt(name: str, look: Callable[[], list[Check]]) -> list[Check]:

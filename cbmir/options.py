@@ -14,7 +14,9 @@ import click
 
 from cbmir.errors import CbmirError
 from cbmir.filters import Where, any_of, parse
-from cbmir.store import Collection, Store, open_store
+from cbmir.fingerprint import EncoderCard
+from cbmir.store import Collection, Layout, Store, open_store
+from cbmir.store.layout import PROFILES, announcement
 
 EXIT_FAILURES = 3
 """The work is finished, and some inputs failed and were counted."""
@@ -40,7 +42,7 @@ def store_option(command: F) -> F:
         show_envvar=True,
         required=True,
         metavar="DIR|URL",
-        help="Directory, or URL of a Qdrant server (its key comes from QDRANT_API_KEY).",
+        help="Directory, or URL of a Qdrant server (its key comes from QDRANT_API_KEY); of a cluster: URL,URL,...",
     )(command)
 
 
@@ -59,6 +61,38 @@ def encoder_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def layout_options(command: F) -> F:
+    """``--profile``, ``--images`` and what only a cluster has, passed together as `layout`; for new collections."""
+
+    @functools.wraps(command)
+    def with_layout(*args: Any, **options: Any) -> Any:
+        names = ("profile", "images", "shards", "replicas", "write_consistency")
+        return command(*args, layout=Layout(**{name: options.pop(name) for name in names}), **options)
+
+    wrapped: Any = with_layout
+    for option in (
+        click.option("--write-consistency", type=int, help="Replicas that must have a write before it counts as done."),
+        click.option("--replicas", type=int, help="Nodes of a cluster that hold each part of a new collection."),
+        click.option("--shards", type=int, help="Parts of a new collection on a cluster."),
+        click.option("--images", type=click.IntRange(1), help="How many it will hold, where that isn't known."),
+        click.option(
+            "--profile",
+            type=click.Choice(PROFILES),
+            default="small",
+            show_default=True,
+            help="Of a new collection. small: all in memory; ram: 8-bit copies in memory; disk: nothing.",
+        ),
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+def foretell(store: Store, name: str, card: EncoderCard, layout: Layout) -> None:
+    """Say what a collection will take that doesn't exist yet."""
+    if name not in store.names():
+        say(announcement(layout, card.dim))
 
 
 def filter_options(command: F) -> F:
@@ -86,8 +120,9 @@ def filter_options(command: F) -> F:
 
 @contextmanager
 def opened(location: str) -> Iterator[Store]:
-    """The store behind ``--store``, closed afterwards."""
-    with open_store(location, os.environ.get("QDRANT_API_KEY") or None) as store:
+    """The store behind ``--store``, closed afterwards; the key and the read consistency are in the environment."""
+    key, consistency = os.environ.get("QDRANT_API_KEY"), os.environ.get("CBMIR_READ_CONSISTENCY")
+    with open_store(location, key or None, consistency or None) as store:
         yield store
 
 

@@ -2,8 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,23 @@ from tqdm import tqdm
 
 from cbmir.encoders import EncoderSettings, get
 from cbmir.options import (
-    EXIT_FAILURES,
-    EXIT_INTERRUPTED,
     encoder_options,
+    foretell,
     json_option,
+    layout_options,
     opened,
     print_json,
     say,
     store_option,
 )
-from cbmir.store import Collection
+from cbmir.vectorfile import write_embeddings
+from ingest.console import failed, finish, seen_by
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
-from ingest.pipeline import Seen, ingest_images
-from ingest.report import IngestReport, write_failures
+from ingest.pipeline import ingest_images
+from ingest.reindex.cli import reindex_
 from ingest.shard import Shard, open_in_turn
-from ingest.sources import GIVEN_FIELDS, Failure, SourceOptions, open_source
-from ingest.vectorfile import write_embeddings
+from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+from ingest.thumbnails.cli import thumbnail_options, thumbnails_
 
 _EXISTING = click.Path(path_type=Path)
 
@@ -70,10 +70,12 @@ def ingest() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes; one a core unless given.")
 @click.option("--shard", metavar="i/n", help="Only the i-th of n parts of SOURCE; other runs do the others.")
 @click.option("--embeddings", type=click.Path(path_type=Path), metavar="DIR", help="Write DIR/COLLECTION.h5 besides.")
+@thumbnail_options()
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
 @encoder_options
+@layout_options
 @json_option
 def images(source: Path, encoder: str, location: str, name: str | None, as_json: bool, **options: Any) -> int:
     """Embed the images (or CT volumes, .nii) of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
@@ -86,16 +88,18 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
     weights = Path(options["weights"]) if options["weights"] else None
     network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
     say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
-    with (
-        opened(location) as store,
-        open_in_turn(store, name or _slug(encoder), network.card, options["shard"] is not None, say) as collection,
-    ):
-        with tqdm(total=items.total, unit="image", disable=None) as bar:
-            report = ingest_images(items, network, collection, options["workers"], _seen_by(bar))
-        code = _finish(collection, report, options["failures"], as_json)
-        if options["embeddings"] and not report.interrupted:
-            path = options["embeddings"] / f"{collection.name}.h5"
-            say(f"{write_embeddings(collection, path):,} vectors written to {path}")
+    name, layout = name or _slug(encoder), options["layout"].expecting(items.total)
+    with opened(location) as store:
+        foretell(store, name, network.card, layout)
+        waiting = say if options["shard"] else None
+        with open_in_turn(store, name, network.card, layout, waiting) as collection:
+            with tqdm(total=items.total, unit="image", disable=None) as bar:
+                seen, place = seen_by(bar), options["place"]
+                report = ingest_images(items, network, collection, options["workers"], seen, place)
+            code = finish(collection, report, options["failures"], as_json)
+            if options["embeddings"] and not report.interrupted:
+                path = options["embeddings"] / f"{collection.name}.h5"
+                say(f"{write_embeddings(collection, path):,} vectors written to {path}")
     return code
 
 
@@ -111,6 +115,7 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
+@layout_options
 @json_option
 def embeddings(
     files: tuple[Path, ...], tables: tuple[Path, ...], encoder: str, location: str, name: str | None, **options: Any
@@ -122,9 +127,11 @@ def embeddings(
     sources = [open_source(table, SourceOptions(dataset=options["dataset"])) for table in tables]
     with EmbeddingsFiles(files) as vectors, opened(location) as store:
         card = vectors.card(encoder, records(sources))
-        with store.open_or_create(name or _slug(encoder), card) as collection:
+        layout = options["layout"].expecting(vectors.count)
+        foretell(store, name or _slug(encoder), card, layout)
+        with store.open_or_create(name or _slug(encoder), card, layout) as collection:
             report = ingest_embeddings(sources, vectors, collection)
-            return _finish(collection, report, options["failures"], options["as_json"])
+            return finish(collection, report, options["failures"], options["as_json"])
 
 
 class _Dataset(click.Argument):
@@ -167,7 +174,7 @@ def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any
         click.echo("\n".join(prepared.report.rows()))
     root = () if out.parent.resolve() == folder.resolve() else ("--root", str(folder))
     say(f"table: {out}; next: cbmir ingest images {shlex.join((str(out), *root))} --encoder ENCODER --store STORE")
-    return _failed(list(prepared.failures), options["failures"] or Path(f"failures-{dataset}.csv"))
+    return failed(list(prepared.failures), options["failures"] or Path(f"failures-{dataset}.csv"))
 
 
 @ingest.command()
@@ -191,54 +198,6 @@ def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool)
     say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
 
 
-def _finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
-    """Index and report; the report comes out even where the indexing is stopped or fails."""
-    try:
-        if not report.interrupted:
-            with _line() as show:
-                report.timed("index", lambda: collection.finish(show))
-    finally:
-        _conclude(report, failures, as_json)
-    if report.interrupted:
-        say("interrupted; run the same command again to go on")
-        return EXIT_INTERRUPTED
-    return EXIT_FAILURES if report.failures else 0
-
-
-def _seen_by(bar: "tqdm[Any]") -> Seen:
-    """Shows how fast it goes, and which stage the others wait for."""
-
-    def seen(count: int, stage: str) -> None:
-        bar.set_postfix_str(f"waiting for: {stage}", refresh=False)
-        bar.update(count)
-
-    return seen
-
-
-@contextmanager
-def _line() -> Iterator[Any]:
-    """A line on stderr that is written over; nothing where stderr is no terminal."""
-    with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
-        yield bar.set_description_str
-
-
-def _conclude(report: IngestReport, failures: Path | None, as_json: bool) -> None:
-    for line in report.lines():
-        say(line)
-    if as_json:
-        print_json(report.as_json())
-    _failed(report.failures, failures or Path(f"failures-{report.collection}.csv"))
-
-
-def _failed(failures: list[Failure], path: Path) -> int:
-    """Write down what failed; the exit code."""
-    if not failures:
-        return 0
-    write_failures(failures, path)
-    say(f"{len(failures):,} failed, each with its reason in {path}")
-    return EXIT_FAILURES
-
-
 def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:
     pairs = dict(text.partition("=")[::2] for text in texts)
     unknown = [name for name, value in pairs.items() if name not in GIVEN_FIELDS or not value]
@@ -251,3 +210,7 @@ def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:
 
 def _slug(encoder: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)
+
+
+for _command in (reindex_, thumbnails_):
+    ingest.add_command(_command)

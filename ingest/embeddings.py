@@ -15,11 +15,11 @@ from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, is_unit, normalise
 from cbmir.store import Collection
+from cbmir.vectorfile import EmbeddingsFile, open_embeddings
 from ingest.interrupt import Interrupt
 from ingest.pipeline import as_stored
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
-from ingest.vectorfile import EmbeddingsFile, open_embeddings
 
 BATCH = 512
 _SAME = 1e-6

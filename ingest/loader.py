@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ImageError
 from cbmir.images import Preprocessing, decode, preprocess, read, sha256
-from cbmir.volumes import VolumePreprocessing, file_sha256, preprocess_volume, read_volume
+from cbmir.volumes import VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
+from ingest.thumbnails.drawing import Drawing, slice_thumbnail, thumbnail
+from ingest.thumbnails.place import is_there, write
 
 CHUNK = {"image": 16, "volume": 1}
 """Images or volumes a task: a volume for a network has 16 MB, and a file can take a worker some GB."""
 
 _CHUNKS_IN_FLIGHT = 3  # a worker
+
+How = Preprocessing | VolumePreprocessing | Drawing
+"""What is made of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +41,20 @@ class Wanted:
     Attributes:
         path: The file.
         known_sha256: Hash under which it is stored already; a file that still has it isn't decoded.
+        thumbnail: Where a thumbnail is to be; None for none.
+        shown: Whether the stored image has that thumbnail; then a known file gets it only where it isn't there.
     """
 
     path: Path
     known_sha256: str | None
+    thumbnail: Path | None = None
+    shown: bool = False
+
+    def due(self, known: bool) -> Path | None:
+        """Where to write a thumbnail now, once it is clear whether the file is as it was stored."""
+        if self.thumbnail is None or (known and self.shown and is_there(self.thumbnail)):
+            return None
+        return self.thumbnail
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,7 @@ class Loaded:
         depth: Axial slices of a volume; None for a picture.
         pixels: `Pixels` or `Voxels` for the encoder; None where the image is known or unusable.
         reason: Why it is unusable, None otherwise.
+        drawn: Whether its thumbnail was written.
     """
 
     sha256: str = ""
@@ -61,19 +77,36 @@ class Loaded:
     depth: int | None = None
     pixels: NDArray[Any] | None = None
     reason: str | None = None
+    drawn: bool = False
 
 
-def load_image(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
-    """Read, hash, and, unless it is known, decode and preprocess one image or volume; never raises for a bad one."""
+def load_image(wanted: Wanted, how: How) -> Loaded:
+    """Read, hash, and, unless it is known, decode and preprocess one image or volume; never raises for a bad one.
+
+    Its thumbnail is written where one is due. With a `Drawing` that is all, and a file that isn't as it was stored is
+    a bad one.
+
+    Raises:
+        ThumbnailError: the thumbnail can't be written, which isn't the image's fault.
+    """
     try:
+        if isinstance(how, Drawing):
+            return _draw(wanted, how)
         if isinstance(how, VolumePreprocessing):
             return _load_volume(wanted, how)
         data = read(wanted.path)
         digest = sha256(data)
-        if digest == wanted.known_sha256:
+        known = digest == wanted.known_sha256
+        due = wanted.due(known)
+        if known and due is None:
             return Loaded(digest)
         picture = decode(data)
-        return Loaded(digest, picture.width, picture.height, pixels=preprocess(picture, how))
+        pixels = None if known else preprocess(picture, how)
+        if due is not None:
+            write(thumbnail(picture), due)
+        if known:
+            return Loaded(digest, drawn=True)
+        return Loaded(digest, picture.width, picture.height, pixels=pixels, drawn=due is not None)
     except ImageError as error:
         return Loaded(reason=str(error))
     except MemoryError:
@@ -82,11 +115,31 @@ def load_image(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Load
 
 def _load_volume(wanted: Wanted, how: VolumePreprocessing) -> Loaded:
     digest = file_sha256(wanted.path)
-    if digest == wanted.known_sha256:
+    known = digest == wanted.known_sha256
+    due = wanted.due(known)
+    if known and due is None:
         return Loaded(digest)
     volume = read_volume(wanted.path)
+    voxels = None if known else preprocess_volume(volume, how)
+    if due is not None:
+        write(slice_thumbnail(volume, how.window_hu), due)
+    if known:
+        return Loaded(digest, drawn=True)
     width, height, depth = volume.values.shape
-    return Loaded(digest, width, height, depth, preprocess_volume(volume, how))
+    return Loaded(digest, width, height, depth, voxels, drawn=due is not None)
+
+
+def _draw(wanted: Wanted, how: Drawing) -> Loaded:
+    due = wanted.due(known=True)
+    if due is None:
+        return Loaded()
+    volume = is_volume(wanted.path)
+    data = b"" if volume else read(wanted.path)
+    digest = file_sha256(wanted.path) if volume else sha256(data)
+    if wanted.known_sha256 not in (None, digest):
+        return Loaded(digest, reason="has changed since it was embedded: run `cbmir ingest images` again")
+    write(slice_thumbnail(read_volume(wanted.path), how.window_hu) if volume else thumbnail(decode(data)), due)
+    return Loaded(digest, drawn=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +156,7 @@ class Loader:
         decode_s: Core-seconds the workers spent on images so far.
     """
 
-    def __init__(self, how: Preprocessing | VolumePreprocessing, workers: int) -> None:
+    def __init__(self, how: How, workers: int) -> None:
         self._how = how
         self._workers = workers
         self._pool = self._new_pool()
@@ -175,7 +228,7 @@ class Loader:
         return [item if item.reason or not item.width else replace(item, pixels=next(rows)) for item in chunk.loaded]
 
 
-def _load_chunk(chunk: list[Wanted], how: Preprocessing | VolumePreprocessing) -> _Chunk:
+def _load_chunk(chunk: list[Wanted], how: How) -> _Chunk:
     started = time.process_time()
     loaded = [load_image(wanted, how) for wanted in chunk]
     pixels = [item.pixels for item in loaded if item.pixels is not None]

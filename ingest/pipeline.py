@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ingest.interrupt import Interrupt
 from ingest.loader import CHUNK, Loaded, Loader, Wanted
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
+from ingest.thumbnails.place import Place
 from ingest.writer import Writer
 
 MIN_BATCH = {"image": 64, "volume": 1}
@@ -32,19 +34,30 @@ Seen = Callable[[int, str], object]
 class _Task:
     image: SourceImage
     stored: StoredPoint | None
+    thumbnail: Path | None = None
 
     @property
     def wanted(self) -> Wanted:
-        return Wanted(self.image.path, self.stored.payload.get("sha256") if self.stored else None)
+        old = self.stored.payload if self.stored else {}
+        shown = old.get("thumbnail_url") == self.image.record.thumbnail_url
+        return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown)
 
 
 def ingest_images(
-    source: Source, encoder: Encoder, collection: Collection, workers: int | None = None, seen: Seen | None = None
+    source: Source,
+    encoder: Encoder,
+    collection: Collection,
+    workers: int | None = None,
+    seen: Seen | None = None,
+    place: Place | None = None,
 ) -> IngestReport:
     """Embed the images of a source into a collection.
 
     Images whose id, file hash and encoder fingerprint are stored already are not decoded; where only their payload
     changed, it is brought up to date. Ctrl-C finishes the images in hand.
+
+    With a place, images whose source names no thumbnail get one there, written before the image is stored; those that
+    are stored already get it where it or its URL is missing or the URL is another.
 
     Args:
         source: Where the images come from.
@@ -52,13 +65,15 @@ def ingest_images(
         collection: Open; indexing is left to its `finish`.
         workers: Decoding processes; one a core unless given.
         seen: Called as items are done.
+        place: Where thumbnails go; without it none are made.
 
     Raises:
         FingerprintError: the collection belongs to another encoder.
         StoreError: the store refused; what was stored before stays.
+        ThumbnailError: a thumbnail can't be written; what was stored before stays.
     """
     collection.card.require(encoder.card, f"collection {collection.name}")
-    run = _Run(source, encoder, collection, workers or cores())
+    run = _Run(source, encoder, collection, workers or cores(), place)
     run.go(seen or (lambda _count, _stage: None))
     return run.report
 
@@ -70,7 +85,9 @@ def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
 
 
 class _Run:
-    def __init__(self, source: Source, encoder: Encoder, collection: Collection, workers: int) -> None:
+    def __init__(
+        self, source: Source, encoder: Encoder, collection: Collection, workers: int, place: Place | None
+    ) -> None:
         self.report = IngestReport(
             collection.name, encoder.card.name, encoder.card.fingerprint, encoder.running_on, ignored=source.ignored
         )
@@ -78,10 +95,12 @@ class _Run:
         self._encoder = encoder
         self._collection = collection
         self._workers = workers
+        self._place = place
         self._kind = encoder.preprocessing.kind
         self._step = encoder.batch_size * -(-MIN_BATCH[self._kind] // encoder.batch_size)
         self._ids: set[str] = set()
         self._buffer: list[Item] = []
+        self._changes: dict[str, Payload] = {}
         self._source_s = 0.0
 
     def go(self, seen: Seen) -> None:
@@ -93,6 +112,9 @@ class _Run:
                 for loaded in loader.load(self._wanted(tasks, interrupt)):
                     for task, item in zip(tasks.pop(0), loaded, strict=True):
                         self._take(task, item)
+                    if self._changes:
+                        self._collection.set_payloads(self._changes)
+                        self._changes = {}
                     while len(self._buffer) >= self._step:
                         encoding.put(self._buffer[: self._step])
                         del self._buffer[: self._step]
@@ -151,30 +173,37 @@ class _Run:
         known = (
             {point.id: point for point in self._collection.get([item.record.id for item in images])} if images else {}
         )
-        return [_Task(item, known.get(item.record.id)) for item in images]
+        return [self._task(item, known.get(item.record.id)) for item in images]
+
+    def _task(self, image: SourceImage, stored: StoredPoint | None) -> _Task:
+        record, place = image.record, self._place
+        if place is None or record.thumbnail_url is not None:
+            return _Task(image, stored)
+        shown = replace(record, thumbnail_url=place.url(record.id))
+        return _Task(replace(image, record=shown), stored, place.path(record.id))
 
     def _take(self, task: _Task, loaded: Loaded) -> None:
         record = task.image.record
         if loaded.reason is not None:
             self._fail(record, loaded.reason)
         elif loaded.pixels is None:
-            self._skip(record, task.stored)
+            self._skip(record, task.stored, loaded.drawn)
         else:
             size: dict[str, Any] = {"width": loaded.width, "height": loaded.height, "depth": loaded.depth}
             sized = replace(record, sha256=loaded.sha256, **size)
             self._buffer.append((sized, loaded.pixels))
 
-    def _skip(self, record: ImageRecord, stored: StoredPoint | None) -> None:
+    def _skip(self, record: ImageRecord, stored: StoredPoint | None, drawn: bool) -> None:
         self.report.skipped += 1
         old = dict(stored.payload) if stored else {}
         known = as_stored(record, old)
         new = known.payload()
+        self.report.updated += drawn or new != old
         if new == old:
             return
-        self.report.updated += 1
         if old.keys() <= new.keys():
             changed: Payload = {name: value for name, value in new.items() if old.get(name) != value}
-            self._collection.set_payloads({record.id: changed})
+            self._changes[record.id] = changed
             return
         for point in self._collection.get([record.id], vectors=True):  # a field is gone: only a whole point drops it
             if point.vector is not None:

@@ -23,7 +23,7 @@ class IngestReport:
         read: Items the source gave.
         stored: Images written, new or changed.
         skipped: Images known already, by id, file hash and fingerprint.
-        updated: Of the skipped, those whose payload was brought up to date.
+        updated: Of the skipped, those whose payload or thumbnail was brought up to date.
         failures: Images that were not stored, each with its reason.
         ignored: Files of a folder without an image suffix, by suffix.
         without_row: Vectors of an embeddings file that no row of a table names.
@@ -94,7 +94,7 @@ class IngestReport:
         """For people."""
         lines = [
             f"{self.collection}: read {self.read:,} = stored {self.stored:,} + skipped {self.skipped:,} "
-            f"+ failed {self.failed:,}" + (f" (payload updated of {self.updated:,} skipped)" if self.updated else "")
+            f"+ failed {self.failed:,}" + (f" ({self.updated:,} of the skipped updated)" if self.updated else "")
         ]
         if self.without_row:
             lines.append(f"{self.without_row:,} vectors have no row in a table and were left out")

@@ -10,7 +10,7 @@ from typing import Self
 
 from cbmir.errors import SourceError, StoreLockedError
 from cbmir.fingerprint import EncoderCard
-from cbmir.store import Collection, Store
+from cbmir.store import Collection, Layout, Store
 from ingest.sources import Failure, Source, SourceImage
 
 _POLL_S = 0.5
@@ -57,24 +57,33 @@ class Shard:
         return (item for item in self.source if _number(item) % self.parts == self.part)
 
 
-def open_in_turn(store: Store, name: str, card: EncoderCard, wait: bool, say: Callable[[str], None]) -> Collection:
+def open_in_turn(
+    store: Store, name: str, card: EncoderCard, layout: Layout, waiting: Callable[[str], object] | None
+) -> Collection:
     """Open or make a collection; where another run holds it, wait for that to end.
 
     A server takes many writers. A directory takes one at a time, so shards of one directory run one after another.
 
+    Args:
+        store: Where it is.
+        name: Of the collection.
+        card: Of its encoder.
+        layout: Of a new one.
+        waiting: Told once that it waits, and why; None for no waiting.
+
     Raises:
-        StoreLockedError: another run holds it, and `wait` is false.
+        StoreLockedError: another run holds it, and there is no waiting.
         CollectionError, FingerprintError, StoreError: as `Store.open_or_create`.
     """
     told = False
     while True:
         try:
-            return store.open_or_create(name, card)
+            return store.open_or_create(name, card, layout)
         except StoreLockedError as error:
-            if not wait:
+            if waiting is None:
                 raise
             if not told:
-                say(f"{error}; waiting for it: a directory takes one writer at a time, a server takes many")
+                waiting(f"{error}; waiting for it: a directory takes one writer at a time, a server takes many")
             told = True
             time.sleep(_POLL_S)
 

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+import qdrant_edge as q
 from qdrant_client import QdrantClient
 
 from cbmir.doctor import check_collection, check_directory
@@ -91,16 +92,31 @@ def test_check_directory__without_rights(tmp_path):
         ("green", {"split"}, "failed", "no index on age_years"),
     ],
 )
-def test_check_collection__by_its_state(filled, monkeypatch, status, fields, state, words):
+def test_check_collection__by_its_state(edge, filled, monkeypatch, status, fields, state, words):
     every = frozenset(field.name for field in INDEXED_FIELDS)
     info = CollectionInfo(30, 0, status, "engine", every if fields is None else frozenset(fields))
     monkeypatch.setattr(filled, "info", lambda: info)
-    check = check_collection(filled)
+    check = check_collection(edge, filled)
     assert check.state == state
     assert words in check.text
 
 
 def test_check_collection__the_engine_tells_its_indexes(filled, card):
     assert filled.info().fields == {field.name for field in INDEXED_FIELDS}
-    with ServerStore(QdrantClient(":memory:"), "memory") as store, store.create("eight", card) as collection:
+    with ServerStore.over(QdrantClient(":memory:"), "memory") as store, store.create("eight", card) as collection:
         assert collection.info().fields == frozenset()  # that engine has none
+
+
+def test_check_collection__points_without_a_vector(edge, filled):
+    ids = [point.id for page in filled.scroll() for point in page][:3]
+    filled._shard.update(q.UpdateOperation.delete_vectors(ids, [""]))
+    check = check_collection(edge, filled)
+    assert check.state == "warning"
+    assert "3 have no vector and are never found: ingest them again" in check.text
+
+
+def test_check_collection__a_node_that_is_down(edge, filled, monkeypatch):
+    monkeypatch.setattr(edge, "ailing", lambda name: ["shard 1 on node 22 is Dead"])
+    check = check_collection(edge, filled)
+    assert check.state == "failed"
+    assert "shard 1 on node 22 is Dead: start that node" in check.text

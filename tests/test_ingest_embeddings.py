@@ -15,9 +15,9 @@ from cbmir.encoders import get
 from cbmir.errors import SourceError
 from cbmir.fingerprint import external_card
 from cbmir.store import open_store
+from cbmir.vectorfile import open_embeddings, write_embeddings
 from ingest import ingest_images, open_source
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
-from ingest.vectorfile import open_embeddings, write_embeddings
 
 COUNT = 24
 DIM = 6

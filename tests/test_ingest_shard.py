@@ -11,7 +11,7 @@ from pictures import cbmir, command, environment, write_table
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import external_card
-from cbmir.store import open_store
+from cbmir.store import Layout, open_store
 from cbmir.store.edge import EdgeStore
 from ingest import SourceOptions, open_source
 from ingest.shard import Shard, open_in_turn
@@ -139,6 +139,6 @@ def test_open_in_turn__waits_and_says_so(tmp_path):
     store = EdgeStore(tmp_path)
     held = store.create("four", card)
     threading.Timer(1.2, held.close).start()
-    open_in_turn(EdgeStore(tmp_path), "four", card, True, said.append).close()
+    open_in_turn(EdgeStore(tmp_path), "four", card, Layout(), said.append).close()
     assert len(said) == 1
     assert "waiting for it" in said[0]

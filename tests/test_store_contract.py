@@ -1,22 +1,28 @@
-"""One suite over every store: a directory, the client's own engine, and a real server where QDRANT_URL names one."""
+"""One suite over every store.
+
+A directory, the client's own engine, a stand-in of a server over real gRPC, and real ones: a server where QDRANT_URL
+names one, a cluster where QDRANT_CLUSTER_URLS names its nodes.
+"""
 
 import dataclasses
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
+from standin import Standin
 
 from cbmir.errors import CollectionError, FilterError, FingerprintError, RecordError, StoreError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.fingerprint import external_card
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import Collection, Store, open_store
-from cbmir.store.edge import EdgeCollection, EdgeStore
-from cbmir.store.server import ServerCollection, ServerStore
+from cbmir.store.edge import EdgeStore
+from cbmir.store.server import ServerStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
 
@@ -65,19 +71,43 @@ def _keys(ids: list[str]) -> str:
     return "".join(names[id] for id in ids)
 
 
-@pytest.fixture(scope="module", params=["edge", "memory", pytest.param("server", marks=pytest.mark.server)])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    if request.param == "edge":
-        made: Store = EdgeStore(tmp_path_factory.mktemp("contract"))
-    elif request.param == "memory":
-        made = ServerStore(QdrantClient(":memory:"), "memory")
-    else:
-        url = os.environ.get("QDRANT_URL")
-        if not url:
-            pytest.skip("QDRANT_URL names no server")
-        made = open_store(url, os.environ.get("QDRANT_API_KEY"))
-    with made:
+@pytest.fixture(
+    scope="module",
+    params=[
+        "edge",
+        "memory",
+        "standin",
+        pytest.param("server", marks=pytest.mark.server),
+        pytest.param("cluster", marks=pytest.mark.server),
+    ],
+)
+def engine(request: pytest.FixtureRequest) -> str:
+    """What is behind `store`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def store(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with _opened(engine, tmp_path_factory.mktemp("contract")) as made:
         yield made
+
+
+@contextmanager
+def _opened(engine: str, folder: Path) -> Iterator[Store]:
+    with ExitStack() as stack:
+        if engine == "edge":
+            made: Store = EdgeStore(folder)
+        elif engine == "memory":
+            made = ServerStore.over(QdrantClient(":memory:"), "memory")
+        elif engine == "standin":
+            made = open_store(stack.enter_context(Standin(folder, "a-key")).url, "a-key")
+        else:
+            variable = {"server": "QDRANT_URL", "cluster": "QDRANT_CLUSTER_URLS"}[engine]
+            url = os.environ.get(variable, "").split(",")[0].strip()
+            if not url:
+                pytest.skip(f"{variable} names no server")
+            made = open_store(url, os.environ.get("QDRANT_API_KEY"))
+        yield stack.enter_context(made)
 
 
 @contextmanager
@@ -125,21 +155,14 @@ def own_six(empty: Collection) -> Collection:
     return empty
 
 
-def _indexes(collection: Collection) -> set[str]:
-    if isinstance(collection, EdgeCollection):
-        return set(collection._shard.info().payload_schema)
-    assert isinstance(collection, ServerCollection)
-    return set(collection._client.get_collection(collection.name).payload_schema)
-
-
 # create, open, drop
 
 
-def test_create__makes_the_payload_indexes_before_any_point(store, bare):
-    if getattr(store, "location", "") == "memory":
+def test_create__makes_the_payload_indexes_before_any_point(engine, bare):
+    if engine == "memory":
         pytest.skip("the client's own engine has no payload indexes")
     assert bare.count() == 0
-    assert _indexes(bare) == {field.name for field in INDEXED_FIELDS}
+    assert bare.info().fields == {field.name for field in INDEXED_FIELDS}
 
 
 def test_create__twice_is_refused(store, bare):
@@ -498,8 +521,8 @@ def test_set_payloads__the_other_fields_stay(own_six):
     assert own_six.count((parse("view=lateral"),)) == 0
 
 
-def test_set_payloads__an_unknown_id_is_refused(store, six):
-    if os.environ.get("QDRANT_URL", "").startswith(store.location):
+def test_set_payloads__an_unknown_id_is_refused(engine, six):
+    if engine in ("server", "cluster"):
         pytest.skip("a server takes it as done")
     with pytest.raises(StoreError):
         six.set_payloads({NOWHERE: {"sex": "F"}})
@@ -558,33 +581,35 @@ RANDOM_FILTERS = (
 )
 
 
-def test_edge_and_client_engine__same_answers_to_a_random_workload(tmp_path):
+@pytest.mark.parametrize("other", ["memory", "standin"])
+def test_edge_and_another_engine__same_answers_to_a_random_workload(tmp_path, other):
     rng = np.random.default_rng(20240607)
     with (
-        EdgeStore(tmp_path).create("a", CARD) as edge,
-        ServerStore(QdrantClient(":memory:"), "memory").create("a", CARD) as memory,
+        EdgeStore(tmp_path / "edge").create("a", CARD) as edge,
+        _opened(other, tmp_path / "other") as store,
+        store.create("a", CARD) as second,
     ):
         for _ in range(6):
             batch = _random_images(rng, int(rng.integers(40, 120)))
             gone = [str(id) for id in rng.choice([record.id for record in batch.records], 2)]
             changed = batch.records[0]
             payload = {"modality": str(rng.choice(["CT", "US"])), "age_years": float(rng.integers(90))}
-            for collection in (edge, memory):
+            for collection in (edge, second):
                 collection.upsert(batch)
                 collection.set_payloads({changed.id: payload})
                 collection.delete(gone)
-            _same(edge, memory, rng)
+            _same(edge, second, rng)
         assert edge.count() > 200
 
 
-def _same(edge: Collection, memory: Collection, rng: np.random.Generator) -> None:
+def _same(edge: Collection, second: Collection, rng: np.random.Generator) -> None:
     texts = [rng.choice(RANDOM_FILTERS, rng.integers(3), replace=False) for _ in range(5)]
     wheres: list[Where] = [tuple(parse(str(text)) for text in some) for some in texts]
     queries = normalise(rng.standard_normal((5, 4)).astype(np.float32))
     for exact in (True, False):
         answers = zip(
             edge.query_batch(queries, 15, wheres, exact=exact),
-            memory.query_batch(queries, 15, wheres, exact=exact),
+            second.query_batch(queries, 15, wheres, exact=exact),
             strict=True,
         )
         for ours, theirs in answers:
@@ -592,11 +617,11 @@ def _same(edge: Collection, memory: Collection, rng: np.random.Generator) -> Non
             assert [hit.id for hit in ours] == [hit.id for hit in theirs]
             assert [hit.payload for hit in ours] == [hit.payload for hit in theirs]
     for where in wheres:
-        assert edge.count(where) == memory.count(where)
-        assert edge.facet("modality", where) == memory.facet("modality", where)
-        assert edge.facet("pathology", where) == memory.facet("pathology", where)
+        assert edge.count(where) == second.count(where)
+        assert edge.facet("modality", where) == second.facet("modality", where)
+        assert edge.facet("pathology", where) == second.facet("pathology", where)
         ours, theirs = (
             [(point.id, point.payload) for page in collection.scroll(where, batch=50) for point in page]
-            for collection in (edge, memory)
+            for collection in (edge, second)
         )
         assert ours == theirs

@@ -6,14 +6,12 @@ Where no Qdrant server is at hand, a gRPC server in this process gives the answe
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 
 import grpc
 import httpx
 import pytest
+from answers import Answer, health, in_turn, refusing, served
 from qdrant_client import QdrantClient
 from qdrant_client import grpc as proto
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
@@ -22,56 +20,13 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from cbmir.errors import CollectionError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.store import open_store
+from cbmir.store.connection import _check_version
+from cbmir.store.points import ServerCollection
 from cbmir.store.retry import RETRIES, retry_after_s, translate
-from cbmir.store.server import ServerCollection, ServerStore, _check_version
+from cbmir.store.server import ServerStore
 
 KEY = "a-secret-key"
 CARD = external_card("four", 4)
-
-Answer = Callable[[bytes, grpc.ServicerContext], object]
-
-
-class _Handler(grpc.GenericRpcHandler):
-    """Answers by the last part of a method's name; records the keys it was shown."""
-
-    def __init__(self, answers: dict[str, Answer]) -> None:
-        self.answers = answers
-        self.keys: list[str | None] = []
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        self.keys.append(dict(details.invocation_metadata).get("api-key"))
-        answer = self.answers[details.method.rpartition("/")[2]]
-        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=lambda reply: reply.SerializeToString())
-
-
-@contextmanager
-def _served(**answers: Answer) -> Iterator[tuple[str, _Handler]]:
-    """The URL of a server that gives these answers."""
-    handler = _Handler({"HealthCheck": _health(version("qdrant-client")), "List": _no_collections} | answers)
-    server = grpc.server(ThreadPoolExecutor(2), handlers=[handler])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{port - 1}", handler
-    finally:
-        server.stop(None)
-
-
-def _health(number: str) -> Answer:
-    return lambda _, __: proto.HealthCheckReply(title="qdrant", version=number)
-
-
-def _no_collections(*_: object) -> object:
-    return proto.ListCollectionsResponse()
-
-
-def _refusing(code: grpc.StatusCode, details: str) -> Answer:
-    return lambda _, context: context.abort(code, details)
-
-
-def _in_turn(*answers: Answer) -> Answer:
-    left = list(answers)
-    return lambda request, context: (left.pop(0) if len(left) > 1 else left[0])(request, context)
 
 
 def _seven(*_: object) -> object:
@@ -107,7 +62,7 @@ def test_open_store__cli_says_it_in_one_line(cbmir):
 
 
 def test_open_store__another_server_listens():
-    with _served(HealthCheck=_refusing(grpc.StatusCode.UNIMPLEMENTED, "")) as (url, _), pytest.raises(StoreError):
+    with served(HealthCheck=refusing(grpc.StatusCode.UNIMPLEMENTED, "")) as (url, _), pytest.raises(StoreError):
         open_store(url)
 
 
@@ -126,21 +81,21 @@ def test_open_store__password_in_the_url_is_not_repeated():
 
 
 def test_open_store__sends_the_key_and_hides_it():
-    with _served() as (url, handler), open_store(url, KEY) as store:
+    with served() as (url, handler), open_store(url, KEY) as store:
         assert set(handler.keys) == {KEY}
         assert store.location == url
 
 
 def test_open_store__a_refused_key():
-    refused = _refusing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
-    with _served(HealthCheck=refused) as (url, _), pytest.raises(StoreError, match="refuses the key") as caught:
+    refused = refusing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
+    with served(HealthCheck=refused) as (url, _), pytest.raises(StoreError, match="refuses the key") as caught:
         open_store(url, KEY)
     assert "QDRANT_API_KEY" in str(caught.value)
     assert KEY not in str(caught.value)
 
 
 def test_open_store__a_distant_version():
-    with _served(HealthCheck=_health("1.12.4")) as (url, _), pytest.raises(StoreError, match=r"runs Qdrant 1\.12\.4"):
+    with served(HealthCheck=health("1.12.4")) as (url, _), pytest.raises(StoreError, match=r"runs Qdrant 1\.12\.4"):
         open_store(url)
 
 
@@ -157,16 +112,16 @@ def test_open_store__a_wrong_key_on_a_real_server():
 
 
 def test_retry__what_passes_by_itself(waits):
-    count = _in_turn(_refusing(grpc.StatusCode.UNAVAILABLE, ""), _refusing(grpc.StatusCode.ABORTED, ""), _seven)
-    with _served(Count=count) as (url, _), open_store(url) as store:
-        assert ServerCollection(store, "a", CARD).count() == 7
+    count = in_turn(refusing(grpc.StatusCode.UNAVAILABLE, ""), refusing(grpc.StatusCode.ABORTED, ""), _seven)
+    with served(Count=count) as (url, _), open_store(url) as store:
+        assert ServerCollection(store.connection, "a", CARD).count() == 7
     assert len(waits) == 2
     assert 0.5 <= waits[0] <= 1.0 <= waits[1] <= 2.0
 
 
 def test_retry__gives_up(waits):
-    with _served(Count=_refusing(grpc.StatusCode.UNAVAILABLE, "gone")) as (url, _), open_store(url) as store:
-        collection = ServerCollection(store, "a", CARD)
+    with served(Count=refusing(grpc.StatusCode.UNAVAILABLE, "gone")) as (url, _), open_store(url) as store:
+        collection = ServerCollection(store.connection, "a", CARD)
         with pytest.raises(StoreError, match=rf"no Qdrant server answers at {url} \(a\): gone"):
             collection.count()
     assert len(waits) == RETRIES - 1
@@ -178,8 +133,8 @@ def test_retry__waits_as_long_as_the_server_asks(waits):
         context.set_trailing_metadata((("retry-after", "7"),))
         return context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down")
 
-    with _served(Count=_in_turn(busy, _seven)) as (url, _), open_store(url) as store:
-        assert ServerCollection(store, "a", CARD).count() == 7
+    with served(Count=in_turn(busy, _seven)) as (url, _), open_store(url) as store:
+        assert ServerCollection(store.connection, "a", CARD).count() == 7
     assert waits == [7.0]
 
 
@@ -188,17 +143,17 @@ def test_retry__not_longer_than_its_deadline(waits):
         context.set_trailing_metadata((("retry-after", "3600"),))
         return context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down")
 
-    with _served(Count=busy) as (url, _), open_store(url) as store:
-        collection = ServerCollection(store, "a", CARD)
+    with served(Count=busy) as (url, _), open_store(url) as store:
+        collection = ServerCollection(store.connection, "a", CARD)
         with pytest.raises(StoreError, match=r"it asks to wait 3600 s: try again later$"):
             collection.count()
     assert waits == []
 
 
 def test_retry__each_wait_is_logged_without_the_key(waits, caplog):
-    count = _in_turn(_refusing(grpc.StatusCode.UNAVAILABLE, "gone"), _seven)
-    with _served(Count=count) as (url, _), open_store(url, KEY) as store:
-        assert ServerCollection(store, "a", CARD).count() == 7
+    count = in_turn(refusing(grpc.StatusCode.UNAVAILABLE, "gone"), _seven)
+    with served(Count=count) as (url, _), open_store(url, KEY) as store:
+        assert ServerCollection(store.connection, "a", CARD).count() == 7
     (record,) = caplog.records
     assert re.fullmatch(rf"no Qdrant server answers at {url} \(a\): gone; trying again in 1 s", record.message)
     assert KEY not in caplog.text
@@ -209,10 +164,10 @@ def test_retry__each_wait_is_logged_without_the_key(waits, caplog):
     [(256, 10**9, [30]), (7, 10**9, [7, 7, 7, 7, 2]), (256, 1500, [5] * 6), (256, 1, [1] * 30)],
 )
 def test_upsert__in_bounded_requests(make_batch, card, monkeypatch, points, nbytes, sizes):
-    monkeypatch.setattr("cbmir.store.server.REQUEST_POINTS", points)
-    monkeypatch.setattr("cbmir.store.server.REQUEST_BYTES", nbytes)
+    monkeypatch.setattr("cbmir.store.points.REQUEST_POINTS", points)
+    monkeypatch.setattr("cbmir.store.points.REQUEST_BYTES", nbytes)
     batch = make_batch(30)
-    with ServerStore(QdrantClient(":memory:"), "memory") as store, store.create("a", card) as collection:
+    with ServerStore.over(QdrantClient(":memory:"), "memory") as store, store.create("a", card) as collection:
         written: list[int] = []
         upsert = collection._upsert
         monkeypatch.setattr(collection, "_upsert", lambda part: (written.append(len(part.ids)), upsert(part)))
@@ -222,9 +177,9 @@ def test_upsert__in_bounded_requests(make_batch, card, monkeypatch, points, nbyt
 
 
 def test_retry__not_what_stays_wrong(waits):
-    refused = _refusing(grpc.StatusCode.INVALID_ARGUMENT, "Vector dimension error:\n expected 4")
-    with _served(Count=refused) as (url, _), open_store(url) as store:
-        collection = ServerCollection(store, "a", CARD)
+    refused = refusing(grpc.StatusCode.INVALID_ARGUMENT, "Vector dimension error:\n expected 4")
+    with served(Count=refused) as (url, _), open_store(url) as store:
+        collection = ServerCollection(store.connection, "a", CARD)
         with pytest.raises(StoreError, match=r"answered INVALID_ARGUMENT: Vector dimension error: expected 4$"):
             collection.count()
     assert waits == []
@@ -296,7 +251,7 @@ def test_check_version__more_is_far(major, minor):
 
 def test_create__an_alias_over_a_version():
     client = QdrantClient(":memory:")
-    store = ServerStore(client, "memory")
+    store = ServerStore.over(client, "memory")
     store.create("a", CARD)
     assert [item.name for item in client.get_collections().collections] == ["a__v1"]
     assert store.names() == ["a"]
@@ -307,7 +262,7 @@ def test_create__an_alias_over_a_version():
 
 def test_create__never_over_a_version_that_is_there():
     client = QdrantClient(":memory:")
-    store = ServerStore(client, "memory")
+    store = ServerStore.over(client, "memory")
     store.create("a", CARD)
     client.delete_collection("a__v1")
     store.create("b", CARD)
@@ -319,7 +274,7 @@ def test_open__a_collection_of_others_is_refused():
     client = QdrantClient(":memory:")
     client.create_collection("theirs", vectors_config={})
     with pytest.raises(CollectionError, match="was not made by cbmir"):
-        ServerStore(client, "memory").open("theirs")
+        ServerStore.over(client, "memory").open("theirs")
 
 
 # finish
@@ -339,10 +294,10 @@ def _state(status: int) -> Answer:
 
 
 def test_finish__waits_until_green(waits):
-    states = _in_turn(_state(proto.Yellow), _state(proto.Yellow), _state(proto.Green))
+    states = in_turn(_state(proto.Yellow), _state(proto.Yellow), _state(proto.Green))
     said: list[str] = []
-    with _served(Get=states) as (url, _), open_store(url) as store:
-        ServerCollection(store, "a", CARD).finish(said.append)
+    with served(Get=states) as (url, _), open_store(url) as store:
+        ServerCollection(store.connection, "a", CARD).finish(said.append)
     assert len(waits) == len(said) == 2
 
 
@@ -353,14 +308,14 @@ def test_finish__wakes_what_waits_since_a_restart(waits):
         woken.append(request)
         return proto.CollectionOperationResponse(result=True)
 
-    states = _in_turn(_state(proto.Grey), _state(proto.Yellow), _state(proto.Green))
-    with _served(Get=states, Update=update) as (url, _), open_store(url) as store:
-        ServerCollection(store, "a", CARD).finish()
+    states = in_turn(_state(proto.Grey), _state(proto.Yellow), _state(proto.Green))
+    with served(Get=states, Update=update) as (url, _), open_store(url) as store:
+        ServerCollection(store.connection, "a", CARD).finish()
     assert len(woken) == 1
 
 
 def test_finish__a_failed_optimisation_is_an_error(waits):
-    with _served(Get=_state(proto.Red)) as (url, _), open_store(url) as store:
-        collection = ServerCollection(store, "a", CARD)
+    with served(Get=_state(proto.Red)) as (url, _), open_store(url) as store:
+        collection = ServerCollection(store.connection, "a", CARD)
         with pytest.raises(StoreError, match=r"has failed to index: .*disk full"):
             collection.finish()

@@ -16,7 +16,7 @@ from cbmir.store.server import ServerStore
 @pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.server)])
 def server(request):
     if request.param == "memory":
-        made = ServerStore(QdrantClient(":memory:"), "memory")
+        made = ServerStore.over(QdrantClient(":memory:"), "memory")
     else:
         url = os.environ.get("QDRANT_URL")
         if not url:
@@ -85,9 +85,9 @@ def test_versions__of_a_directory_or_of_nothing(server, edge, card):
 
 
 def test_versions__from_the_command_line(card, make_batch, cbmir, monkeypatch):
-    made = ServerStore(QdrantClient(":memory:"), "memory")
+    made = ServerStore.over(QdrantClient(":memory:"), "memory")
     monkeypatch.setattr(made, "close", lambda: None)
-    monkeypatch.setattr("cbmir.options.open_store", lambda location, key: made)
+    monkeypatch.setattr("cbmir.options.open_store", lambda *_: made)
     with made.create("eight", card) as first:
         first.upsert(make_batch(3))
     new = begin(made, "eight", card)

@@ -27,7 +27,7 @@ WHOLE = ImageRecord(
 
 @pytest.fixture
 def server():
-    with ServerStore(QdrantClient(":memory:"), "memory") as store:
+    with ServerStore.over(QdrantClient(":memory:"), "memory") as store:
         yield store
 
 

@@ -5,13 +5,25 @@ from typing import Any
 
 import click
 
+from cbmir.collections.backup.cli import restore_, snapshot_, verify_
+from cbmir.collections.exchange.cli import export_, import_
 from cbmir.collections.prune.cli import prune_
 from cbmir.collections.transfer.cli import pull, push
 from cbmir.collections.versions.cli import promote_, rollback_, versions_
 from cbmir.collections.versions.versions import begin
 from cbmir.errors import StoreError
-from cbmir.options import EXIT_FAILURES, encoder_options, json_option, opened, print_json, say, store_option
-from cbmir.store import Collection
+from cbmir.options import (
+    EXIT_FAILURES,
+    encoder_options,
+    json_option,
+    layout_options,
+    opened,
+    print_json,
+    say,
+    store_option,
+)
+from cbmir.store import Collection, Layout
+from cbmir.store.layout import announcement
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
 
@@ -77,8 +89,9 @@ def show(name: str, location: str, as_json: bool) -> None:
 @store_option
 @click.option("--encoder", required=True, help="Whose vectors it will hold, see `cbmir encoders list`.")
 @click.option("--next", "beside", is_flag=True, help="A new version beside the one in use, on a server.")
+@layout_options
 @encoder_options
-def create(name: str, location: str, encoder: str, beside: bool, **options: Any) -> None:
+def create(name: str, location: str, encoder: str, beside: bool, layout: Layout, **options: Any) -> None:
     """Make an empty collection with its indexes.
 
     Ingest does so itself where its key may; on a server whose key for ingest may write but not create, do it first.
@@ -89,11 +102,12 @@ def create(name: str, location: str, encoder: str, beside: bool, **options: Any)
     weights = Path(options["weights"]) if options["weights"] else None
     settings = EncoderSettings(weights, options["device"], options["precision"], options["batch_size"])
     card = get(encoder, settings).card
+    say(announcement(layout, card.dim))
     with opened(location) as store:
         if beside:
-            name = begin(store, name, card)
+            name = begin(store, name, card, layout)
         else:
-            store.create(name, card).close()
+            store.create(name, card, layout).close()
     click.echo(name)
 
 
@@ -133,5 +147,10 @@ def _head(collection: Collection) -> dict[str, Any]:
     }
 
 
-for _command in (versions_, promote_, rollback_, push, pull, prune_):
+for _command in (
+    *(versions_, promote_, rollback_),
+    *(push, pull, export_, import_),
+    *(snapshot_, restore_, verify_),
+    prune_,
+):
     collections.add_command(_command)

@@ -12,6 +12,7 @@ from cbmir.errors import CbmirError, CollectionError, FingerprintError, RecordEr
 from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
+from cbmir.store.layout import DEFAULT, Layout
 
 FACET_LIMIT = 100_000
 """Values a facet returns unless told otherwise; fields such as patient_id may have more."""
@@ -58,7 +59,10 @@ class Collection(ABC):
     Attributes:
         name: Name of the collection.
         card: The encoder that made its vectors.
+        streams: Threads that may write to it at once.
     """
+
+    streams = 1
 
     def __init__(self, name: str, card: EncoderCard) -> None:
         self.name = name
@@ -158,6 +162,10 @@ class Collection(ABC):
         """How many points satisfy the filter, exactly."""
 
     @abstractmethod
+    def bare(self) -> int:
+        """Points that have no vector, and so are never found: never written, or lost."""
+
+    @abstractmethod
     def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
         """How many points have each value of a keyword field, the most frequent first."""
 
@@ -213,11 +221,11 @@ class Store(ABC):
         """The collections, sorted."""
 
     @abstractmethod
-    def create(self, name: str, card: EncoderCard) -> Collection:
+    def create(self, name: str, card: EncoderCard, layout: Layout = DEFAULT) -> Collection:
         """Make a collection with its payload indexes and open it.
 
         Raises:
-            CollectionError: it exists already, or the name can't be used.
+            CollectionError: it exists already, or the name or the layout can't be used.
         """
 
     @abstractmethod
@@ -238,15 +246,17 @@ class Store(ABC):
             StoreLockedError: another process holds it.
         """
 
-    def open_or_create(self, name: str, card: EncoderCard) -> Collection:
+    def open_or_create(self, name: str, card: EncoderCard, layout: Layout = DEFAULT) -> Collection:
         """Open a collection for the vectors of an encoder, make it where it doesn't exist.
+
+        The layout of one that exists stays as it is.
 
         Raises:
             FingerprintError: it holds the vectors of another encoder.
         """
         if name not in self.names():
             try:
-                return self.create(name, card)
+                return self.create(name, card, layout)
             except CbmirError:
                 if name not in self.names():
                     raise  # else: another process was first
@@ -269,6 +279,10 @@ class Store(ABC):
             there = f"it has {', '.join(names)}" if names else "it holds no collection yet"
             raise CollectionError(f"name a collection of {self.location}; {there}")
         return names[0]
+
+    def ailing(self, name: str) -> list[str]:
+        """Parts of a collection on a cluster that are not at work, and where; none on one machine."""
+        return []
 
     def close(self) -> None:  # noqa: B027  a directory has no connection
         """Let go of connections."""

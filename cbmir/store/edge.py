@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,7 @@ from cbmir.store.base import (
     check_name,
     metadata,
 )
+from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
 FLUSH_EVERY = 20_000
@@ -72,8 +73,28 @@ class EdgeStore(Store):
         except OSError as error:
             raise StoreError(f"can't read the store {self.path}: {error}") from error
 
-    def create(self, name: str, card: EncoderCard) -> "EdgeCollection":
+    def create(self, name: str, card: EncoderCard, layout: Layout = DEFAULT) -> "EdgeCollection":
         """Make a collection; a process killed at any moment leaves either the whole of it or nothing."""
+        if layout.spread:
+            raise CollectionError(f"{self.path} is a directory: it has no shards and replicas, which are for a cluster")
+
+        def fill(made: Path) -> None:
+            _create_shard(made / "shard", card.dim, plan(layout, card.dim))
+            data = {**metadata(card), "engine": ENGINE}
+            (made / "collection.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+        return self.adopt(name, fill)
+
+    def adopt(self, name: str, fill: Callable[[Path], object]) -> "EdgeCollection":
+        """Make a collection of the files of another one; a process killed meanwhile leaves nothing.
+
+        Args:
+            name: Of the new collection.
+            fill: Puts the files into an empty folder.
+
+        Raises:
+            CollectionError: it exists already, the name can't be used, or the files are of another engine or damaged.
+        """
         check_name(name)
         folder = self.path / name
         if folder.exists():
@@ -85,9 +106,8 @@ class EdgeStore(Store):
             lock = _held(made)
             try:
                 made.chmod(0o755)
-                _create_shard(made / "shard", card.dim)
-                data = {**metadata(card), "engine": ENGINE}
-                (made / "collection.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+                fill(made)
+                card = _read_card(made)
                 made.rename(folder)
             except BaseException:
                 shutil.rmtree(made, ignore_errors=True)
@@ -165,7 +185,8 @@ class EdgeCollection(Collection):
     def _search(
         self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
     ) -> list[list[Hit]]:
-        params = q.SearchParams(hnsw_ef=ef, exact=exact)
+        quantization = q.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
+        params = q.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
         filters: dict[Where, Any] = {}
         requests = []
         for vector, where in zip(vectors.tolist(), wheres, strict=True):
@@ -227,6 +248,12 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             return self._shard.count(q.CountRequest(exact=True, filter=to_edge(where)))
 
+    def bare(self) -> int:
+        """Points that have no vector."""
+        without = q.Filter(must_not=[q.HasVectorCondition("")])
+        with _engine(self.folder):
+            return self._shard.count(q.CountRequest(exact=True, filter=without))
+
     def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
         """How many points have each value of a keyword field."""
         request = q.FacetRequest(key=field, limit=limit, exact=True, filter=to_edge(where))
@@ -257,10 +284,12 @@ class EdgeCollection(Collection):
         The collection is closed meanwhile and open again afterwards. Interrupting it loses nothing.
         """
         points = self.info().points
-        self._close_shard()
         command = [sys.executable, "-m", "cbmir.store.optimize", str(self.folder), str(os.getpid())]
         started = time.monotonic()
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        with (
+            self.at_rest(),
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child,
+        ):
             try:
                 while child.poll() is None:
                     time.sleep(_POLL_S)
@@ -272,10 +301,18 @@ class EdgeCollection(Collection):
             finally:
                 child.wait()
                 said = child.stderr.read().strip() if child.stderr else ""
-                self._shard = _load_shard(self.folder)
         if child.returncode:
             reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
             raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """The engine lets go of the files meanwhile, and nobody else may have them; then it is open again."""
+        self._close_shard()
+        try:
+            yield
+        finally:
+            self._shard = _load_shard(self.folder)
 
     def info(self) -> CollectionInfo:
         """The collection in figures."""
@@ -304,28 +341,34 @@ def optimize(folder: Path) -> None:
         shard.close()
 
 
-def _create_shard(path: Path, dim: int) -> None:
+def _create_shard(path: Path, dim: int, planned: Plan) -> None:
+    at_hand, graph = _memory(planned.vectors_in_memory), _memory(planned.graph_in_memory)
+    quantized = q.ScalarQuantizationConfig(q.ScalarType.Int8, quantile=QUANTILE, memory=graph)
     config = q.EdgeConfig(
-        vectors=q.EdgeVectorParams(size=dim, distance=q.Distance.Cosine),
-        hnsw_config=q.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
+        vectors=q.EdgeVectorParams(size=dim, distance=q.Distance.Cosine, memory=at_hand),
+        hnsw_config=q.HnswIndexConfig(
+            m=planned.m, ef_construct=planned.ef_construct, full_scan_threshold=10_000, memory=graph
+        ),
+        quantization_config=quantized if planned.quantized else None,
     )
     with _engine(path):
         path.mkdir()
         shard = q.EdgeShard.create(str(path), config)
         for field in INDEXED_FIELDS:
-            shard.update(q.UpdateOperation.create_field_index(field.name, _index(field)))
+            shard.update(q.UpdateOperation.create_field_index(field.name, _index(field, planned)))
         shard.close()
 
 
-def _index(field: PayloadField) -> Any:
+def _memory(kept: bool) -> q.Memory:
+    return q.Memory.Cached if kept else q.Memory.Cold
+
+
+def _index(field: PayloadField, planned: Plan) -> Any:
+    memory = _memory(planned.indexes_in_memory)
     if field.kind == "keyword":
-        return q.KeywordIndexParams(is_tenant=field.tenant or None)
-    kinds = {
-        "integer": q.PayloadSchemaType.Integer,
-        "float": q.PayloadSchemaType.Float,
-        "datetime": q.PayloadSchemaType.Datetime,
-    }
-    return kinds[field.kind]
+        return q.KeywordIndexParams(is_tenant=field.tenant or None, memory=memory)
+    kinds = {"integer": q.IntegerIndexParams, "float": q.FloatIndexParams, "datetime": q.DatetimeIndexParams}
+    return kinds[field.kind](memory=memory)
 
 
 def _load_shard(folder: Path) -> q.EdgeShard:

@@ -63,38 +63,38 @@ def retried(place: str, call: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
-class answering:  # noqa: N801  a context manager reads like a verb
-    """Turn what the client raises into errors of ours."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, StoreError):
-            raise translate(error, self._place) from error
-
-
 def translate(error: Exception, place: str) -> StoreError:
     """An error of the client as one of ours, in one line and without any key."""
     if isinstance(error, UnexpectedResponse):
-        if error.status_code in _KEY_HTTP:
+        if refused(error):
             return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")
         return StoreError(
             f"{place} answered HTTP {error.status_code}: {one_line(error.content.decode(errors='replace'))}"
         )
     if isinstance(error, grpc.RpcError):
         code, details = error.code(), one_line(error.details() or "")
-        if code in _KEY_GRPC:
+        if refused(error):
             return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
-        if code in _SILENT_GRPC:
+        if silent(error):
             return StoreError(f"no Qdrant server answers at {place}: {details}")
         return StoreError(f"{place} answered {code.name}: {details}")
-    if isinstance(error, ResponseHandlingException | httpx.HTTPError):
+    if silent(error):
         return StoreError(f"no Qdrant server answers at {place}: {one_line(str(error))}")
     return StoreError(f"{place}: {type(error).__name__}: {one_line(str(error))}")
+
+
+def silent(error: BaseException | None) -> bool:
+    """Whether an error of the client means that nobody answers there."""
+    if isinstance(error, grpc.RpcError):
+        return error.code() in _SILENT_GRPC
+    return isinstance(error, ResponseHandlingException | httpx.HTTPError)
+
+
+def refused(error: BaseException | None) -> bool:
+    """Whether an error of the client means that the key is unknown, or may not do that."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in _KEY_HTTP
+    return isinstance(error, grpc.RpcError) and error.code() in _KEY_GRPC
 
 
 def retry_after_s(error: Exception, attempt: int) -> float | None:

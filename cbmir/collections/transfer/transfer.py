@@ -3,21 +3,43 @@
 Nothing is deleted, and what is there already is left alone: an interrupted copy is finished by the same call.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from cbmir.errors import StoreError
+from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, ImageRecord, StoredPoint
 from cbmir.store.base import Collection, Progress
 
 BATCH = 256
 SAMPLE = 200
-"""Images that are read back from both sides at the end."""
+"""Images of the copy that are read back at the end."""
 
 _SAME = 1e-5  # a component of a vector that another engine has normalised again
+
+
+class Original(Protocol):
+    """What can be copied: a collection, or what was made of one.
+
+    Attributes:
+        name: For messages.
+        card: The encoder that made its vectors.
+    """
+
+    name: str
+    card: EncoderCard
+
+    def count(self) -> int:
+        """How many points it has."""
+
+    def scroll(self, *, vectors: bool, batch: int) -> Iterator[list[StoredPoint]]:
+        """All points with their whole payload, in lists of `batch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +53,7 @@ class TransferReport:
         written: Images that were missing or different.
         kept: Images that were the same already.
         others: Images that only the copy has.
-        checked: Images that were read back from both sides and compared.
+        checked: Images of the copy that were read back and compared with the original.
     """
 
     collection: str
@@ -52,7 +74,7 @@ class TransferReport:
 
 
 def transfer(
-    source: Collection, target: Collection, progress: Progress | None = None, *, seed: int = 0
+    source: Original, target: Collection, progress: Progress | None = None, *, seed: int = 0
 ) -> TransferReport:
     """Copy all images of a collection into another of the same encoder, index them, and compare both.
 
@@ -68,21 +90,50 @@ def transfer(
     """
     target.card.require(source.card, f"collection {target.name}")
     read = written = 0
-    ids: list[str] = []
-    with tqdm(total=source.count(), desc=f"copy {source.name}", unit="image", leave=False, disable=None) as bar:
-        for points in source.scroll(vectors=True, batch=BATCH):
-            written += _copied(points, target)
+    total = source.count()
+    chosen = set(np.random.default_rng(seed).permutation(total)[:SAMPLE].tolist())
+    sample: list[StoredPoint] = []
+    with tqdm(total=total, desc=f"copy {source.name}", unit="image", leave=False, disable=None) as bar:
+        for points, copied in _in_streams(target.streams, source.scroll(vectors=True, batch=BATCH), target):
+            written += copied
+            sample += [point for number, point in enumerate(points, start=read) if number in chosen]
             read += len(points)
-            ids += [point.id for point in points]
             bar.update(len(points))
     target.flush()
     target.finish(progress)
     others = target.count() - read
     if others < 0:
         raise StoreError(f"{target.name} has {-others:,} images less than {source.name} of {read:,}; copy again")
-    numbers = np.random.default_rng(seed).permutation(read)[:SAMPLE]
-    checked = _compared([ids[number] for number in numbers], source, target)
-    return TransferReport(target.name, target.card.fingerprint, read, written, read - written, others, checked)
+    _compare(sample, target)
+    return TransferReport(target.name, target.card.fingerprint, read, written, read - written, others, len(sample))
+
+
+def record_of(point: StoredPoint) -> ImageRecord:
+    """The image record of a stored point.
+
+    Raises:
+        StoreError: its id isn't the one that its data set and file path give.
+        RecordError: its payload is none of ours.
+    """
+    record = ImageRecord.from_payload(point.payload)
+    if record.id != point.id:
+        raise StoreError(f"point {point.id} has another id than its data set and file path give; it isn't ours")
+    return record
+
+
+def _in_streams(
+    streams: int, pages: Iterator[list[StoredPoint]], target: Collection
+) -> Iterator[tuple[list[StoredPoint], int]]:
+    """Copy pages, several at a time; gives each, in order, with how many of its points were written."""
+    with ThreadPoolExecutor(streams, "copy") as pool:
+        waiting: deque[tuple[list[StoredPoint], Future[int]]] = deque()
+        for points in pages:
+            waiting.append((points, pool.submit(_copied, points, target)))
+            if len(waiting) > streams:
+                done, copied = waiting.popleft()
+                yield done, copied.result()
+        for done, copied in waiting:
+            yield done, copied.result()
 
 
 def _copied(points: Sequence[StoredPoint], target: Collection) -> int:
@@ -90,21 +141,19 @@ def _copied(points: Sequence[StoredPoint], target: Collection) -> int:
     there = {point.id: point for point in target.get([point.id for point in points], vectors=True)}
     due = [point for point in points if point.id not in there or not _same(point, there[point.id])]
     if due:
-        records = tuple(ImageRecord.from_payload(point.payload) for point in due)
-        if strange := [point.id for point, record in zip(due, records, strict=True) if record.id != point.id]:
-            raise StoreError(f"point {strange[0]} has another id than its data set and file path give; it isn't ours")
+        records = tuple(record_of(point) for point in due)
         vectors = np.stack([point.vector for point in due if point.vector is not None])
         target.upsert(EmbeddedBatch(records, vectors, target.card.fingerprint))
     return len(due)
 
 
-def _compared(ids: Sequence[str], source: Collection, target: Collection) -> int:
-    ours = {point.id: point for point in source.get(ids, vectors=True)}
-    theirs = {point.id: point for point in target.get(ids, vectors=True)}
-    wrong = [id for id in ids if id not in theirs or not _same(ours[id], theirs[id])]
+def _compare(sample: Sequence[StoredPoint], target: Collection) -> None:
+    there = {point.id: point for point in target.get([point.id for point in sample], vectors=True)}
+    wrong = [point.id for point in sample if point.id not in there or not _same(point, there[point.id])]
     if wrong:
-        raise StoreError(f"{len(wrong):,} of {len(ids):,} images read back differ in {target.name}, such as {wrong[0]}")
-    return len(ids)
+        raise StoreError(
+            f"{len(wrong):,} of {len(sample):,} images read back differ in {target.name}, such as {wrong[0]}"
+        )
 
 
 def _same(one: StoredPoint, other: StoredPoint) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cbmir.errors import CollectionError
 from cbmir.fingerprint import EncoderCard
 from cbmir.store.base import Store
-from cbmir.store.retry import answering
+from cbmir.store.layout import DEFAULT, Layout
 from cbmir.store.server import ServerStore
 
 
@@ -43,27 +43,34 @@ def versions(store: Store, name: str) -> list[Version]:
     """
     server = _server_of(store)
     current = server.aliases().get(name)
-    found = []
-    with answering(server.location):
-        for version in server.versions(name):
-            info = server.client.get_collection(version)
-            fingerprint = (info.config.metadata or {}).get("fingerprint")
-            count = server.client.count(version, exact=True).count
-            status = str(info.status.value)
-            found.append(Version(version, _number(version), count, status, fingerprint, version == current))
+    found = [_version(server, version, version == current) for version in server.versions(name)]
     if not found:
         raise CollectionError(f"{name} has no versions on {server.location}; there are {', '.join(server.names())}")
     return sorted(found, key=lambda item: -item.number)
 
 
-def begin(store: Store, name: str, card: EncoderCard) -> str:
+def begin(store: Store, name: str, card: EncoderCard, layout: Layout = DEFAULT, *, resume: bool = False) -> str:
     """Make the next version of a collection, empty and with its indexes; the alias stays where it is.
+
+    Args:
+        store: A server.
+        name: Of the alias.
+        card: Of the encoder whose vectors it will hold.
+        layout: Of a new version.
+        resume: Take up the latest version for the same encoder that is newer than the one in use, however much it
+            holds; else only an empty one is taken up.
 
     Returns:
         Its own name, under which it is filled.
     """
     server = _server_of(store)
-    return server.create_version(name, card)
+    if resume:
+        found = versions(store, name)
+        current = next((item.number for item in found if item.current), 0)
+        for item in found:
+            if item.number > current and item.points and item.fingerprint == card.fingerprint:
+                return item.name
+    return server.create_version(name, card, layout)
 
 
 def promote(store: Store, version: str) -> str:
@@ -107,6 +114,13 @@ def rollback(store: Store, name: str) -> str:
         raise CollectionError(f"{name} is at its oldest version, {name}__v{current}")
     _server_of(store).lead(name, before[0].name)
     return before[0].name
+
+
+def _version(server: ServerStore, name: str, current: bool) -> Version:
+    info = server.connection.call(lambda client: client.get_collection(name))
+    count = server.connection.call(lambda client: client.count(name, exact=True)).count
+    fingerprint = (info.config.metadata or {}).get("fingerprint")
+    return Version(name, _number(name), count, str(info.status.value), fingerprint, current)
 
 
 def _number(version: str) -> int:

@@ -1,16 +1,17 @@
 """HDF5 files of vectors: our own, columnar; and the published layout, one HDF5 dataset an image under its file path."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import h5py
 import numpy as np
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
-from cbmir.schema import ImageRecord
+from cbmir.schema import ImageRecord, StoredPoint, Vectors
 from cbmir.store import Collection
 
 FORMAT = "cbmir-embeddings"
@@ -44,7 +45,14 @@ class EmbeddingsFile(Protocol):
 class ColumnarFile:
     """Our own layout: ``id`` (n,), ``filepath`` (n,), ``dataset`` (n,), ``vector`` (n, dim), rows by rising id.
 
-    Vectors are looked up by point id.
+    Attributes:
+        path: The file.
+        card: The encoder that made the vectors.
+        count: Rows.
+        ids: (n,) point ids in ASCII, by which vectors are looked up.
+
+    Raises:
+        SourceError: the file is damaged, or of a later version.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -56,10 +64,10 @@ class ColumnarFile:
             if card.fingerprint != file.attrs["fingerprint"]:
                 raise ValueError("its encoder doesn't have the fingerprint that stands beside it")
             self.card: EncoderCard | None = card
-            self._ids = _column(file, "id", "S")[:]
+            self.ids = _column(file, "id", "S")[:]
             self._vectors = _column(file, "vector", "f")
-            self.count = len(self._ids)
-            if self._vectors.shape != (self.count, card.dim) or np.any(self._ids[:-1] >= self._ids[1:]):
+            self.count = len(self.ids)
+            if self._vectors.shape != (self.count, card.dim) or np.any(self.ids[:-1] >= self.ids[1:]):
                 raise ValueError("its columns don't fit together")
         except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
             file.close()
@@ -69,13 +77,24 @@ class ColumnarFile:
     def find(self, record: ImageRecord) -> Any:
         """The vector of an image by its id."""
         id = record.id.encode()
-        place = int(np.searchsorted(self._ids, id))
-        if place == self.count or self._ids[place] != id:
+        place = int(np.searchsorted(self.ids, id))
+        if place == self.count or self.ids[place] != id:
             return None
         try:
             return self._vectors[place]
         except (OSError, RuntimeError) as error:
             raise SourceError(f"can't be read from {self.path.name}: {error}") from error
+
+    def rows(self, start: int, stop: int) -> Vectors:
+        """(stop - start, dim) vectors in the order of the file.
+
+        Raises:
+            SourceError: the file is damaged there.
+        """
+        try:
+            return np.asarray(self._vectors[start:stop], dtype=np.float32)
+        except (OSError, RuntimeError) as error:
+            raise SourceError(f"can't read the vectors of {self.path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -133,6 +152,59 @@ def open_embeddings(path: Path) -> EmbeddingsFile:
     return PerImageFile(path, file)
 
 
+class VectorWriter:
+    """A new file of our layout, filled by rising id.
+
+    Args:
+        path: Replaced if it exists; not whole before `close`.
+        card: The encoder that made the vectors.
+
+    What goes wrong comes out as the `OSError`, `RuntimeError` or `ValueError` that h5py raises.
+    """
+
+    def __init__(self, path: Path, card: EncoderCard) -> None:
+        self._file = h5py.File(path, "w")
+        self._count = 0
+        text = h5py.string_dtype()
+        self._file.attrs.update(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "encoder": json.dumps(card.as_json()),
+                "fingerprint": card.fingerprint,
+            }
+        )
+        self._file.create_dataset("id", (0,), "S36", maxshape=(None,), chunks=(4096,), fletcher32=True)
+        self._file.create_dataset("filepath", (0,), text, maxshape=(None,), chunks=(4096,))
+        self._file.create_dataset("dataset", (0,), text, maxshape=(None,), chunks=(4096,))
+        self._file.create_dataset(
+            "vector", (0, card.dim), "f4", maxshape=(None, card.dim), chunks=(256, card.dim), fletcher32=True
+        )
+
+    def append(self, points: Sequence[StoredPoint]) -> None:
+        """Add points with their vectors, data sets and file paths."""
+        columns: dict[str, Any] = {
+            "id": [point.id.encode() for point in points],
+            "filepath": [point.payload["filepath"] for point in points],
+            "dataset": [point.payload["dataset"] for point in points],
+            "vector": np.stack([point.vector for point in points if point.vector is not None]),
+        }
+        for name, values in columns.items():
+            self._file[name].resize(self._count + len(points), axis=0)
+            self._file[name][self._count :] = values
+        self._count += len(points)
+
+    def close(self) -> None:
+        """Write all to disk."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def write_embeddings(collection: Collection, path: Path) -> int:
     """Write all vectors of a collection to a file of our layout, in one go: the file is whole or not there.
 
@@ -147,41 +219,18 @@ def write_embeddings(collection: Collection, path: Path) -> int:
         SourceError: the file can't be written.
     """
     partial = path.with_name(path.name + ".partial")
+    count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
-            count = _write_columns(collection, file)
+        with VectorWriter(partial, collection.card) as writer:
+            for points in collection.scroll(fields=("filepath", "dataset"), vectors=True):
+                writer.append(points)
+                count += len(points)
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         with suppress(OSError):
             partial.unlink()
         raise SourceError(f"can't write the embeddings {path}: {' '.join(str(error).split())}") from error
-    return count
-
-
-def _write_columns(collection: Collection, file: h5py.File) -> int:
-    card, text = collection.card, h5py.string_dtype()
-    file.attrs.update(
-        {"format": FORMAT, "version": VERSION, "encoder": json.dumps(card.as_json()), "fingerprint": card.fingerprint}
-    )
-    file.create_dataset("id", (0,), "S36", maxshape=(None,), chunks=(4096,), fletcher32=True)
-    file.create_dataset("filepath", (0,), text, maxshape=(None,), chunks=(4096,))
-    file.create_dataset("dataset", (0,), text, maxshape=(None,), chunks=(4096,))
-    file.create_dataset(
-        "vector", (0, card.dim), "f4", maxshape=(None, card.dim), chunks=(256, card.dim), fletcher32=True
-    )
-    count = 0
-    for points in collection.scroll(fields=("filepath", "dataset"), vectors=True):
-        columns: dict[str, Any] = {
-            "id": [point.id.encode() for point in points],
-            "filepath": [point.payload["filepath"] for point in points],
-            "dataset": [point.payload["dataset"] for point in points],
-            "vector": np.stack([point.vector for point in points if point.vector is not None]),
-        }
-        for name, values in columns.items():
-            file[name].resize(count + len(points), axis=0)
-            file[name][count:] = values
-        count += len(points)
     return count
 
 

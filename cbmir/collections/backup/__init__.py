@@ -1,0 +1,1 @@
+"""Backups of a collection: what makes it, with checksums, to be put back as it was."""

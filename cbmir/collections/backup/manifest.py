@@ -1,0 +1,111 @@
+"""``backup.json``: what a backup holds, of what, and the seals of its files. It is written last."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from cbmir import __version__
+from cbmir.collections.seals import Seal
+from cbmir.errors import SourceError
+from cbmir.fingerprint import EncoderCard
+
+NAME = "backup.json"
+FORMAT = "cbmir-backup"
+VERSION = 1
+
+Kind = Literal["directory", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup holds.
+
+    Attributes:
+        kind: Of the store it was taken from, which is the kind it can be put back into.
+        engine: What wrote the files, with its version.
+        collection: The collection's own name.
+        aliases: That lead to it, on a server.
+        card: Its encoder.
+        points: Images.
+        files: The files beside it, by name; of a server one a node, in the order the nodes were named.
+        created: In UTC, ISO 8601.
+    """
+
+    kind: Kind
+    engine: str
+    collection: str
+    aliases: tuple[str, ...]
+    card: EncoderCard
+    points: int
+    files: Mapping[str, Seal]
+    created: str
+
+    def write(self, folder: Path) -> None:
+        """Write the file, in one step."""
+        data = {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": self.created,
+            "created_by": f"cbmir {__version__}",
+            "kind": self.kind,
+            "engine": self.engine,
+            "collection": self.collection,
+            "aliases": list(self.aliases),
+            "encoder": self.card.as_json(),
+            "fingerprint": self.card.fingerprint,
+            "points": self.points,
+            "files": {name: asdict(seal) for name, seal in self.files.items()},
+        }
+        partial = folder / f"{NAME}.partial"
+        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(folder / NAME)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """The manifest of a backup.
+
+        Raises:
+            SourceError: it is missing, damaged, of something else, or of a later version.
+        """
+        path = folder / NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SourceError(f"{folder} is no backup: it has no {NAME}, which is written last") from error
+        except (OSError, ValueError) as error:
+            raise SourceError(f"can't read {path}: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise SourceError(f"{path} was not written by `cbmir collections snapshot`")
+        if data.get("version") != VERSION:
+            raise SourceError(f"{path} has version {data.get('version')}, this cbmir reads {VERSION}: update cbmir")
+        try:
+            made = cls(
+                data["kind"],
+                str(data["engine"]),
+                str(data["collection"]),
+                tuple(map(str, data["aliases"])),
+                EncoderCard.from_json(data["encoder"]),
+                int(data["points"]),
+                {_plain(name): Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data["files"].items()},
+                str(data["created"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SourceError(f"{path} is damaged ({error!r})") from error
+        if made.kind not in get_args(Kind) or made.card.fingerprint != data.get("fingerprint") or not made.files:
+            raise SourceError(f"{path} is damaged: its parts don't fit together")
+        return made
+
+
+def now() -> str:
+    """This second in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _plain(name: str) -> str:
+    """A name that can't lead out of the folder."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no file name")
+    return name

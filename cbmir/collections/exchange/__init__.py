@@ -1,0 +1,1 @@
+"""Collections as files that anybody can read."""

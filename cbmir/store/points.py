@@ -1,0 +1,195 @@
+"""The points of a collection on a server."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+from cbmir.errors import StoreError
+from cbmir.filters import Where, to_qdrant
+from cbmir.fingerprint import EncoderCard
+from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
+from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
+from cbmir.store.connection import TIMEOUT_S, Connection
+from cbmir.store.layout import OVERSAMPLING
+from cbmir.store.retry import one_line
+
+REQUEST_POINTS = 256
+REQUEST_BYTES = 8_000_000
+"""Of one write: vectors and payloads; the server refuses requests over 32 MB unless told otherwise."""
+_POLL_S = 0.5
+
+T = TypeVar("T")
+
+
+class ServerCollection(Collection):
+    """A collection on a server."""
+
+    def __init__(self, connection: Connection, name: str, card: EncoderCard) -> None:
+        super().__init__(name, card)
+        self.streams = connection.streams
+        self._connection = connection
+        self._consistency = connection.read_consistency
+
+    def _call(self, work: Callable[[QdrantClient], T]) -> T:
+        return self._connection.call(work, self.name)
+
+    def _write(self, batch: EmbeddedBatch) -> None:
+        for part in _parts(batch):
+            records = batch.records[part]
+            points = models.Batch(
+                ids=[record.id for record in records],
+                vectors=batch.vectors[part].tolist(),
+                payloads=[record.payload() for record in records],
+            )
+            self._upsert(points)
+
+    def _upsert(self, points: models.Batch) -> None:
+        self._call(lambda client: client.upsert(self.name, points, wait=True))
+
+    def _search(
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
+    ) -> list[list[Hit]]:
+        quantization = models.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
+        params = models.SearchParams(hnsw_ef=ef, exact=exact, quantization=quantization)
+        requests = [
+            models.QueryRequest(
+                query=vector, limit=k, filter=to_qdrant(where), params=params, with_payload=_selector(fields)
+            )
+            for vector, where in zip(vectors.tolist(), wheres, strict=True)
+        ]
+        answers = self._call(
+            lambda client: client.query_batch_points(self.name, requests, self._consistency, timeout=TIMEOUT_S)
+        )
+        return [rank_hits([(str(p.id), p.score, p.payload or {}) for p in answer.points]) for answer in answers]
+
+    def get(self, ids: Sequence[str], *, fields: Fields = True, vectors: bool = False) -> list[StoredPoint]:
+        """The stored points of some ids, unknown ones left out."""
+        records = self._call(
+            lambda client: client.retrieve(
+                self.name,
+                list(ids),
+                with_payload=_selector(fields),
+                with_vectors=vectors,
+                consistency=self._consistency,
+            )
+        )
+        return [_stored(record) for record in records]
+
+    def scroll(
+        self, where: Where = (), *, fields: Fields = True, vectors: bool = False, batch: int = SCROLL_BATCH
+    ) -> Iterator[list[StoredPoint]]:
+        """All points that satisfy the filter, by rising id."""
+        offset: Any = None
+        while True:
+            records, offset = self._page(where, fields, vectors, batch, offset)
+            if records:
+                yield [_stored(record) for record in records]
+            if offset is None:
+                return
+
+    def _page(self, where: Where, fields: Fields, vectors: bool, batch: int, offset: Any) -> tuple[list[Any], Any]:
+        return self._call(
+            lambda client: client.scroll(
+                self.name,
+                to_qdrant(where),
+                limit=batch,
+                offset=offset,
+                with_payload=_selector(fields),
+                with_vectors=vectors,
+                consistency=self._consistency,
+            )
+        )
+
+    def count(self, where: Where = ()) -> int:
+        """How many points satisfy the filter."""
+        return self._call(lambda client: client.count(self.name, to_qdrant(where), exact=True)).count
+
+    def bare(self) -> int:
+        """Points that have no vector."""
+        without = models.Filter(must_not=[models.HasVectorCondition(has_vector="")])
+        return self._call(lambda client: client.count(self.name, without, exact=True)).count
+
+    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
+        """How many points have each value of a keyword field."""
+        answer = self._call(
+            lambda client: client.facet(
+                self.name, field, to_qdrant(where), limit=limit, exact=True, consistency=self._consistency
+            )
+        )
+        return {str(hit.value): hit.count for hit in sorted(answer.hits, key=lambda hit: (-hit.count, str(hit.value)))}
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove points."""
+        if not ids:
+            return  # the client refuses an empty list
+        selector = models.PointIdsList(points=list(ids))
+        self._call(lambda client: client.delete(self.name, selector, wait=True))
+
+    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        """Set some payload fields of some points."""
+        operations = [
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, points=[id]))
+            for id, payload in changes.items()
+        ]
+        for start in range(0, len(operations), REQUEST_POINTS):
+            part = operations[start : start + REQUEST_POINTS]
+            self._change(part)
+
+    def _change(self, operations: Sequence[models.UpdateOperation]) -> None:
+        self._call(lambda client: client.batch_update_points(self.name, operations, wait=True))
+
+    def flush(self) -> None:
+        """Nothing to do: every write waits until the server has it."""
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Return when the server has nothing left to optimise.
+
+        Raises:
+            StoreError: an optimisation failed on the server.
+        """
+        started = time.monotonic()
+        while (status := self._state().status) != models.CollectionStatus.GREEN:
+            if status == models.CollectionStatus.RED:
+                reason = one_line(str(self._state().optimizer_status))
+                raise StoreError(f"{self._connection.location} ({self.name}) has failed to index: {reason}")
+            if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
+                self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()))
+            if progress:
+                progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
+            time.sleep(_POLL_S)
+
+    def info(self) -> CollectionInfo:
+        """The collection in figures."""
+        info = self._state()
+        engine = f"qdrant-client {version('qdrant-client')}"
+        fields = frozenset(info.payload_schema or ())
+        return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine, fields)
+
+    def _state(self) -> models.CollectionInfo:
+        return self._call(lambda client: client.get_collection(self.name))
+
+
+def _parts(batch: EmbeddedBatch) -> Iterator[slice]:
+    """A batch in requests of `REQUEST_POINTS` and about `REQUEST_BYTES` at most, one point at least."""
+    start, size = 0, 0
+    for number, record in enumerate(batch.records):
+        added = batch.vectors[number].nbytes + len(json.dumps(record.payload()))
+        if number - start == REQUEST_POINTS or (number > start and size + added > REQUEST_BYTES):
+            yield slice(start, number)
+            start, size = number, 0
+        size += added
+    yield slice(start, len(batch.records))
+
+
+def _selector(fields: Fields) -> bool | list[str]:
+    return fields if isinstance(fields, bool) else list(fields)
+
+
+def _stored(record: Any) -> StoredPoint:
+    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    return StoredPoint(str(record.id), record.payload or {}, vector)

@@ -1,0 +1,66 @@
+"""What the commands show of a run: how it goes, its report, and what failed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
+from cbmir.store import Collection
+from ingest.pipeline import Seen
+from ingest.report import IngestReport, write_failures
+from ingest.sources import Failure
+
+
+def finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
+    """Index and report; the report comes out even where the indexing is stopped or fails.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        if not report.interrupted:
+            with _line() as show:
+                report.timed("index", lambda: collection.finish(show))
+    finally:
+        _conclude(report, failures, as_json)
+    if report.interrupted:
+        say("interrupted; run the same command again to go on")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILURES if report.failures else 0
+
+
+def seen_by(bar: "tqdm[Any]") -> Seen:
+    """Shows how fast it goes, and which stage the others wait for."""
+
+    def seen(count: int, stage: str) -> None:
+        bar.set_postfix_str(f"waiting for: {stage}", refresh=False)
+        bar.update(count)
+
+    return seen
+
+
+def failed(failures: list[Failure], path: Path) -> int:
+    """Write down what failed; the exit code."""
+    if not failures:
+        return 0
+    write_failures(failures, path)
+    say(f"{len(failures):,} failed, each with its reason in {path}")
+    return EXIT_FAILURES
+
+
+@contextmanager
+def _line() -> Iterator[Any]:
+    """A line on stderr that is written over; nothing where stderr is no terminal."""
+    with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
+        yield bar.set_description_str
+
+
+def _conclude(report: IngestReport, failures: Path | None, as_json: bool) -> None:
+    for line in report.lines():
+        say(line)
+    if as_json:
+        print_json(report.as_json())
+    failed(report.failures, failures or Path(f"failures-{report.collection}.csv"))

@@ -1,0 +1,1 @@
+"""A collection embedded again, by another encoder."""

@@ -1,0 +1,96 @@
+"""The images of a collection for another encoder: taken from the stored payloads, beside the collection in use."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cbmir.collections.transfer.transfer import record_of
+from cbmir.collections.versions.versions import begin, versions
+from cbmir.errors import CbmirError, CollectionError
+from cbmir.fingerprint import EncoderCard
+from cbmir.schema import StoredPoint
+from cbmir.store import Collection, Layout, Store
+from ingest.report import IngestReport
+from ingest.sources import Failure, SourceImage
+
+
+class StoredSource:
+    """The images of a collection by rising id, with all that is stored of them.
+
+    Attributes:
+        total: How many there are.
+        ignored: Always empty.
+    """
+
+    def __init__(self, collection: Collection, root: Path) -> None:
+        self.total: int | None = collection.count()
+        self.ignored: Mapping[str, int] = {}
+        self._collection = collection
+        self._root = root
+
+    def __iter__(self) -> Iterator[SourceImage | Failure]:
+        """All images; a point that is none, or a URI without a file below the root, is a failure."""
+        for points in self._collection.scroll():
+            yield from map(self._item, points)
+
+    def _item(self, point: StoredPoint) -> SourceImage | Failure:
+        place = f"collection {self._collection.name}"
+        try:
+            record = record_of(point)
+        except CbmirError as error:
+            return Failure(str(point.payload.get("filepath", point.id)), place, str(error))
+        path = self._root / record.filepath
+        if "://" in record.filepath and not path.is_file():
+            return Failure(record.filepath, place, f"is a URI without a file below {self._root}")
+        return SourceImage(record, path)
+
+
+def check_target(store: Store, name: str, new_name: str | None) -> None:
+    """Refuse what can't be done, before an encoder is built.
+
+    Raises:
+        CollectionError: the collection has no versions and no other name is given, or the name is its own.
+    """
+    if new_name is None:
+        try:
+            versions(store, name)
+        except CollectionError as error:
+            raise CollectionError(f"{error}: give --as NAME") from error
+    elif new_name == name:
+        raise CollectionError(f"{name} can't be embedded into itself; give --as another name")
+
+
+def open_target(store: Store, old: Collection, card: EncoderCard, new_name: str | None, layout: Layout) -> Collection:
+    """Open what is to be filled: the collection of another name, or the version that comes next.
+
+    What an earlier run has begun for the same encoder is taken up.
+
+    Raises:
+        CollectionError: no other name is given, and the collection is of this encoder already or has no versions.
+        FingerprintError: the collection of the other name holds the vectors of another encoder.
+    """
+    if new_name is not None:
+        return store.open_or_create(new_name, card, layout)
+    if old.card.fingerprint == card.fingerprint:
+        raise CollectionError(
+            f"{old.name} holds vectors of {card.name} (fingerprint {card.fingerprint}) already; "
+            "to make them again, give --as NAME"
+        )
+    return store.open(begin(store, old.name, card, layout, resume=True))
+
+
+def hindrance(old: Collection, new: Collection, report: IngestReport) -> str | None:
+    """Why readers of the old collection would miss something in the new one, in words; None where nothing is missing.
+
+    Args:
+        old: In use.
+        new: Filled from it.
+        report: Of that.
+    """
+    if report.failed:
+        return f"{report.failed:,} of {report.read:,} images failed"
+    others = new.count() - report.stored - report.skipped
+    if others > 0:
+        return f"{others:,} images of {new.name} are no longer in {old.name}"
+    if others < 0 or old.count() != report.read:
+        return f"{old.name} has changed meanwhile; run the same command again"
+    return None

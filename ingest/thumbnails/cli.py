@@ -1,0 +1,93 @@
+"""``cbmir ingest thumbnails``, and the options that say where thumbnails go."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cbmir.filters import Where
+from cbmir.options import (
+    EXIT_FAILURES,
+    EXIT_INTERRUPTED,
+    filter_options,
+    json_option,
+    opened,
+    print_json,
+    say,
+    store_option,
+)
+from ingest.report import write_failures
+from ingest.thumbnails.existing import set_thumbnails
+from ingest.thumbnails.place import Place, open_place
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def thumbnail_options(required: bool = False) -> Callable[[F], F]:
+    """``--thumbnails`` and ``--thumbnail-url``, passed together as `place`; None where neither is given."""
+
+    def with_options(command: F) -> F:
+        @functools.wraps(command)
+        def with_place(*args: Any, **options: Any) -> Any:
+            folder, url = options.pop("thumbnails"), options.pop("thumbnail_url")
+            if (folder is None) != (url is None):
+                raise click.UsageError("give --thumbnails DIR and --thumbnail-url BASE, or neither")
+            place = None if folder is None or url is None else open_place(folder, url)
+            return command(*args, place=place, **options)
+
+        wrapped: Any = click.option(
+            "--thumbnail-url",
+            required=required,
+            metavar="BASE",
+            help="Absolute http(s) URL under which a web server shows DIR; it is stored with each image.",
+        )(with_place)
+        wrapped = click.option(
+            "--thumbnails",
+            required=required,
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Folder for a small JPEG of each image, which pages such as the Qdrant Web UI can show.",
+        )(wrapped)
+        return wrapped  # type: ignore[no-any-return]
+
+    return with_options
+
+
+@click.command("thumbnails")
+@click.argument("name")
+@store_option
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the stored images.",
+)
+@thumbnail_options(required=True)
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes; one a core unless given.")
+@click.option(
+    "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-thumbnails-NAME.csv unless given."
+)
+@filter_options
+@json_option
+def thumbnails_(name: str, location: str, root: Path, place: Place, as_json: bool, **options: Any) -> int:
+    """Draw small pictures of the images in a collection, and set their URLs, without embedding again.
+
+    Images that have theirs are passed over: an interrupted run is finished by the same command. The filter options
+    choose which images get one.
+    """
+    where: Where = options["where"]
+    with opened(location) as store, store.open(name) as collection:
+        report = set_thumbnails(collection, root, place, where, options["workers"])
+    say(str(report))
+    if as_json:
+        print_json(report.as_json())
+    if report.failures:
+        path = options["failures"] or Path(f"failures-thumbnails-{name}.csv")
+        write_failures(report.failures, path)
+        say(f"{len(report.failures):,} failed, each with its reason in {path}")
+    if report.interrupted:
+        say("interrupted; run the same command again to go on")
+        return EXIT_INTERRUPTED
+    return EXIT_FAILURES if report.failures else 0

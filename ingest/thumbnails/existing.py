@@ -1,0 +1,174 @@
+"""Thumbnails for a collection that exists, without embedding again."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cbmir.encoders.device import cores
+from cbmir.filters import Where, resolve
+from cbmir.schema import Payload, StoredPoint
+from cbmir.store import Collection
+from cbmir.volumes import is_volume
+from ingest.interrupt import Interrupt
+from ingest.loader import CHUNK, Loaded, Loader, Wanted
+from ingest.sources import Failure
+from ingest.thumbnails.drawing import Drawing
+from ingest.thumbnails.place import Place, is_ours
+
+BATCH = 256
+"""Payloads set together."""
+
+_FIELDS = ("filepath", "dataset", "sha256", "thumbnail_url")
+
+
+@dataclass(slots=True)
+class ThumbnailReport:
+    """Counts of one run; read = set + same + elsewhere + failed.
+
+    Attributes:
+        collection: Its name.
+        read: Images that satisfy the filter.
+        set: Images that got their thumbnail, its URL, or both.
+        same: Images that had both.
+        elsewhere: Images left alone because they have a URL that was not made here, as from a table.
+        failures: Images without a thumbnail, each with its reason.
+        interrupted: Whether the run was stopped before its end.
+    """
+
+    collection: str
+    read: int = 0
+    set: int = 0
+    same: int = 0
+    elsewhere: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "collection": self.collection,
+            "read": self.read,
+            "set": self.set,
+            "same": self.same,
+            "elsewhere": self.elsewhere,
+            "failed": len(self.failures),
+            "interrupted": self.interrupted,
+            "failures": [{"filepath": f.filepath, "place": f.place, "reason": f.reason} for f in self.failures],
+        }
+
+    def __str__(self) -> str:
+        """A line for people."""
+        elsewhere = f" + with a URL from elsewhere {self.elsewhere:,}" if self.elsewhere else ""
+        return (
+            f"{self.collection}: read {self.read:,} = set {self.set:,} + same already {self.same:,}{elsewhere} "
+            f"+ failed {len(self.failures):,}"
+        )
+
+
+def set_thumbnails(
+    collection: Collection, root: Path, place: Place, where: Where = (), workers: int | None = None
+) -> ThumbnailReport:
+    """Draw the thumbnails that a collection lacks, and set their URLs.
+
+    Images whose thumbnail and URL are there already are not read; URLs that were not made here stay. Ctrl-C finishes
+    the images in hand.
+
+    Args:
+        collection: Of images, of volumes, or of both.
+        root: Folder that the stored file paths are relative to.
+        place: Where the thumbnails go.
+        where: Which images get one.
+        workers: Decoding processes; one a core unless given.
+
+    Raises:
+        FilterError: the filter names a value that doesn't exist.
+        StoreError: the store refused; what was set before stays.
+        ThumbnailError: a thumbnail can't be written; what was set before stays.
+    """
+    run = _Run(collection, root, place, resolve(where, collection))
+    run.go(workers or cores())
+    return run.report
+
+
+class _Run:
+    def __init__(self, collection: Collection, root: Path, place: Place, where: Where) -> None:
+        self.report = ThumbnailReport(collection.name)
+        self._collection = collection
+        self._root = root
+        self._place = place
+        self._where = where
+        self._tasks: deque[list[StoredPoint]] = deque()
+        self._changes: dict[str, Payload] = {}
+
+    def go(self, workers: int) -> None:
+        window = self._collection.card.preprocessing.get("window_hu")  # of encoders of volumes
+        how = Drawing((window[0], window[1]) if window else None)
+        with (
+            tqdm(total=self._collection.count(self._where), unit="image", disable=None) as bar,
+            Interrupt() as interrupt,
+            Loader(how, workers) as loader,
+        ):
+            for loaded in loader.load(self._wanted(interrupt)):
+                for point, item in zip(self._tasks.popleft(), loaded, strict=True):
+                    self._take(point, item)
+                self._save(BATCH)
+                bar.update(self.report.read - sum(map(len, self._tasks)) - bar.n)
+            self.report.interrupted = interrupt.asked
+        self._save(1)
+        self._collection.flush()
+
+    def _wanted(self, interrupt: Interrupt) -> Iterator[list[Wanted]]:
+        """Chunks for the loader; what they are for goes to `_tasks`, in the same order."""
+        for points in self._collection.scroll(self._where, fields=_FIELDS):
+            for volumes, group in groupby(points, lambda point: is_volume(_filepath(point))):
+                alike = list(group)
+                size = CHUNK["volume" if volumes else "image"]
+                for start in range(0, len(alike), size):
+                    if interrupt.asked:
+                        return
+                    if chunk := self._check(alike[start : start + size]):
+                        self._tasks.append(chunk)
+                        yield [self._task(point) for point in chunk]
+
+    def _check(self, points: list[StoredPoint]) -> list[StoredPoint]:
+        """Those that can have a thumbnail of ours."""
+        self.report.read += len(points)
+        good = []
+        for point in points:
+            if not is_ours(point.payload.get("thumbnail_url") or self._place.url(point.id), point.id):
+                self.report.elsewhere += 1
+            elif "://" in _filepath(point):
+                self._fail(point, "is a URI: thumbnails are made of files")
+            else:
+                good.append(point)
+        return good
+
+    def _task(self, point: StoredPoint) -> Wanted:
+        shown = point.payload.get("thumbnail_url") == self._place.url(point.id)
+        return Wanted(self._root / _filepath(point), point.payload.get("sha256"), self._place.path(point.id), shown)
+
+    def _take(self, point: StoredPoint, loaded: Loaded) -> None:
+        if loaded.reason is not None:
+            self._fail(point, loaded.reason)
+        elif loaded.drawn:
+            self.report.set += 1
+            self._changes[point.id] = {"thumbnail_url": self._place.url(point.id)}
+        else:
+            self.report.same += 1
+
+    def _save(self, least: int) -> None:
+        if len(self._changes) >= least:
+            self._collection.set_payloads(self._changes)
+            self._changes = {}
+
+    def _fail(self, point: StoredPoint, reason: str) -> None:
+        self.report.failures.append(Failure(_filepath(point), str(point.payload.get("dataset", "")), reason))
+
+
+def _filepath(point: StoredPoint) -> str:
+    return str(point.payload.get("filepath", ""))

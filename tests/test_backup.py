@@ -1,0 +1,354 @@
+"""Backups: a directory as a tar file, a server's snapshots from each node, and back."""
+
+import json
+import os
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from standin import Standin
+from standin_rest import Rest, node_of
+
+from cbmir.collections.backup.backup import check, restore, snapshot
+from cbmir.collections.backup.manifest import NAME, Manifest
+from cbmir.collections.seals import Seal, seal_of
+from cbmir.errors import CollectionError, SourceError, StoreError, StoreLockedError
+from cbmir.store import Collection, Store, open_store
+from cbmir.store.edge import EdgeStore
+
+KEY = "a-secret-key"
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cbmir.store.retry.time.sleep", lambda _: None)
+
+
+def contents(collection: Collection) -> dict[str, tuple]:
+    points = [point for page in collection.scroll(vectors=True) for point in page]
+    return {point.id: (point.payload, point.vector.tobytes()) for point in points}
+
+
+def rewritten(folder: Path, **changes: object) -> None:
+    data = json.loads((folder / NAME).read_text())
+    (folder / NAME).write_text(json.dumps(data | changes))
+
+
+# a directory
+
+
+@pytest.fixture
+def backup(edge, filled, tmp_path) -> Path:
+    before = contents(filled)
+    filled.close()
+    report = snapshot(edge, "eight", tmp_path / "backup")
+    assert (report.collection, report.points, report.files) == ("eight", 30, 1)
+    with edge.open("eight") as collection:
+        assert contents(collection) == before
+    return tmp_path / "backup"
+
+
+def test_restore__a_directory_answers_as_before(edge, backup, tmp_path, make_batch):
+    query = make_batch(1, seed=9).vectors
+    with edge.open("eight") as original, EdgeStore(tmp_path / "other") as other:
+        report = restore(backup, other)
+        with other.open("eight") as copy:
+            assert contents(copy) == contents(original)
+            assert copy.query_batch(query, 10) == original.query_batch(query, 10)
+            assert copy.info().fields == original.info().fields
+            copy.upsert(make_batch(5, first=100))
+            assert copy.count() == 35
+    assert str(report).startswith("eight: 30 images, fingerprint ")
+    assert sorted(path.name for path in backup.iterdir()) == ["backup.json", "collection.tar.gz"]
+
+
+def test_restore__under_another_name_and_never_over_one(edge, backup):
+    with pytest.raises(CollectionError, match="exists already"):
+        restore(backup, edge)
+    restore(backup, edge, "copy")
+    assert edge.names() == ["copy", "eight"]
+
+
+def test_snapshot__waits_for_nobody_else(edge, backup, tmp_path):
+    with edge.open("eight"), pytest.raises(StoreLockedError, match="is in use"):
+        snapshot(EdgeStore(edge.path), "eight", tmp_path / "second")
+    assert list((tmp_path / "second").iterdir()) == []
+
+
+def test_snapshot__only_into_an_empty_folder(edge, backup):
+    with pytest.raises(SourceError, match="isn't empty"):
+        snapshot(edge, "eight", backup)
+    assert check(backup) == []
+
+
+def test_snapshot__a_full_disk_leaves_nothing_whole(edge, filled, tmp_path, monkeypatch):
+    filled.close()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "add", full)
+    with pytest.raises(SourceError, match=r"can't write the backup .*: No space left on device"):
+        snapshot(edge, "eight", tmp_path / "backup")
+    assert list((tmp_path / "backup").iterdir()) == []
+    with pytest.raises(SourceError, match=r"is no backup: it has no backup\.json, which is written last"):
+        restore(tmp_path / "backup", edge, "copy")
+    with edge.open("eight") as collection:
+        assert collection.count() == 30
+
+
+def test_verify__finds_a_flipped_byte(edge, backup):
+    tar = backup / "collection.tar.gz"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    (flaw,) = check(backup)
+    assert "its SHA-256 is" in flaw
+    with pytest.raises(SourceError, match="its SHA-256 is"):
+        restore(backup, edge, "copy")
+    tar.write_bytes(data[:-1])
+    assert "bytes, not" in check(backup)[0]
+    tar.unlink()
+    assert "can't read" in check(backup)[0]
+    assert edge.names() == ["eight"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "something"}, "was not written by"),
+        ({"version": 2}, "has version 2, this cbmir reads 1"),
+        ({"points": "many"}, "is damaged"),
+        ({"fingerprint": "0"}, "is damaged: its parts don't fit"),
+        ({"kind": "cloud"}, "is damaged: its parts don't fit"),
+        ({"files": {}}, "is damaged: its parts don't fit"),
+        ({"files": {"../up.tar": {"sha256": "0", "bytes": 1}}}, "is no file name"),
+        ({"kind": "server"}, "is the backup of a server"),
+        ({"points": 31}, "has 30 images of fingerprint"),
+    ],
+)
+def test_restore__refuses(edge, backup, changes, message):
+    rewritten(backup, **changes)
+    with pytest.raises((SourceError, StoreError), match=message):
+        restore(backup, edge, "copy")
+
+
+def _smuggled(backup: Path, member: tarfile.TarInfo) -> None:
+    with tarfile.open(backup / "collection.tar.gz", "w:gz") as tar:
+        tar.addfile(member)
+    seal = seal_of(backup / "collection.tar.gz")
+    rewritten(backup, files={"collection.tar.gz": {"sha256": seal.sha256, "bytes": seal.bytes}})
+
+
+@pytest.mark.parametrize("kind", ["up", "absolute", "link", "pipe"])
+def test_restore__nothing_outside_the_collection(edge, backup, tmp_path, kind):
+    member = tarfile.TarInfo({"up": "../../up", "absolute": str(tmp_path / "abs")}.get(kind, kind))
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    elif kind == "pipe":
+        member.type = tarfile.FIFOTYPE
+    _smuggled(backup, member)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((SourceError, CollectionError), match=r"can't be unpacked|is damaged"):
+        restore(backup, edge, "copy")
+    assert edge.names() == ["eight"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# a server
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[Standin]:
+    with Standin(tmp_path / "server", KEY, rest_handler=Rest) as made:
+        yield made
+
+
+@pytest.fixture
+def store(server) -> Iterator[Store]:
+    with open_store(server.url, KEY) as made:
+        yield made
+
+
+def test_restore__a_server_with_its_alias(server, store, card, make_batch, tmp_path):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(40))
+        before = contents(collection)
+    taken = snapshot(store, "eight", tmp_path / "backup", api_key=KEY)
+    assert (taken.collection, taken.aliases, taken.points) == ("eight__v1", ("eight",), 40)
+    assert server.snapshots == {}  # nothing is left on the node
+    store.drop("eight")
+    assert store.names() == []
+    back = restore(tmp_path / "backup", store, api_key=KEY)
+    assert (back.collection, back.aliases, back.points) == ("eight__v1", ("eight",), 40)
+    with store.open("eight") as collection:
+        assert contents(collection) == before
+        assert collection.facet("modality") == {"CT": 14, "MR": 13, "XR": 13}
+
+
+def test_restore__beside_the_one_in_use(store, card, make_batch, tmp_path):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(10))
+    snapshot(store, "eight", tmp_path / "backup", api_key=KEY)
+    with pytest.raises(CollectionError, match="eight__v1 exists already"):
+        restore(tmp_path / "backup", store, api_key=KEY)
+    copy = restore(tmp_path / "backup", store, "copy", api_key=KEY)
+    assert (copy.collection, copy.aliases) == ("copy__v1", ("copy",))
+    next_one = restore(tmp_path / "backup", store, "eight", api_key=KEY)
+    assert (next_one.collection, next_one.aliases) == ("eight__v2", ())  # people go on with what they have
+    assert store.aliases() == {"copy": "copy__v1", "eight": "eight__v1"}
+
+
+def test_snapshot__what_the_server_refuses(server, store, card, make_batch, tmp_path):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(3))
+    with pytest.raises(StoreError, match="refuses the key") as caught:
+        snapshot(store, "eight", tmp_path / "one", api_key="wrong-key")
+    assert "wrong-key" not in str(caught.value)
+    with pytest.raises(CollectionError, match="no collection 'nothing'"):
+        snapshot(store, "nothing", tmp_path / "two", api_key=KEY)
+    assert list((tmp_path / "one").iterdir()) == list((tmp_path / "two").iterdir()) == []
+
+
+def test_snapshot__a_file_that_came_otherwise_is_no_backup(server, store, card, make_batch, tmp_path, monkeypatch):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(3))
+    create = Rest._create
+
+    def spoilt(self, name):
+        create(self, name)
+        for file, data in self.kept.items():
+            self.kept[file] = data[:-1] + b"x"
+
+    monkeypatch.setattr(Rest, "_create", spoilt)
+    with pytest.raises(StoreError, match="came with another SHA-256 than it has there"):
+        snapshot(store, "eight", tmp_path / "backup", api_key=KEY)
+    assert list((tmp_path / "backup").iterdir()) == []
+    assert server.snapshots == {}
+
+
+def test_restore__another_minor_version(store, card, make_batch, tmp_path):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(3))
+    snapshot(store, "eight", tmp_path / "backup", api_key=KEY)
+    rewritten(tmp_path / "backup", engine="qdrant 1.2.3")
+    with pytest.raises(StoreError, match=r"the backup was written by qdrant 1\.2\.3: snapshots can be put back within"):
+        restore(tmp_path / "backup", store, "copy", api_key=KEY)
+    rewritten(tmp_path / "backup", kind="directory")
+    with pytest.raises(StoreError, match="is the backup of a directory"):
+        restore(tmp_path / "backup", store, "copy", api_key=KEY)
+
+
+# the nodes of a cluster
+
+
+@pytest.fixture
+def nodes(tmp_path) -> Iterator[list[Standin]]:
+    """Two servers that say they are one cluster; each holds its own part."""
+    others = {11: {22: "http://b:6335"}, 22: {11: "http://a:6335"}}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(Standin(tmp_path / f"node{own}", KEY, rest_handler=node_of(own, peers)))
+            for own, peers in others.items()
+        ]
+
+
+def test_snapshot__every_node_of_a_cluster(nodes, card, make_batch, tmp_path):
+    urls = [node.url for node in nodes]
+    parts = [make_batch(12), make_batch(12, first=50)]
+    for url, part in zip(urls, parts, strict=True):
+        with open_store(url, KEY) as store, store.create("eight", card) as collection:
+            collection.upsert(part)
+    with open_store(urls[0], KEY) as store:
+        with pytest.raises(StoreError, match=r"nodes that were not named, .*: http://b:6335; give every node with"):
+            snapshot(store, "eight", tmp_path / "part", api_key=KEY)
+        with pytest.raises(StoreError, match="are the same node"):
+            snapshot(store, "eight", tmp_path / "twice", [urls[0], urls[0]], KEY)
+        taken = snapshot(store, "eight", tmp_path / "backup", urls, KEY)
+        assert taken.files == 2
+        assert list(Manifest.read(tmp_path / "backup").files) == ["node-1.snapshot", "node-2.snapshot"]
+    for url in urls:
+        with open_store(url, KEY) as store:
+            store.drop("eight")
+    with open_store(urls[0], KEY) as store:
+        restore(tmp_path / "backup", store, nodes=urls, api_key=KEY)
+    for url, part in zip(urls, parts, strict=True):
+        with open_store(url, KEY) as store, store.open("eight__v1") as collection:
+            assert contents(collection).keys() == {record.id for record in part.records}
+
+
+def test_restore__onto_as_many_nodes_only(nodes, store, card, make_batch, tmp_path):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(3))
+    snapshot(store, "eight", tmp_path / "backup", api_key=KEY)
+    with open_store(nodes[0].url, KEY) as cluster, pytest.raises(StoreError, match="is of 1 nodes, 2 were named"):
+        restore(tmp_path / "backup", cluster, nodes=[node.url for node in nodes], api_key=KEY)
+    with pytest.raises(StoreError, match="is a server of its own and no node of a cluster"):
+        snapshot(store, "eight", tmp_path / "mixed", [store.location, nodes[0].url], KEY)
+
+
+# the command line
+
+
+def test_snapshot_command__and_back(server, store, card, make_batch, tmp_path, cbmir):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(9))
+    command = ("collections", "snapshot", "eight", "--store", server.url, "--out", tmp_path / "backup")
+    done = cbmir(*command, QDRANT_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("eight__v1 (eight): 9 images")
+    assert cbmir("collections", "verify", tmp_path / "backup").stderr == f"{tmp_path / 'backup'} is whole\n"
+    store.drop("eight")
+    restoring = ("collections", "restore", tmp_path / "backup", "--store", server.url, "--json")
+    done = cbmir(*restoring, QDRANT_API_KEY=KEY)
+    assert json.loads(done.stdout)["points"] == 9
+    assert cbmir(*restoring, QDRANT_API_KEY=KEY).returncode == 1
+    (tmp_path / "backup" / "node-1.snapshot").write_bytes(b"")
+    done = cbmir("collections", "verify", tmp_path / "backup", "--json")
+    assert done.returncode == 1
+    assert "node-1.snapshot isn't as it was written" in json.loads(done.stdout)["damaged"][0]
+
+
+def test_seal__of_a_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-2, appendix B.1
+    assert seal_of(tmp_path / "a") == Seal(expected, 3)
+
+
+# real ones
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("variable", ["QDRANT_URL", "QDRANT_CLUSTER_URLS"])
+def test_restore__on_a_real_server(variable, card, make_batch, tmp_path):
+    urls, key = os.environ.get(variable, ""), os.environ.get("QDRANT_API_KEY")
+    if not urls:
+        pytest.skip(f"{variable} names no server")
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    with open_store(urls, key) as store:
+        try:
+            with store.create(name, card) as collection:
+                collection.upsert(make_batch(300))
+                collection.finish()
+                before = contents(collection)
+            taken = snapshot(store, name, tmp_path / "backup", urls.split(","), key)
+            assert taken.points == 300
+            store.drop(name)
+            back = restore(tmp_path / "backup", store, nodes=urls.split(","), api_key=key)
+            assert (back.points, back.aliases) == (300, (name,))
+            with store.open(name) as collection:
+                after = contents(collection)
+                assert after.keys() == before.keys()
+                assert [after[id][0] for id in after] == [before[id][0] for id in after]
+                vectors = [[np.frombuffer(side[id][1], np.float32) for id in before] for side in (before, after)]
+                np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+        finally:
+            for left in (name, f"{name}__v1"):
+                if left in store.names():
+                    store.drop(left)
+            shutil.rmtree(tmp_path / "backup", ignore_errors=True)
