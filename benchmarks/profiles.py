@@ -1,8 +1,8 @@
 """``python -m benchmarks.profiles``: what the three profiles take and give, beside what was foretold.
 
-A collection of made images for each profile, with the payload of chest X-rays: how long an answer takes, how many of
-the true first ten are found, and the disk it takes. What must be in memory can't be measured with a directory: its files
-are mapped, and stay in memory as long as nobody else wants it.
+A collection of made images for each profile, with the payload of chest X-rays: how long an answer takes, how many
+of the true first ten are found, and the disk it takes. What must be in memory can't be measured with a directory: its
+files are mapped, and stay in memory as long as nobody else wants it.
 """
 
 import json
@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
+from benchmarks.made import batches, vectors
 from cbmir.fingerprint import external_card
-from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, normalise
 from cbmir.store import Layout, open_store
 from cbmir.store.layout import PROFILES, Profile, plan
 
-QUERIES, K, CLUSTERS, BATCH = 500, 10, 500, 512
+QUERIES, K = 500, 10
 
 
 @click.command()
@@ -46,41 +45,13 @@ def _fill(place: Path, profile: Profile, images: int, dim: int) -> None:
         open_store(place) as store,
         store.create("bench", external_card("bench", dim), Layout(profile, images)) as made,
     ):
-        for start in range(0, images, BATCH):
-            numbers = range(start, min(start + BATCH, images))
-            records = tuple(map(_record, numbers))
-            made.upsert(EmbeddedBatch(records, _vectors(len(numbers), dim, start + 1), made.card.fingerprint))
+        for batch in batches(images, dim, made.card.fingerprint):
+            made.upsert(batch)
         made.finish()
 
 
-def _record(number: int) -> ImageRecord:
-    return ImageRecord(
-        filepath=f"images_{number % 12:03}/{number:08}_000.png",
-        dataset="bench",
-        split=("train", "val", "test")[number % 3],
-        modality="XR",
-        anatomic_region="chest",
-        labels=(f"XR/chest/finding_{number % 14}",),
-        patient_id=f"bench-{number // 4:07}",
-        study_id=f"bench-{number // 2:07}",
-        sha256=f"{number:064x}",
-        width=1024,
-        height=1024,
-        age_years=float(number % 90),
-        sex="FM"[number % 2],
-        view=("pa", "ap")[number % 2],
-    )
-
-
-def _vectors(count: int, dim: int, seed: int) -> Vectors:
-    """Around centres, as those of an encoder lie."""
-    centres = np.random.default_rng(0).standard_normal((CLUSTERS, dim))
-    rng = np.random.default_rng(seed)
-    return normalise((centres[rng.integers(0, CLUSTERS, count)] + rng.standard_normal((count, dim))).astype(np.float32))
-
-
 def _asked(place: Path, dim: int) -> dict[str, float]:
-    queries = _vectors(QUERIES, dim, 0)
+    queries = vectors(QUERIES, dim, 0)
     with open_store(place) as store, store.open("bench") as collection:
         took, found = [], []
         for query in queries:

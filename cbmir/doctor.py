@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import click
@@ -17,8 +17,9 @@ from cbmir.errors import CbmirError
 from cbmir.options import encoder_options, json_option, opened, print_json
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
-from cbmir.store.connection import LOOPBACK
-from cbmir.store.server import ServerStore
+
+if TYPE_CHECKING:
+    from cbmir.store.server import ServerStore
 
 State = Literal["ok", "warning", "failed"]
 
@@ -86,6 +87,8 @@ def check_store(store: Store, key: bool = False) -> Iterator[Check]:
         store: Open.
         key: Whether a key was given.
     """
+    from cbmir.store.server import ServerStore
+
     names = store.names()
     yield Check("store", "ok", f"{store.location} answers and holds {len(names):,} collections")
     if isinstance(store, ServerStore):
@@ -98,8 +101,10 @@ def check_store(store: Store, key: bool = False) -> Iterator[Check]:
             yield Check(name, "failed", str(error))
 
 
-def check_key(store: ServerStore, given: bool) -> Check:
+def check_key(store: "ServerStore", given: bool) -> Check:
     """Whether the server is open to everybody, and what the key may do."""
+    from cbmir.store.connection import LOOPBACK
+
     private = all(urlsplit(url).hostname in LOOPBACK for url in store.location.split(","))
     if not given:
         text = "no key was given and none is asked for: who reaches the server may read and delete all of it"

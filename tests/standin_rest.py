@@ -8,7 +8,9 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import tarfile
+from contextlib import suppress
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
@@ -47,7 +49,9 @@ class Rest(BaseHTTPRequestHandler):
         return self.standin.__dict__.setdefault("snapshots", {})
 
     def _answer(self, method: str) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self._body()
+        if body is None:
+            return None
         parts = urlsplit(self.path)
         if self.standin.key is not None and self.headers.get("api-key") != self.standin.key:
             return self._send(401, {"status": {"error": "Must provide an API key"}})
@@ -61,6 +65,9 @@ class Rest(BaseHTTPRequestHandler):
         name, file = unquote(found[1]), unquote(found[2] or "")
         if method == "POST" and file == "upload":
             return self._recover(name, body, parse_qs(parts.query))
+        return self._kept(method, name, file)
+
+    def _kept(self, method: str, name: str, file: str) -> None:
         if name not in self.standin.names():
             return self._send(404, {"status": {"error": f"Not found: Collection `{name}` doesn't exist!"}})
         if method == "POST":
@@ -71,6 +78,16 @@ class Rest(BaseHTTPRequestHandler):
             del self.kept[file]
             return self._send(200, {"result": True})
         return self._send(200, self.kept[file])
+
+    def _body(self) -> bytes | None:
+        """What the client sends; None where it went away meanwhile."""
+        wanted, body = int(self.headers.get("content-length") or 0), b""
+        with suppress(ConnectionError):
+            body = self.rfile.read(wanted)
+        if len(body) == wanted:
+            return body
+        self.close_connection = True
+        return None
 
     def _cluster(self) -> dict[str, Any]:
         if self.own is None:
@@ -96,6 +113,7 @@ class Rest(BaseHTTPRequestHandler):
         if query.get("checksum", [digest]) != [digest] or query["priority"] != ["snapshot"]:
             return self._send(400, {"status": {"error": "Bad request: checksum mismatch"}})
         with self.standin.paused(name) as folder, tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            shutil.rmtree(folder, ignore_errors=True)  # a server puts it over what it has
             folder.mkdir()
             tar.extractall(folder, filter="data")
         return self._send(200, {"result": True})

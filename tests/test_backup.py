@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import Fault, Faults
 from standin import Standin
 from standin_rest import Rest, node_of
 
@@ -242,6 +243,41 @@ def test_restore__another_minor_version(store, card, make_batch, tmp_path):
     rewritten(tmp_path / "backup", kind="directory")
     with pytest.raises(StoreError, match="is the backup of a directory"):
         restore(tmp_path / "backup", store, "copy", api_key=KEY)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [Fault("busy", "/snapshots", times=2), Fault("unavailable", "/cluster")],
+        [Fault("cut", ".snapshot", times=2)],
+        [Fault("reset", ".snapshot"), Fault("cut", "/upload"), Fault("busy", "/upload")],
+        [Fault("reset", "/upload", nbytes=3000), Fault("unavailable", "/upload", times=2)],
+    ],
+)
+def test_restore__over_a_connection_with_faults(server, store, card, make_batch, tmp_path, caplog, plan):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(40))
+        before = contents(collection)
+    with Faults(server.url, plan, http=True) as faults:
+        snapshot(store, "eight", tmp_path / "backup", [faults.url], KEY)
+        restore(tmp_path / "backup", store, "copy", [faults.url], KEY)
+        assert len(faults.hits) == sum(fault.times for fault in plan)
+        assert caplog.text.count(f"{faults.url}") >= len(faults.hits)
+    with store.open("copy") as collection:
+        assert contents(collection) == before
+    assert server.snapshots == {}
+    assert KEY not in caplog.text
+
+
+def test_snapshot__a_node_that_is_cut_off_while_it_packs(server, store, card, make_batch, tmp_path):
+    with store.create("eight", card) as collection:
+        collection.upsert(make_batch(4))
+    with (
+        Faults(server.url, [Fault("cut", "/snapshots?")], http=True) as faults,
+        pytest.raises(StoreError, match=f"no Qdrant server answers at {faults.url}"),
+    ):
+        snapshot(store, "eight", tmp_path / "backup", [faults.url], KEY)
+    assert list((tmp_path / "backup").iterdir()) == []
 
 
 # the nodes of a cluster

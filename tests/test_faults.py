@@ -156,7 +156,8 @@ def test_create__over_faults(original, standin, kind):
     ],
     ids=lambda fault: fault.kind,
 )
-def test_transfer__what_never_ends_is_one_error_and_can_be_taken_up(original, standin, fault):
+def test_transfer__what_never_ends_is_one_error_and_can_be_taken_up(original, standin, monkeypatch, fault):
+    monkeypatch.setattr(policy, "RETRIES", 4)
     with Faults(standin.url, [fault]) as faults:
         started = time.monotonic()
         with pytest.raises(StoreError) as caught:

@@ -10,7 +10,6 @@ from cbmir.collections.exchange.cli import export_, import_
 from cbmir.collections.prune.cli import prune_
 from cbmir.collections.transfer.cli import pull, push
 from cbmir.collections.versions.cli import promote_, rollback_, versions_
-from cbmir.collections.versions.versions import begin
 from cbmir.errors import StoreError
 from cbmir.options import (
     EXIT_FAILURES,
@@ -105,6 +104,8 @@ def create(name: str, location: str, encoder: str, beside: bool, layout: Layout,
     say(announcement(layout, card.dim))
     with opened(location) as store:
         if beside:
+            from cbmir.collections.versions.versions import begin
+
             name = begin(store, name, card, layout)
         else:
             store.create(name, card, layout).close()

@@ -178,7 +178,7 @@ class Collection(ABC):
         """Set some payload fields of some points, by id; the other fields stay.
 
         Raises:
-            StoreError: an id is unknown to an engine in this process; a server takes it as done.
+            StoreError: an id is unknown, where the engine tells.
         """
 
     @abstractmethod

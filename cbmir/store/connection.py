@@ -16,7 +16,7 @@ from cbmir.store.retry import retried, silent, translate
 
 TIMEOUT_S = 60
 """Time of one call."""
-PING_S, PONG_S = 20.0, 20.0
+PING_S, PONG_S = 20.0, 40.0
 """Silence after which a connection is asked whether it lives, and time to answer; else a dead one stays in use."""
 STREAMS = 4
 """Writes under way at once: the server works on one while others are on the wire."""
@@ -175,7 +175,7 @@ def _greet(nodes: list[Node]) -> None:
             _check_version(client.info().version, where)
             client.get_collections()
         except Exception as error:
-            failed = error if isinstance(error, StoreError) else translate(error, where)
+            failed = translate(error, where)
             if number == len(nodes) - 1 or not silent(error):
                 raise silence or failed from error
             silence = silence or failed

@@ -64,7 +64,9 @@ def retried(place: str, call: Callable[[], T]) -> T:
 
 
 def translate(error: Exception, place: str) -> StoreError:
-    """An error of the client as one of ours, in one line and without any key."""
+    """An error of the client as one of ours, in one line and without any key; one of ours stays."""
+    if isinstance(error, StoreError):
+        return error
     if isinstance(error, UnexpectedResponse):
         if refused(error):
             return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")

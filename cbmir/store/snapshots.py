@@ -59,7 +59,8 @@ class SnapshotNode:
         self.url = url
         headers = {"api-key": api_key} if api_key else {}
         patience = httpx.Timeout(TIMEOUT_S, read=WORK_S, write=WORK_S)
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=patience)
+        each_its_own = httpx.Limits(max_keepalive_connections=0)  # one that idles while a node packs may be cut
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=patience, limits=each_its_own)
 
     def version(self) -> str:
         """The node's version of Qdrant."""
@@ -75,8 +76,17 @@ class SnapshotNode:
         return Peers(own, {number: uri for number, uri in others.items() if number != own})
 
     def create(self, collection: str) -> Snapshot:
-        """Pack what the node has of a collection; not tried again, as each try leaves a file there."""
-        made = self._once("POST", f"{_path(collection)}?wait=true")["result"]
+        """Pack what the node has of a collection; not tried again once it may have begun, as it leaves a file there."""
+
+        def make() -> Any:
+            try:
+                return self._answer(self._http.post(f"{_path(collection)}?wait=true"))
+            except httpx.ConnectError as error:
+                raise ResponseHandlingException(error) from error
+            except httpx.TransportError as error:
+                raise translate(error, self.url) from error
+
+        made = retried(self.url, make)["result"]
         return Snapshot(str(made["name"]), made.get("checksum"))
 
     def fetch(self, collection: str, snapshot: Snapshot, path: Path) -> tuple[str, int]:
@@ -117,12 +127,6 @@ class SnapshotNode:
 
     def _ask(self, method: str, path: str) -> Any:
         return retried(self.url, lambda: _heard(lambda: self._answer(self._http.request(method, path))))
-
-    def _once(self, method: str, path: str) -> Any:
-        try:
-            return self._answer(self._http.request(method, path))
-        except (UnexpectedResponse, httpx.HTTPError) as error:
-            raise translate(error, self.url) from error
 
     def _answer(self, response: httpx.Response) -> Any:
         _refuse(response)

@@ -7,7 +7,6 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cbmir.collections.versions.versions import promote
 from cbmir.encoders import EncoderSettings, get
 from cbmir.options import (
     EXIT_FAILURES,
@@ -21,7 +20,6 @@ from cbmir.options import (
 from cbmir.store import Layout
 from ingest.console import finish, seen_by
 from ingest.pipeline import ingest_images
-from ingest.reindex.reindex import StoredSource, check_target, hindrance, open_target
 
 
 @click.command("reindex")
@@ -49,6 +47,9 @@ def reindex_(name: str, encoder: str, location: str, layout: Layout, as_json: bo
     On a server they go to the next version, NAME__vN; whoever reads NAME keeps the old one until the new is promoted.
     What is stored of each image goes along. An interrupted run is finished by the same command.
     """
+    from cbmir.collections.versions.versions import promote
+    from ingest.reindex.reindex import StoredSource, check_target, hindrance, open_target
+
     new_name, promoting = options["new_name"], options["promoting"]
     if new_name and promoting:
         raise click.UsageError("--promote is for the next version of NAME, --as for a collection beside it")

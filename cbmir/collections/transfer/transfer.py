@@ -3,6 +3,7 @@
 Nothing is deleted, and what is there already is left alone: an interrupted copy is finished by the same call.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,15 +126,26 @@ def _in_streams(
     streams: int, pages: Iterator[list[StoredPoint]], target: Collection
 ) -> Iterator[tuple[list[StoredPoint], int]]:
     """Copy pages, several at a time; gives each, in order, with how many of its points were written."""
+    failed = threading.Event()
+
+    def copied(points: list[StoredPoint]) -> int:
+        if failed.is_set():
+            return 0  # the copy has failed: pages that wait are not tried any more
+        try:
+            return _copied(points, target)
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(streams, "copy") as pool:
         waiting: deque[tuple[list[StoredPoint], Future[int]]] = deque()
         for points in pages:
-            waiting.append((points, pool.submit(_copied, points, target)))
+            waiting.append((points, pool.submit(copied, points)))
             if len(waiting) > streams:
-                done, copied = waiting.popleft()
-                yield done, copied.result()
-        for done, copied in waiting:
-            yield done, copied.result()
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
 
 
 def _copied(points: Sequence[StoredPoint], target: Collection) -> int:

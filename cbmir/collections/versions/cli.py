@@ -1,10 +1,9 @@
-"""``cbmir collections versions | promote | rollback``."""
+"""``cbmir collections versions | promote | rollback``; the server's client is imported only where it is needed."""
 
 from dataclasses import asdict
 
 import click
 
-from cbmir.collections.versions.versions import promote, rollback, versions
 from cbmir.options import json_option, opened, print_json, say, store_option
 
 
@@ -14,6 +13,8 @@ from cbmir.options import json_option, opened, print_json, say, store_option
 @json_option
 def versions_(name: str, location: str, as_json: bool) -> None:
     """Print the versions of a collection on a server, the newest first; * is the one in use."""
+    from cbmir.collections.versions.versions import versions
+
     with opened(location) as store:
         found = versions(store, name)
     if as_json:
@@ -29,6 +30,8 @@ def versions_(name: str, location: str, as_json: bool) -> None:
 @store_option
 def promote_(version: str, location: str) -> None:
     """Let NAME lead to the version NAME__vN, at once for all readers."""
+    from cbmir.collections.versions.versions import promote
+
     with opened(location) as store:
         name = promote(store, version)
     say(f"{name} is {version} now")
@@ -39,6 +42,8 @@ def promote_(version: str, location: str) -> None:
 @store_option
 def rollback_(name: str, location: str) -> None:
     """Let NAME lead to the version before the one in use."""
+    from cbmir.collections.versions.versions import rollback
+
     with opened(location) as store:
         version = rollback(store, name)
     say(f"{name} is {version} now")
