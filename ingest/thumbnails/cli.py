@@ -8,17 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from cbmir.filters import Where
-from cbmir.options import (
-    EXIT_FAILURES,
-    EXIT_INTERRUPTED,
-    filter_options,
-    json_option,
-    opened,
-    print_json,
-    say,
-    store_option,
-)
-from ingest.report import write_failures
+from cbmir.options import EXIT_INTERRUPTED, filter_options, json_option, opened, print_json, say, store_option
+from ingest.console import failed
 from ingest.thumbnails.existing import set_thumbnails
 from ingest.thumbnails.place import Place, open_place
 
@@ -83,11 +74,8 @@ def thumbnails_(name: str, location: str, root: Path, place: Place, as_json: boo
     say(str(report))
     if as_json:
         print_json(report.as_json())
-    if report.failures:
-        path = options["failures"] or Path(f"failures-thumbnails-{name}.csv")
-        write_failures(report.failures, path)
-        say(f"{len(report.failures):,} failed, each with its reason in {path}")
+    code = failed(report.failures, options["failures"] or Path(f"failures-thumbnails-{name}.csv"))
     if report.interrupted:
         say("interrupted; run the same command again to go on")
         return EXIT_INTERRUPTED
-    return EXIT_FAILURES if report.failures else 0
+    return code

@@ -1,20 +1,18 @@
 """``backup.json``: what a backup holds, of what, and the seals of its files. It is written last."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from cbmir import __version__
+from cbmir.collections.manifests import Form
 from cbmir.collections.seals import Seal
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 
-NAME = "backup.json"
-FORMAT = "cbmir-backup"
-VERSION = 1
+FORM = Form("backup.json", "cbmir-backup", 1, "backup", "cbmir collections snapshot")
+NAME = FORM.name
 
 Kind = Literal["directory", "server"]
 
@@ -46,10 +44,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write the file, in one step."""
         data = {
-            "format": FORMAT,
-            "version": VERSION,
             "created": self.created,
-            "created_by": f"cbmir {__version__}",
             "kind": self.kind,
             "engine": self.engine,
             "collection": self.collection,
@@ -59,9 +54,7 @@ class Manifest:
             "points": self.points,
             "files": {name: asdict(seal) for name, seal in self.files.items()},
         }
-        partial = folder / f"{NAME}.partial"
-        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(folder / NAME)
+        FORM.write(folder, data)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -70,17 +63,7 @@ class Manifest:
         Raises:
             SourceError: it is missing, damaged, of something else, or of a later version.
         """
-        path = folder / NAME
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise SourceError(f"{folder} is no backup: it has no {NAME}, which is written last") from error
-        except (OSError, ValueError) as error:
-            raise SourceError(f"can't read {path}: {error}") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise SourceError(f"{path} was not written by `cbmir collections snapshot`")
-        if data.get("version") != VERSION:
-            raise SourceError(f"{path} has version {data.get('version')}, this cbmir reads {VERSION}: update cbmir")
+        path, data = folder / NAME, FORM.read(folder)
         try:
             made = cls(
                 data["kind"],

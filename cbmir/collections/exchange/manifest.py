@@ -1,18 +1,16 @@
 """``collection.json`` of an export: what the files beside it are, and their checksums. It is written last."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cbmir import __version__
+from cbmir.collections.manifests import Form
 from cbmir.collections.seals import Seal
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 
-NAME = "collection.json"
-FORMAT = "cbmir-export"
-VERSION = 1
+FORM = Form("collection.json", "cbmir-export", 1, "export", "cbmir collections export")
+NAME = FORM.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,6 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write the file, in one step."""
         data = {
-            "format": FORMAT,
-            "version": VERSION,
-            "created_by": f"cbmir {__version__}",
             "collection": self.collection,
             "encoder": self.card.as_json(),
             "fingerprint": self.card.fingerprint,
@@ -46,9 +41,7 @@ class Manifest:
             "filter": list(self.filter),
             "files": {name: asdict(seal) for name, seal in self.files.items()},
         }
-        partial = folder / f"{NAME}.partial"
-        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(folder / NAME)
+        FORM.write(folder, data)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -57,17 +50,7 @@ class Manifest:
         Raises:
             SourceError: it is missing, damaged, of something else, or of a later version.
         """
-        path = folder / NAME
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise SourceError(f"{folder} is no export: it has no {NAME}, which is written last") from error
-        except (OSError, ValueError) as error:
-            raise SourceError(f"can't read {path}: {error}") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise SourceError(f"{path} was not written by `cbmir collections export`")
-        if data.get("version") != VERSION:
-            raise SourceError(f"{path} has version {data.get('version')}, this cbmir reads {VERSION}: update cbmir")
+        path, data = folder / NAME, FORM.read(folder)
         try:
             card = EncoderCard.from_json(data["encoder"])
             files = {name: Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data["files"].items()}
