@@ -90,7 +90,7 @@ class Done:
 @pytest.fixture
 def cbmir(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """The program ``cbmir`` in this process; whatever it doesn't catch fails the test."""
-    for name in ("CBMIR_STORE", "QDRANT_API_KEY"):
+    for name in ("CBMIR_STORE", "CBMIR_READ_CONSISTENCY", "QDRANT_API_KEY", "QDRANT_CLUSTER_URLS"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: object, **environment: str) -> Done:
