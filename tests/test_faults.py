@@ -3,7 +3,9 @@
 The waits between tries and the time of a call are shorter here than they are in use; what is waited for is the same.
 """
 
+import os
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from cbmir.collections.transfer.transfer import transfer
 from cbmir.errors import StoreError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
-from cbmir.store import Collection, open_store
+from cbmir.store import Collection, Layout, open_store
 from cbmir.store import retry as policy
 from cbmir.store.edge import EdgeStore
 
@@ -128,6 +130,37 @@ def test_transfer__arrives_whole_and_once(original, standin, caplog, name):
     assert all(text.count(f"{faults.url} (a)") == 1 for text in said)
     assert KEY not in caplog.text
     assert any(told in text for text in said) if told else not said
+
+
+@pytest.mark.parametrize("kind", ["refuse", "mute"])
+def test_transfer__goes_on_by_another_node(original, standin, caplog, kind):
+    fallen = [Fault(kind, after=3, times=None, seconds=3600)]
+    with Faults(standin.url, fallen) as one, Faults(standin.url) as two:
+        assert pushed(original, f"{one.url},{two.url}") == IMAGES
+        assert one.hits
+    same(original, standin)
+    assert "no Qdrant server answers" in caplog.text
+
+
+@pytest.mark.server
+def test_transfer__goes_on_by_another_node_of_a_real_cluster(original):
+    """One node falls silent in the middle of the copy, for this client."""
+    nodes, key = os.environ.get("QDRANT_CLUSTER_URLS", "").split(","), os.environ.get("QDRANT_API_KEY")
+    if len(nodes) < 2 or not nodes[0].startswith("http://"):
+        pytest.skip("QDRANT_CLUSTER_URLS names no cluster: http URLs of its nodes, parted by commas")
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    with open_store(nodes[1], key) as store:
+        try:
+            with Faults(nodes[0], [Fault("refuse", after=3, seconds=3600)]) as one:
+                layout = Layout(shards=len(nodes), replicas=2)
+                with open_store(f"{one.url},{nodes[1]}", key) as both, both.create(name, CARD, layout) as copy:
+                    assert transfer(original, copy).written == IMAGES
+                assert one.hits
+            with store.open(name) as copy:
+                assert contents(copy)[0] == contents(original)[0]
+        finally:
+            if name in store.names():
+                store.drop(name)
 
 
 SETTING_UP = {"List": 1, "ListAliases": 0, "Create": 0, "CreateFieldIndex": 0, "UpdateAliases": 0, "Get": 0}
