@@ -89,9 +89,9 @@ def layout_options(command: F) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
-def foretell(store: Store, name: str, card: EncoderCard, layout: Layout) -> None:
-    """Say what a collection will take that doesn't exist yet."""
-    if name not in store.names():
+def foretell(store: Store, name: str | None, card: EncoderCard, layout: Layout) -> None:
+    """Say what a collection will take that doesn't exist yet; None for a version whose name isn't known yet."""
+    if name is None or name not in store.names():
         say(announcement(layout, card.dim))
 
 

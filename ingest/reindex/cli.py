@@ -11,6 +11,7 @@ from cbmir.encoders import EncoderSettings, get
 from cbmir.options import (
     EXIT_FAILURES,
     encoder_options,
+    foretell,
     json_option,
     layout_options,
     opened,
@@ -58,7 +59,9 @@ def reindex_(name: str, encoder: str, location: str, layout: Layout, as_json: bo
         weights = Path(options["weights"]) if options["weights"] else None
         network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
         source = StoredSource(old, options["root"])
-        with open_target(store, old, network.card, new_name, layout.expecting(source.total or None)) as new:
+        layout = layout.expecting(source.total or None)
+        foretell(store, new_name, network.card, layout)
+        with open_target(store, old, network.card, new_name, layout) as new:
             say(f"{name} -> {new.name}, which holds {new.count():,} images; {encoder} on {network.running_on}")
             with tqdm(total=source.total, unit="image", disable=None) as bar:
                 report = ingest_images(source, network, new, options["workers"], seen_by(bar))
