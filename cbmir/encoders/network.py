@@ -1,11 +1,9 @@
 """A torch network as an encoder: normalise on the device, run, scale to unit length."""
 
-import copy
 import logging
 import math
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cbmir.encoders.base import EncoderSettings, EncoderSpec
+from cbmir.encoders.compiled import Forward, Graph
 from cbmir.encoders.device import Placement, cores, keep_memory, place
 from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError
@@ -26,7 +25,7 @@ from cbmir.schema import Vectors, normalise
 if TYPE_CHECKING:
     import torch
 
-BATCH_SIZE = {"cpu": 8, "cuda": 256, "mps": 64}
+BATCH_SIZE = {"cpu": 4, "cuda": 256, "mps": 64}
 """Pictures of 224 x 224 a step, of larger ones fewer. On a CPU small batches stay in the cache; on CUDA the most."""
 
 _TRIED_FIRST, _TRIES, _NEARLY = 32, 3, 0.97
@@ -100,7 +99,7 @@ class TorchEncoder:
         white = 255.0 if preprocessing.scaling == "fixed" else 1.0
         self._mean = torch.tensor(preprocessing.mean).mul(white).reshape(shape).to(placement.device)
         self._std = torch.tensor(preprocessing.std).mul(white).reshape(shape).to(placement.device)
-        self._forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._forward: Forward | None = None
         self._choosing = threading.Lock()
         on_cpu = placement.kind == "cpu"
         if on_cpu:
@@ -155,7 +154,7 @@ class TorchEncoder:
         if self._placement.kind == "cuda":
             torch.cuda.empty_cache()
 
-    def _found_by_trying(self, forward: "Callable[[torch.Tensor], torch.Tensor]", pixels: Pixels) -> int:
+    def _found_by_trying(self, forward: Forward, pixels: Pixels) -> int:
         """The smallest batch that is nearly as fast as the fastest, in powers of two up to the most."""
         import torch
 
@@ -191,7 +190,7 @@ class TorchEncoder:
             self._text = self._text or self._load_text()
         return normalise(self._text(texts))
 
-    def _step(self, forward: "Callable[[torch.Tensor], torch.Tensor]", pixels: Pixels) -> Vectors:
+    def _step(self, forward: Forward, pixels: Pixels) -> Vectors:
         import torch
 
         with torch.inference_mode(), self._stream():
@@ -234,67 +233,42 @@ class TorchEncoder:
             features: torch.Tensor = self._network(images)
         return features
 
-    def _half(self, precision: str) -> "Callable[[torch.Tensor], torch.Tensor]":
-        """The network in a half precision: by autocast, or converted as a whole.
-
-        Under autocast on a CPU torch's own attention copies its weights anew for every token: ViT-B/16 of open_clip
-        took 2.9 s an image that way, .4 in float32 and .1 converted. Most networks are slower converted.
-        """
-        import torch
-
-        attends = any(isinstance(module, torch.nn.MultiheadAttention) for module in self._network.modules())
-        if self._placement.kind != "cpu" or not attends:
-            return partial(self._autocast, precision)
-        dtype = Placement(self._placement.device, precision).dtype
-        converted = copy.deepcopy(self._network).to(dtype)
-
-        def forward(images: "torch.Tensor") -> "torch.Tensor":
-            features: torch.Tensor = converted(images.to(dtype))
-            return features
-
-        return forward
-
-    def _fastest(self, pixels: Pixels) -> "Callable[[torch.Tensor], torch.Tensor]":
-        """The fastest way to run the network that gives the same vectors as float32 does, on its first pictures."""
+    def _fastest(self, pixels: Pixels) -> Forward:
+        """The fastest way to run the network that gives the same vectors as float32 in torch, on its first pictures."""
         import torch
 
         exact = partial(self._autocast, "fp32")
+        on_cpu = self._placement.kind == "cpu"
+        wanted = self._placement.precision
         with torch.inference_mode():
-            images = self._images(pixels[: min(_CHECKED, self.batch_size)])
-            expected = exact(images) if self._placement.precision != "fp32" else None
-            for precision in (self._placement.precision, *_OTHERS[self._placement.kind]):
-                if precision == "fp32" or expected is None:
-                    break
-                half = self._half(precision)
-                found = half(images)
-                cosine = float(torch.nn.functional.cosine_similarity(found.float(), expected.float()).min())
-                if cosine < _SAME_IN_HALF:
+            first = pixels[: min(_CHECKED, self.batch_size)]
+            images = self._images(_filled(first, self.batch_size) if on_cpu else first)
+            graph = Graph(self._network, images) if on_cpu else None
+            expected = None
+            for precision in (wanted, *_OTHERS[self._placement.kind]) if wanted != "fp32" else ():
+                half = (graph and graph.compiled(precision)) or partial(self._autocast, precision)
+                expected = exact(images) if expected is None else expected
+                cosine = _lowest_cosine(half(images), expected, len(first))
+                if not cosine >= _SAME_IN_HALF:
                     _log.warning("%s in %s: lowest cosine to float32 %.4f", self.card.name, precision, cosine)
                 if cosine >= _SAME_IN_HALF or not self._placement.auto:
                     self._placement = replace(self._placement, precision=precision)
                     return half
-        self._placement = replace(self._placement, precision="fp32")
-        return self._frozen(pixels, exact) if self._placement.kind == "cpu" else exact
-
-    def _frozen(
-        self, pixels: Pixels, exact: "Callable[[torch.Tensor], torch.Tensor]"
-    ) -> "Callable[[torch.Tensor], torch.Tensor]":
-        """A frozen graph, 4 x on EfficientNet-Lite0, if it gives the same vectors."""
-        import torch
-
-        try:
-            with warnings.catch_warnings(), torch.inference_mode():
-                warnings.simplefilter("ignore")
-                images = self._images(_filled(pixels[: self.batch_size], self.batch_size))
-                frozen = torch.jit.freeze(torch.jit.trace(self._network, images, check_trace=False))  # type: ignore[no-untyped-call]
-                cosines = torch.nn.functional.cosine_similarity(frozen(images), exact(images))[: len(pixels)]
-        except Exception as error:
-            _log.info("the network can't be frozen (%s), it runs as it is", error)
+            self._placement = replace(self._placement, precision="fp32")
+            compiled = graph and graph.compiled("fp32")
+            if not compiled:
+                return exact
+            cosine = _lowest_cosine(compiled(images), exact(images) if expected is None else expected, len(first))
+        if not cosine >= _SAME_COSINE:  # nor where it isn't a number
+            _log.warning("%s compiled: lowest cosine to torch %.6f, so torch runs it", self.card.name, cosine)
             return exact
-        if not bool((cosines >= _SAME_COSINE).all()):
-            _log.info("the frozen network differs (cosine %.6f), it runs as it is", float(cosines.min()))
-            return exact
-        return frozen  # type: ignore[no-any-return]
+        return compiled
+
+
+def _lowest_cosine(found: "torch.Tensor", expected: "torch.Tensor", count: int) -> float:
+    import torch
+
+    return float(torch.nn.functional.cosine_similarity(found.float(), expected.float())[:count].min())
 
 
 def _batch_size(kind: str, input_px: tuple[int, int]) -> int:
