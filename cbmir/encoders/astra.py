@@ -9,7 +9,7 @@ channels are the same.
 
 import importlib
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.device import Placement, cores, keep_memory, place
+from cbmir.encoders.forward import Forward, fastest
 from cbmir.encoders.weights import no_weights, read_state_dict, weights_hash
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.fingerprint import EncoderCard
@@ -71,8 +72,6 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     except RuntimeError as error:
         raise no_weights(spec.name, file, error) from error
     placement = place(settings.device, settings.precision)
-    if settings.precision == "auto" and placement.kind == "cpu":
-        placement = replace(placement, precision="fp32")  # the weights are rounded already
     return VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
 
 
@@ -111,6 +110,7 @@ class VolumeEncoder:
         if placement.kind == "cpu":
             keep_memory()
         self._one_at_a_time = threading.Lock()
+        self._forward: Forward | None = None
 
     @property
     def running_on(self) -> str:
@@ -145,10 +145,14 @@ class VolumeEncoder:
             torch.set_num_threads(cores())  # encoders of images leave it at one
         filled = np.zeros((self.batch_size, *voxels.shape[1:]), np.float32)
         filled[: len(voxels)] = voxels
-        on = placement.precision != "fp32"
+        batch = torch.from_numpy(filled).to(placement.device)
         try:
-            with torch.inference_mode(), torch.autocast(placement.kind, placement.dtype if on else None, enabled=on):
-                features: Vectors = self._network(torch.from_numpy(filled).to(placement.device)).float().cpu().numpy()
+            if self._forward is None:
+                self._forward, self._placement = fastest(
+                    self.card.name, self._network, batch, len(voxels), placement, at_once=1
+                )
+            with torch.inference_mode():
+                features: Vectors = self._forward(batch).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EncoderError(
                 f"{placement.device} ran out of memory at {self.batch_size} volumes a step; give a smaller --batch-size"

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 _MOST_BYTES = 4 << 30  # for the copies of one network's weights
 _log = logging.getLogger(__name__)
 
-Forward = Callable[["torch.Tensor"], "torch.Tensor"]
-"""From (n, channels, height, width) normalised pictures to (n, dim) features."""
-
 
 class Graph:
     """A network as OpenVINO has read it, for batches of one shape."""
 
-    def __init__(self, network: "torch.nn.Module", example: "torch.Tensor") -> None:
-        """Trace the network on a batch; what OpenVINO can't read is told in the log, and `compiled` gives None."""
+    def __init__(self, network: "torch.nn.Module", example: "torch.Tensor", at_once: int) -> None:
+        """Trace the network on a batch; what OpenVINO can't read is told in the log, and `compiled` gives None.
+
+        Args:
+            network: On the CPU.
+            example: A batch.
+            at_once: Steps that are to run at the same time, where there is memory for as many copies of the weights.
+        """
         import torch
 
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-        self._copies = max(1, min(cores(), _MOST_BYTES // max(1, weights)))
+        self._copies = max(1, min(at_once, cores(), _MOST_BYTES // max(1, weights)))
         self._model: Any = None
         try:
             with warnings.catch_warnings(), torch.inference_mode():
@@ -38,8 +41,8 @@ class Graph:
         except Exception as error:  # whatever a network does that can't be traced or isn't known there
             _tell(error)
 
-    def compiled(self, precision: str) -> Forward | None:
-        """The network in a precision: a copy of it for each step at a time, a step a core where memory allows.
+    def compiled(self, precision: str) -> "Callable[[torch.Tensor], torch.Tensor] | None":
+        """The network in a precision: a copy of it for each step at a time, which share the cores.
 
         The copies are made as they are needed. They don't share their weights, as OpenVINO's own streams would: these
         look a layer's weights up by their address, and where an address was used twice the second stream computes with

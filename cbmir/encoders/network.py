@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cbmir.encoders.base import EncoderSettings, EncoderSpec
-from cbmir.encoders.compiled import Forward, Graph
 from cbmir.encoders.device import Placement, cores, keep_memory, place
+from cbmir.encoders.forward import Forward, fastest
 from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
@@ -30,9 +29,6 @@ BATCH_SIZE = {"cpu": 4, "cuda": 256, "mps": 64}
 
 _TRIED_FIRST, _TRIES, _NEARLY = 32, 3, 0.97
 _CHECKED = 16
-_OTHERS: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("fp16",), "mps": ()}
-_SAME_IN_HALF = 0.9995  # on a few pictures, so that .999 holds on all
-_SAME_COSINE = 0.99999
 _log = logging.getLogger(__name__)
 
 
@@ -225,50 +221,16 @@ class TorchEncoder:
         images = images.sub_(self._mean).div_(self._std)
         return images.mul_(batch[..., channels:].permute(0, 3, 1, 2) > 0) if batch.shape[3] > channels else images
 
-    def _autocast(self, precision: str, images: "torch.Tensor") -> "torch.Tensor":
-        import torch
-
-        dtype = None if precision == "fp32" else Placement(self._placement.device, precision).dtype
-        with torch.autocast(self._placement.kind, dtype=dtype, enabled=dtype is not None):
-            features: torch.Tensor = self._network(images)
-        return features
-
     def _fastest(self, pixels: Pixels) -> Forward:
-        """The fastest way to run the network that gives the same vectors as float32 in torch, on its first pictures."""
+        """The way to run the network, chosen on the first pictures."""
         import torch
 
-        exact = partial(self._autocast, "fp32")
-        on_cpu = self._placement.kind == "cpu"
-        wanted = self._placement.precision
+        placement = self._placement
+        first = pixels[: min(_CHECKED, self.batch_size)]
         with torch.inference_mode():
-            first = pixels[: min(_CHECKED, self.batch_size)]
-            images = self._images(_filled(first, self.batch_size) if on_cpu else first)
-            graph = Graph(self._network, images) if on_cpu else None
-            expected = None
-            for precision in (wanted, *_OTHERS[self._placement.kind]) if wanted != "fp32" else ():
-                half = (graph and graph.compiled(precision)) or partial(self._autocast, precision)
-                expected = exact(images) if expected is None else expected
-                cosine = _lowest_cosine(half(images), expected, len(first))
-                if not cosine >= _SAME_IN_HALF:
-                    _log.warning("%s in %s: lowest cosine to float32 %.4f", self.card.name, precision, cosine)
-                if cosine >= _SAME_IN_HALF or not self._placement.auto:
-                    self._placement = replace(self._placement, precision=precision)
-                    return half
-            self._placement = replace(self._placement, precision="fp32")
-            compiled = graph and graph.compiled("fp32")
-            if not compiled:
-                return exact
-            cosine = _lowest_cosine(compiled(images), exact(images) if expected is None else expected, len(first))
-        if not cosine >= _SAME_COSINE:  # nor where it isn't a number
-            _log.warning("%s compiled: lowest cosine to torch %.6f, so torch runs it", self.card.name, cosine)
-            return exact
-        return compiled
-
-
-def _lowest_cosine(found: "torch.Tensor", expected: "torch.Tensor", count: int) -> float:
-    import torch
-
-    return float(torch.nn.functional.cosine_similarity(found.float(), expected.float())[:count].min())
+            images = self._images(_filled(first, self.batch_size) if placement.kind == "cpu" else first)
+        forward, self._placement = fastest(self.card.name, self._network, images, len(first), placement, cores())
+        return forward
 
 
 def _batch_size(kind: str, input_px: tuple[int, int]) -> int:
