@@ -182,11 +182,21 @@ def test_embed__does_not_depend_on_the_batch_bit_for_bit(weights):
     assert np.array_equal(encoder.embed(volumes[:1]), together[:1])
 
 
-def test_embed__bf16_moves_little(small, weights):
-    volumes = _volumes(2)
-    encoder = load(SMALL, EncoderSettings(weights=weights, device="cpu", precision="bf16"))
-    assert (small.running_on, encoder.running_on) == ("cpu, fp32", "cpu, bf16")
-    assert np.diag(_cosines(encoder.embed(volumes), small.embed(volumes))).min() >= 0.998  # of random weights
+def test_embed__left_to_choose_moves_little_and_bf16_that_was_asked_for_says_how_far(
+    small, weights, caplog, monkeypatch
+):
+    monkeypatch.setattr("cbmir.encoders.device.has_bf16", lambda device: True)  # as on a newer processor
+    volumes = _volumes()
+    full = small.embed(volumes)
+    chosen, asked = (
+        load(SMALL, EncoderSettings(weights=weights, device="cpu", precision=name)) for name in ("auto", "bf16")
+    )
+    assert np.diag(_cosines(chosen.embed(volumes), full)).min() >= 0.999
+    caplog.clear()
+    lowest = np.diag(_cosines(asked.embed(volumes), full)).min()
+    assert (small.running_on, asked.running_on) == ("cpu, fp32", "cpu, bf16")
+    assert lowest < 0.9995  # random weights; the published ones were at .999996
+    assert [record.message[:44] for record in caplog.records] == ["astra-small in bf16: lowest cosine to float3"]
 
 
 def test_embed_text__there_is_no_text_tower(small):

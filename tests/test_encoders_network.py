@@ -231,6 +231,26 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
     assert not (tmp_path / "intel").exists()
 
 
+def test_compiled__ctrl_c_finds_a_stack_when_encoders_are_gone():
+    """OpenVINO's plugin gives the thread that loads it a stack for signals, and takes it away when it is unloaded."""
+    code = """
+import gc, signal
+import numpy as np
+from cbmir.encoders import EncoderSettings, get
+kept = []
+for _ in range(3):
+    kept.append(get("efficientnet-lite0-untrained", EncoderSettings(device="cpu", precision="fp32")))
+    kept[-1].embed(np.zeros((4, 224, 224, 3), np.uint8))
+while kept:
+    del kept[0]
+    gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("asked"))
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "asked\n"), done.stderr
+
+
 @pytest.mark.parametrize(("px", "size"), [(224, 4), (112, 4), (384, 1), (1024, 1)])
 def test_batch_size__is_smaller_for_larger_pictures(px, size):
     how = replace(HOW, input_px=(px, px), resize_px=px)

@@ -474,7 +474,7 @@ def test_set_thumbnails__ctrl_c_finishes_what_is_in_hand_and_the_next_run_the_re
 
     def asked(changes):
         monkeypatch.undo()
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
         store(changes)
 
     monkeypatch.setattr(existing, "BATCH", 1)

@@ -5,6 +5,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,32 @@ class Graph:
             "INFERENCE_NUM_THREADS": cores() // self._copies,
             "ENABLE_CPU_PINNING": False,  # the cores are shared with those who decode
         }
-        network = openvino.Core().compile_model(self._model, "CPU", how)
+        network = _core().compile_model(self._model, "CPU", how)
         return network.create_infer_request() if network.get_property("INFERENCE_PRECISION_HINT") == wanted else None
 
 
 def _tell(error: Exception) -> None:
     _log.info("the network can't be compiled, torch runs it: %s", " ".join(str(error).split())[:200])
+
+
+_loading = threading.Lock()
+_loaded: list[Any] = []
+
+
+def _core() -> Any:
+    """OpenVINO's core with its CPU plugin, loaded once a process, in a thread that ends, and never unloaded.
+
+    The plugin gives the thread that loads it a stack for signals, and puts the former one back when it is unloaded, in
+    whatever order that happens: with several cores Python's main thread was left with a stack that was gone, and
+    Ctrl-C ended the process with SIGSEGV.
+    """
+    with _loading:
+        if not _loaded:
+            core = _openvino().Core()
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(core.get_property, "CPU", "FULL_DEVICE_NAME").result()
+            _loaded.append(core)
+        return _loaded[0]
 
 
 def _openvino() -> Any:
