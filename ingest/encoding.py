@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cbmir.encoders import Encoder
 from cbmir.schema import ImageRecord, Vectors
 
-_AT_ONCE = 2
+AT_ONCE = 2
+"""Batches that are encoded at the same time."""
 
 Item = tuple[ImageRecord, NDArray[Any]]
 
@@ -27,7 +28,7 @@ class Encoding:
     def __init__(self, encoder: Encoder) -> None:
         self.encode_s = 0.0
         self._encoder = encoder
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "encode")
+        self._threads = ThreadPoolExecutor(AT_ONCE, "encode")
         self._waiting: deque[tuple[list[ImageRecord], Future[tuple[Vectors, float, float]]]] = deque()
         self._until = 0.0
 
@@ -48,7 +49,7 @@ class Encoding:
         pixels = np.stack([pixels for _, pixels in items])
         self._waiting.append(([record for record, _ in items], self._threads.submit(self._embed, pixels)))
 
-    def take(self, leave: int = _AT_ONCE) -> Iterator[tuple[list[ImageRecord], Vectors]]:
+    def take(self, leave: int = AT_ONCE) -> Iterator[tuple[list[ImageRecord], Vectors]]:
         """Encoded batches, in order, until no more than `leave` are waiting.
 
         Raises:

@@ -1,6 +1,7 @@
 """Worker processes that read, hash, decode and preprocess images or volumes, in order and a bounded number at a time.
 
-Workers are spawned, never forked: a forked child would share the engine's files and locks.
+Workers are forked from a process that has imported this module and nothing else, once for all loaders: this process holds
+the engine's files and locks, and threads.
 """
 
 import multiprocessing
@@ -191,7 +192,9 @@ class Loader:
 
     def _new_pool(self) -> ProcessPoolExecutor:
         """Start all workers with Ctrl-C blocked, from their first instruction on: it is for the parent."""
-        pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])  # the main module would be imported by each worker
+        pool = ProcessPoolExecutor(self._workers, context, initializer=_end_with_parent)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(self._workers):

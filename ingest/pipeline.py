@@ -13,7 +13,7 @@ from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
-from ingest.encoding import Encoding, Item
+from ingest.encoding import AT_ONCE, Encoding, Item
 from ingest.interrupt import Interrupt
 from ingest.loader import CHUNK, Loaded, Loader, Wanted
 from ingest.report import IngestReport
@@ -123,8 +123,8 @@ class _Run:
                     self._time(started, loader, encoding, writer)
                     seen(finished - done, self.report.bottleneck)
                     done = finished
-                if self._buffer:
-                    encoding.put(self._buffer)
+                for part in self._rest():
+                    encoding.put(part)
                 self._write(encoding.take(leave=0), writer)
                 self._time(started, loader, encoding, writer)
                 seen(self.report.read - done, self.report.bottleneck)
@@ -133,6 +133,12 @@ class _Run:
         self.report.stored = writer.stored
         self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
         self._time(started, loader, encoding, writer)
+
+    def _rest(self) -> list[list[Item]]:
+        """The last images, shared out among as many batches as are encoded at once."""
+        steps = -(-len(self._buffer) // self._encoder.batch_size)
+        size = self._encoder.batch_size * max(1, -(-steps // AT_ONCE))
+        return [self._buffer[start : start + size] for start in range(0, len(self._buffer), size)]
 
     def _time(self, started: float, loader: Loader, encoding: Encoding, writer: Writer) -> None:
         self.report.seconds = {
