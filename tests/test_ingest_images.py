@@ -148,7 +148,8 @@ def test_ingest_images__interrupt_finishes_what_is_in_hand_and_goes_on_later(tmp
     store = tmp_path / "store"
     arguments = command("ingest", "images", table, "--encoder", "pixels", "--store", store, "--workers", "1")
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path)
-    until(lambda: psutil.Process(process.pid).children())  # it decodes, so it listens
+    family = psutil.Process(process.pid).children
+    until(lambda: len(family(recursive=True)) > len(family()))  # a worker, so it listens
     time.sleep(0.3)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
