@@ -1,6 +1,6 @@
 """Worker processes that read, hash, decode and preprocess images or volumes, in order and a bounded number at a time.
 
-Workers are forked from a process that has imported this module and the main one, once for all loaders: this process holds
+Workers are forked from a process that has imported this module and the main one, once for all loaders: this process has
 the engine's files and locks, and threads.
 """
 
