@@ -42,6 +42,10 @@ class SourceError(CbmirError):
     """A folder, table or embeddings file can't be read as what it was given for."""
 
 
+class WorkerError(CbmirError):
+    """Processes that decode images can't be started."""
+
+
 class ThumbnailError(CbmirError):
     """Thumbnails can't be written, or their URL can't be used."""
 

@@ -65,6 +65,12 @@ class Preprocessing:
     crop: Crop = "round"
     scaling: Scaling = "fixed"
     kind: ClassVar[RecordKind] = "image"
+    dtype: ClassVar[np.dtype[np.uint8]] = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pixels that `preprocess` gives: with ``pad`` one channel more."""
+        return (*self.input_px, self.channels + (self.resize == "pad"))
 
     def as_json(self) -> Mapping[str, Any]:
         """The form that goes into an encoder's fingerprint; a later field is in it only where it isn't the default."""
@@ -151,7 +157,7 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
         how: The encoder's preprocessing.
 
     Returns:
-        (height, width, channels) pixels; with ``pad`` one channel more, 255 where the picture is and 0 beside it.
+        Pixels of `how.shape`; with ``pad`` the last channel is 255 where the picture is and 0 beside it.
 
     Raises:
         ImageError: scaled by its short side, the picture would have over `MAX_PIXELS` pixels.
@@ -171,11 +177,11 @@ def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
         left, top = _margin(picture.width - width, how.crop), _margin(picture.height - height, how.crop)
         picture = picture.crop((left, top, left + width, top + height))  # beyond the edge: black, as both pad
     pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels.reshape(height, width, how.channels)
+    return pixels.reshape(how.shape)
 
 
 def _padded(picture: Image.Image, how: Preprocessing) -> Pixels:
-    pixels = np.zeros((*how.input_px, how.channels + 1), np.uint8)
+    pixels = np.zeros(how.shape, np.uint8)
     pixels[: picture.height, : picture.width, :-1] = np.asarray(picture).reshape(picture.height, picture.width, -1)
     pixels[: picture.height, : picture.width, -1] = 255
     return pixels

@@ -63,6 +63,12 @@ class VolumePreprocessing:
     spacing_mm: tuple[float, float, float] | None = None
     foreground_hu: float | None = None
     kind: ClassVar[RecordKind] = "volume"
+    dtype: ClassVar[np.dtype[np.float16]] = np.dtype(np.float16)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the voxels that `preprocess_volume` gives."""
+        return self.input_voxels
 
     def as_json(self) -> Mapping[str, Any]:
         """The form that goes into an encoder's fingerprint."""

@@ -4,6 +4,7 @@ Workers are forked from a process that has imported this module and the main one
 the engine's files and locks, and threads.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,22 +18,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.errors import ImageError
+from cbmir.errors import ImageError, WorkerError
 from cbmir.images import Preprocessing, decode, preprocess, read, sha256
 from cbmir.volumes import VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
+from ingest.shared import SharedPixels
 from ingest.thumbnails.drawing import Drawing, slice_thumbnail, thumbnail
 from ingest.thumbnails.place import is_there, write
 
 CHUNK = {"image": 16, "volume": 1}
-"""Images or volumes a task: a volume for a network has 16 MB, and a file can take a worker some GB."""
+"""Images or volumes a task at most: a volume for a network has 16 MB, and a file can take a worker some GB."""
 
+_CHUNK_BYTES = 8 << 20  # of pixels
 _CHUNKS_IN_FLIGHT = 3  # a worker
 
 How = Preprocessing | VolumePreprocessing | Drawing
 """What is made of each file."""
+
+
+def chunk_size(how: Preprocessing | VolumePreprocessing) -> int:
+    """Images or volumes a task: fewer of pictures that are large for the network."""
+    return max(1, min(CHUNK[how.kind], _CHUNK_BYTES // (math.prod(how.shape) * how.dtype.itemsize)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +152,11 @@ def _draw(wanted: Wanted, how: Drawing) -> Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
+    """Files of one task, their pixels left in a slot."""
+
     loaded: list[Loaded]
-    pixels: NDArray[Any] | None
+    slot: int
+    filled: int
     cpu_s: float
 
 
@@ -160,15 +170,21 @@ class Loader:
     def __init__(self, how: How, workers: int) -> None:
         self._how = how
         self._workers = workers
-        self._pool = self._new_pool()
+        self._pixels: SharedPixels | None = None
         self.decode_s = 0.0
+        self._start()
 
     def load(self, chunks: Iterable[list[Wanted]]) -> Iterator[list[Loaded]]:
-        """What became of each image, chunk by chunk in the order they came."""
+        """What became of each image, chunk by chunk in the order they came; a chunk has at most `chunk_size`.
+
+        Raises:
+            ThumbnailError: a thumbnail can't be written.
+            WorkerError: after a worker died, no other can be started.
+        """
         waiting: deque[tuple[list[Wanted], Future[_Chunk]]] = deque()
         source = iter(chunks)
         while True:
-            while len(waiting) < self._workers * _CHUNKS_IN_FLIGHT and (chunk := next(source, None)) is not None:
+            while self._free and (chunk := next(source, None)) is not None:
                 waiting.append((chunk, self._submit(chunk)))
             if not waiting:
                 return
@@ -190,22 +206,33 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        """Start all workers with Ctrl-C blocked, from their first instruction on: it is for the parent."""
+    def _start(self) -> None:
+        """Start all workers with Ctrl-C blocked, from their first instruction on: it is for the parent.
+
+        Raises:
+            WorkerError: they end at once.
+        """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])  # the main module would be imported by each worker
-        pool = ProcessPoolExecutor(self._workers, context, initializer=_end_with_parent)
+        self._free = list(range(self._workers * _CHUNKS_IN_FLIGHT))
+        if not isinstance(self._how, Drawing):
+            self._pixels = SharedPixels(len(self._free), (chunk_size(self._how), *self._how.shape), self._how.dtype)
+        self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(self._workers):
-                pool.submit(int)
+            for started in [self._pool.submit(int) for _ in range(self._workers)]:
+                started.result()
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "the processes that decode images end as soon as they start: see what they said above; a script that "
+                'ingests needs `if __name__ == "__main__":` around what it does, for they import it'
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return pool
 
     def _submit(self, chunk: list[Wanted]) -> Future[_Chunk]:
         try:
-            return self._pool.submit(_load_chunk, chunk, self._how)
+            return self._pool.submit(_load_chunk, chunk, self._free.pop())
         except BrokenProcessPool as error:  # a worker died since; `load` sees to it
             broken: Future[_Chunk] = Future()
             broken.set_exception(error)
@@ -214,36 +241,53 @@ class Loader:
     def _one_by_one(self, chunk: list[Wanted]) -> list[Loaded]:
         """After a worker died, find the image that killed it; the others of its chunk are loaded."""
         done = []
-        self._pool = self._new_pool()
+        self._start()
         for wanted in chunk:
             try:
-                done += self._unpack(self._pool.submit(_load_chunk, [wanted], self._how).result())
+                done += self._unpack(self._submit([wanted]).result())
             except BrokenProcessPool:
-                self._pool = self._new_pool()
+                self._start()
                 done.append(
                     Loaded(reason="ended the process that decoded it (out of memory, or a crash of the decoder)")
                 )
         return done
 
     def _unpack(self, chunk: _Chunk) -> list[Loaded]:
+        """Take the pixels out of their slot, which is free after that."""
         self.decode_s += chunk.cpu_s
-        rows = iter(() if chunk.pixels is None else chunk.pixels)
+        self._free.append(chunk.slot)
+        if not chunk.filled:
+            return chunk.loaded
+        assert self._pixels is not None
+        rows = iter(self._pixels[chunk.slot][: chunk.filled].copy())
         return [item if item.reason or not item.width else replace(item, pixels=next(rows)) for item in chunk.loaded]
 
 
-def _load_chunk(chunk: list[Wanted], how: How) -> _Chunk:
-    started = time.process_time()
-    loaded = [load_image(wanted, how) for wanted in chunk]
-    pixels = [item.pixels for item in loaded if item.pixels is not None]
-    bare = [replace(item, pixels=None) for item in loaded]
-    return _Chunk(bare, np.stack(pixels) if pixels else None, time.process_time() - started)
+_how: How
+_pixels: SharedPixels | None
+"""Of a worker process."""
 
 
-def _end_with_parent() -> None:
-    """End this worker when the process that started it does, however that ended."""
+def _begin(how: How, pixels: SharedPixels | None) -> None:
+    """Begin as a worker, and end when the process that started it does, however that ended."""
+    global _how, _pixels
+    _how, _pixels = how, pixels
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_await, args=(parent,), daemon=True).start()
+
+
+def _load_chunk(chunk: list[Wanted], slot: int) -> _Chunk:
+    started = time.process_time()
+    filled = 0
+    loaded = []
+    for wanted in chunk:
+        item = load_image(wanted, _how)
+        if item.pixels is not None and _pixels is not None:
+            _pixels[slot][filled] = item.pixels
+            filled += 1
+        loaded.append(replace(item, pixels=None))
+    return _Chunk(loaded, slot, filled, time.process_time() - started)
 
 
 def _await(parent: multiprocessing.process.BaseProcess) -> None:

@@ -15,7 +15,7 @@ from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vecto
 from cbmir.store import Collection
 from ingest.encoding import AT_ONCE, Encoding, Item
 from ingest.interrupt import Interrupt
-from ingest.loader import CHUNK, Loaded, Loader, Wanted
+from ingest.loader import Loaded, Loader, Wanted, chunk_size
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
 from ingest.thumbnails.place import Place
@@ -71,6 +71,7 @@ def ingest_images(
         FingerprintError: the collection belongs to another encoder.
         StoreError: the store refused; what was stored before stays.
         ThumbnailError: a thumbnail can't be written; what was stored before stays.
+        WorkerError: the decoding processes can't be started.
     """
     collection.card.require(encoder.card, f"collection {collection.name}")
     run = _Run(source, encoder, collection, workers or cores(), place)
@@ -97,6 +98,7 @@ class _Run:
         self._workers = workers
         self._place = place
         self._kind = encoder.preprocessing.kind
+        self._chunk = chunk_size(encoder.preprocessing)
         self._step = encoder.batch_size * -(-MIN_BATCH[self._kind] // encoder.batch_size)
         self._ids: set[str] = set()
         self._buffer: list[Item] = []
@@ -154,7 +156,7 @@ class _Run:
         items = iter(self._source)
         while not interrupt.asked:
             started = time.perf_counter()
-            chunk = list(islice(items, CHUNK[self._kind]))
+            chunk = list(islice(items, self._chunk))
             new = self._check(chunk)
             self._source_s += time.perf_counter() - started
             if not chunk:

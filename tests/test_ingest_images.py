@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from cbmir.errors import FingerprintError
 from cbmir.fingerprint import external_card
 from cbmir.images import Preprocessing
 from cbmir.store import open_store
+from cbmir.volumes import VolumePreprocessing
 from ingest import SourceOptions, ingest_images, open_source
-from ingest.loader import Loader, Wanted
+from ingest.loader import Loader, Wanted, chunk_size, load_image
 
 
 @pytest.fixture
@@ -180,9 +182,17 @@ def test_loader__keeps_the_order_and_reports_each(tmp_path):
         chunks = [[Wanted(path, None) for path in paths[start : start + 5]] for start in range(0, 40, 5)]
         loaded = [item for chunk in loader.load(chunks) for item in chunk]
     assert [item.reason for item in loaded if item.reason] == ["is empty"]
-    assert all((item.pixels is None) == (number == 7) for number, item in enumerate(loaded))
     assert len({item.sha256 for item in loaded}) == 40
     assert loader.decode_s > 0
+    for path, item in zip(paths, loaded, strict=True):
+        np.testing.assert_equal(item.pixels, load_image(Wanted(path, None), PLAIN).pixels)
+
+
+def test_chunk_size__holds_fewer_large_pictures():
+    assert chunk_size(PLAIN) == 16
+    assert chunk_size(replace(PLAIN, input_px=(1024, 1024), channels=3, resize="pad")) == 2
+    assert chunk_size(VolumePreprocessing(input_voxels=(8, 8, 8), window_hu=(0.0, 1.0), fit="squash")) == 1
+    assert chunk_size(replace(PLAIN, input_px=(9000, 9000))) == 1
 
 
 def test_loader__survives_the_death_of_a_worker(tmp_path):
@@ -217,6 +227,19 @@ def test_loader__workers_end_with_a_killed_parent(tmp_path):
     parent.communicate()
     assert len(workers) == 2
     until(lambda: not any(alive(pid) for pid in workers))
+
+
+def test_loader__says_that_no_worker_can_start(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from cbmir.errors import WorkerError; from ingest.loader import *\n"
+        "try:\n"
+        "    Loader(Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,)), 2)\n"
+        "except WorkerError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment(), timeout=60)
+    assert 'needs `if __name__ == "__main__":`' in done.stdout
 
 
 def alive(pid):
