@@ -162,7 +162,7 @@ def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
 @click.option("--encoder", help="Load it too, and say what it runs on.")
 @encoder_options
 @json_option
-def doctor_command(location: str | None, encoder: str | None, as_json: bool, **options: str | int | None) -> int:
+def doctor_command(location: str | None, encoder: str | None, as_json: bool, settings: EncoderSettings) -> int:
     """Check what a store and an encoder need, a line each; no image is changed.
 
     The exit code is 1 where a check failed, 0 otherwise.
@@ -173,11 +173,6 @@ def doctor_command(location: str | None, encoder: str | None, as_json: bool, **o
             checks += check_directory(Path(location))
         checks += _attempt("store", lambda: _stored(location))
     if encoder:
-        weights = Path(str(options["weights"])) if options["weights"] else None
-        size = options["batch_size"]
-        settings = EncoderSettings(
-            weights, str(options["device"]), str(options["precision"]), size if isinstance(size, int) else None
-        )
         checks += _attempt("encoder", lambda: list(check_encoder(encoder, settings)))
     if as_json:
         print_json([asdict(check) for check in checks])

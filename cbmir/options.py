@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -52,15 +53,30 @@ def json_option(command: F) -> F:
 
 
 def encoder_options(command: F) -> F:
-    """``--weights``, ``--device``, ``--precision``, ``--batch-size``."""
+    """How to run an encoder, passed together as `settings`."""
+
+    @functools.wraps(command)
+    def with_settings(*args: Any, weights: Path | None, **options: Any) -> Any:
+        from cbmir.encoders.base import EncoderSettings
+
+        how = {name: options.pop(name) for name in ("device", "precision", "batch_size", "torch_compile")}
+        return command(*args, settings=EncoderSettings(weights, **how), **options)
+
+    wrapped: Any = with_settings
     for option in (
+        click.option("--torch-compile", is_flag=True, help="Compile the network first: for many images on a GPU."),
         click.option("--batch-size", type=click.IntRange(1), help="Images a step; chosen for the device unless given."),
         click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-        click.option("--weights", type=click.Path(), metavar="FILE|DIR", help="Weights instead of the encoder's own."),
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            metavar="FILE|DIR",
+            help="Weights instead of the encoder's own.",
+        ),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
 
 
 def layout_options(command: F) -> F:

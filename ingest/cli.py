@@ -77,7 +77,15 @@ def ingest() -> None:
 @encoder_options
 @layout_options
 @json_option
-def images(source: Path, encoder: str, location: str, name: str | None, as_json: bool, **options: Any) -> int:
+def images(
+    source: Path,
+    encoder: str,
+    location: str,
+    name: str | None,
+    settings: EncoderSettings,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Embed the images (or CT volumes, .nii) of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
     reading = SourceOptions(
         options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"])
@@ -85,8 +93,7 @@ def images(source: Path, encoder: str, location: str, name: str | None, as_json:
     items = open_source(source, reading)
     if options["shard"]:
         items = Shard.parse(items, options["shard"])
-    weights = Path(options["weights"]) if options["weights"] else None
-    network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
+    network = get(encoder, settings)
     say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
     name, layout = name or _slug(encoder), options["layout"].expecting(items.total)
     with opened(location) as store:

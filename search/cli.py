@@ -51,10 +51,8 @@ def search() -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH|DIR...")
 @_query_options
 @encoder_options
-def image(paths: Sequence[Path], **options: Any) -> int:
+def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""
-    weights = Path(options["weights"]) if options["weights"] else None
-    settings = EncoderSettings(weights, options["device"], options["precision"], options["batch_size"])
     with _searcher(options, settings) as searcher:
         answers = list(searcher.images(image_files(paths), _query(options)))
     if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):

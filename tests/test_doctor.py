@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import qdrant_edge as q
+from pictures import cbmir as program
 from qdrant_client import QdrantClient
 
 from cbmir.doctor import check_collection, check_directory
@@ -46,6 +47,17 @@ def test_doctor__a_damaged_collection_and_an_unknown_encoder(shelf, tmp_path, cb
     assert found["empty"][0] == "ok"
     assert found["encoder"][0] == "failed"
     assert "no encoder 'no-such'" in found["encoder"][1]
+
+
+def test_doctor__torch_compile_without_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    how = ("--encoder", "efficientnet-lite0", "--device", "cpu", "--precision", "fp32", "--torch-compile")
+    done = program("doctor", *how, "--json")
+    assert done.returncode == 1
+    state, text = states(done)["encoder"]
+    assert state == "failed"
+    assert text.startswith("torch.compile can't compile this network here; go on without it:")
 
 
 def test_doctor__no_store_yet_and_no_server(tmp_path, cbmir):

@@ -1,6 +1,7 @@
 """A torch network as an encoder: what goes in, how it is run, and what comes out."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -204,6 +205,19 @@ def test_embed__torch_runs_what_cannot_be_compiled(kind, told, caplog):
     pixels = _pixels(6)
     np.testing.assert_allclose(made.embed(pixels), _alone(network, pixels), atol=1e-5)
     assert any(record.message.startswith(told) for record in caplog.records)
+
+
+def test_embed__by_torch_compile_as_by_torch():
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    torch.manual_seed(0)
+    network = Counted()
+    made = encoder(SPEC, network, HOW, replace(CPU, torch_compile=True))
+    pixels = _pixels(21)
+    first = made.embed(pixels)
+    np.testing.assert_array_equal(made.embed(pixels), first)
+    np.testing.assert_allclose(first, _alone(network, pixels), atol=1e-5)
+    assert made.running_on == "cpu, fp32, torch.compile"
 
 
 def test_compiled__reports_nothing_to_its_makers(tmp_path):

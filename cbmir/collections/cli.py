@@ -1,7 +1,7 @@
 """``cbmir collections``: what a store holds."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from cbmir.options import (
 )
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
+
+if TYPE_CHECKING:
+    from cbmir.encoders import EncoderSettings
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
 
@@ -90,16 +93,14 @@ def show(name: str, location: str, as_json: bool) -> None:
 @click.option("--next", "beside", is_flag=True, help="A new version beside the one in use, on a server.")
 @layout_options
 @encoder_options
-def create(name: str, location: str, encoder: str, beside: bool, layout: Layout, **options: Any) -> None:
+def create(name: str, location: str, encoder: str, beside: bool, layout: Layout, settings: "EncoderSettings") -> None:
     """Make an empty collection with its indexes.
 
     Ingest does so itself where its key may; on a server whose key for ingest may write but not create, do it first.
     With --next: fill the new version under the name that is printed, then promote it.
     """
-    from cbmir.encoders import EncoderSettings, get
+    from cbmir.encoders import get
 
-    weights = Path(options["weights"]) if options["weights"] else None
-    settings = EncoderSettings(weights, options["device"], options["precision"], options["batch_size"])
     card = get(encoder, settings).card
     say(announcement(layout, card.dim))
     with opened(location) as store:

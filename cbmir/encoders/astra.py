@@ -71,7 +71,7 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
         network.load_state_dict(_image_tower(read_state_dict(file)), strict=True)
     except RuntimeError as error:
         raise no_weights(spec.name, file, error) from error
-    placement = place(settings.device, settings.precision)
+    placement = place(settings.device, settings.precision, settings.torch_compile)
     return VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
 
 

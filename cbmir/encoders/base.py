@@ -68,12 +68,14 @@ class EncoderSettings:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
         batch_size: Images a step; None lets the encoder choose for its device.
+        torch_compile: Compile the network by torch.compile: a minute or so at the first step, and fewer at each later.
     """
 
     weights: Path | None = None
     device: str = "auto"
     precision: str = "auto"
     batch_size: int | None = None
+    torch_compile: bool = False
 
 
 class Encoder(Protocol):

@@ -23,11 +23,13 @@ class Placement:
         device: As torch names it.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         auto: Whether the precision was left to choose, so that another one may be taken where it moves the vectors.
+        torch_compile: Whether torch.compile makes the network, instead of what is usual on the device.
     """
 
     device: str
     precision: str
     auto: bool = False
+    torch_compile: bool = False
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -43,7 +45,7 @@ class Placement:
 
     def __str__(self) -> str:
         """For people."""
-        return f"{self.device}, {self.precision}"
+        return f"{self.device}, {self.precision}" + ", torch.compile" * self.torch_compile
 
 
 def cores() -> int:
@@ -62,7 +64,7 @@ def keep_memory() -> None:
             ctypes.CDLL(None).mallopt(option, _ONE_GIB)
 
 
-def place(device: str, precision: str) -> Placement:
+def place(device: str, precision: str, torch_compile: bool = False) -> Placement:
     """Choose what was left to choose, check what was asked for.
 
     Raises:
@@ -76,7 +78,7 @@ def place(device: str, precision: str) -> Placement:
         precision = "bf16" if has_bf16(chosen) else "fp32"
     if precision == "fp16" and chosen.startswith("cpu"):
         raise EncoderError("fp16 needs a GPU; on a CPU use fp32 or bf16")
-    return Placement(chosen, precision, auto)
+    return Placement(chosen, precision, auto, torch_compile)
 
 
 def has_bf16(device: str) -> bool:

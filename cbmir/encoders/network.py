@@ -55,7 +55,7 @@ def encoder(
     Raises:
         EncoderError: the device or precision is not to be had, or the network gives something else than features.
     """
-    placement = place(settings.device, settings.precision)
+    placement = place(settings.device, settings.precision, settings.torch_compile)
     card = EncoderCard(spec.name, output_dim(spec.name, network, how), weights_hash(network), how.as_json())
     return TorchEncoder(network, card, how, placement, settings.batch_size, load_text)
 
@@ -69,7 +69,8 @@ class TorchEncoder:
     Attributes:
         card: Name, weights, preprocessing and their fingerprint.
         preprocessing: What comes before `embed`.
-        batch_size: Images a step; on CUDA, unless it was given, the smallest of the fast ones found by trying.
+        batch_size: Images a step; on CUDA, unless it was given or torch compiles, the smallest of the fast ones found
+            by trying.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class TorchEncoder:
         self.card = card
         self.preprocessing = preprocessing
         self.batch_size = batch_size or _batch_size(placement.kind, preprocessing.input_px)
-        self._to_try = batch_size is None and placement.kind == "cuda"
+        self._one_shape = placement.kind == "cpu" or placement.torch_compile  # each shape would be compiled anew
+        self._to_try = batch_size is None and not self._one_shape and placement.kind == "cuda"
         self._placement = placement
         self._load_text = load_text
         self._text: TextTower | None = None
@@ -120,16 +122,17 @@ class TorchEncoder:
         """
         import torch
 
-        with self._choosing:
-            if self._forward is None:
-                self._forward = self._fastest(pixels)
-            if self._to_try and len(pixels) >= self.batch_size:
-                self._to_try = False
-                self.batch_size = self._found_by_trying(self._forward, pixels)
         while True:
             size = self.batch_size
-            steps = [_filled(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
             try:
+                with self._choosing:
+                    if self._forward is None:
+                        self._forward = self._fastest(pixels)
+                    if self._to_try and len(pixels) >= self.batch_size:
+                        self._to_try = False
+                        self.batch_size = self._found_by_trying(self._forward, pixels)
+                    size = self.batch_size
+                steps = [_filled(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
                 features = list(self._threads.map(partial(self._step, self._forward), steps))
                 return normalise(np.concatenate(features)[: len(pixels)])
             except torch.OutOfMemoryError as error:
@@ -228,7 +231,7 @@ class TorchEncoder:
         placement = self._placement
         first = pixels[: min(_CHECKED, self.batch_size)]
         with torch.inference_mode():
-            images = self._images(_filled(first, self.batch_size) if placement.kind == "cpu" else first)
+            images = self._images(_filled(first, self.batch_size) if self._one_shape else first)
         forward, self._placement = fastest(self.card.name, self._network, images, len(first), placement, cores())
         return forward
 

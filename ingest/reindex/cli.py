@@ -42,7 +42,15 @@ from ingest.pipeline import ingest_images
 @encoder_options
 @layout_options
 @json_option
-def reindex_(name: str, encoder: str, location: str, layout: Layout, as_json: bool, **options: Any) -> int:
+def reindex_(
+    name: str,
+    encoder: str,
+    location: str,
+    settings: EncoderSettings,
+    layout: Layout,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Embed the images of the collection NAME with another encoder, or with other weights.
 
     On a server they go to the next version, NAME__vN; whoever reads NAME keeps the old one until the new is promoted.
@@ -56,8 +64,7 @@ def reindex_(name: str, encoder: str, location: str, layout: Layout, as_json: bo
         raise click.UsageError("--promote is for the next version of NAME, --as for a collection beside it")
     with opened(location) as store, store.open(name) as old:
         check_target(store, name, new_name)
-        weights = Path(options["weights"]) if options["weights"] else None
-        network = get(encoder, EncoderSettings(weights, options["device"], options["precision"], options["batch_size"]))
+        network = get(encoder, settings)
         source = StoredSource(old, options["root"])
         layout = layout.expecting(source.total or None)
         foretell(store, new_name, network.card, layout)
