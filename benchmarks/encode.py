@@ -3,13 +3,15 @@
 In one run, in turns, on the same images and the same weights:
 
 - model: the network alone on pictures that lie decoded in memory;
-- ours: `ingest.ingest_images` from files to a Qdrant Edge collection;
+- ours: `ingest.ingest_images` from files to a Qdrant Edge collection; and what this process takes an image besides the
+  network, found with an encoder that takes no time: so many images a second are the most it can pass;
 - reference: the way of the paper's programs: float32, one DataLoader, one HDF5 dataset an image;
 - clip-retrieval: its own `clip_inference`, where ``--clip-retrieval`` names the Python of an environment that has it.
   Its versions of NumPy and open_clip exclude ours, and it needs an older setuptools than torch asks for:
   ``python -m venv V && V/bin/pip install clip-retrieval && V/bin/pip install 'setuptools<70'``.
 
-Vision transformers get random weights, which take as long as trained ones.
+Vision transformers get random weights, which take as long as trained ones. With ``--torch-compile`` the network is also
+run as it is without, and it is said from how many images on the seconds pay that compiling takes.
 """
 
 import json
@@ -20,14 +22,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from benchmarks.ingest import Some, core_seconds, ours_images_per_s, plain_timm, reference_images_per_s
+from benchmarks.ingest import Some, core_seconds, ours_figures, plain_timm, reference_images_per_s
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.device import cores
 from cbmir.schema import Vectors, normalise
@@ -47,11 +49,13 @@ class Network:
 
     Attributes:
         encoder: Ours.
+        uncompiled: Ours without torch.compile, where that was asked for.
         plain: Network and transform of its library.
         clip_model: What clip-retrieval calls it; None where it doesn't know the network.
     """
 
     encoder: Encoder
+    uncompiled: Encoder | None
     plain: "tuple[torch.nn.Module, Callable[[Any], torch.Tensor]]"
     clip_model: str | None
 
@@ -63,6 +67,7 @@ class Network:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--precision", default="auto", show_default=True)
+@click.option("--torch-compile", is_flag=True)
 @click.option("--clip-retrieval", "python", type=click.Path(path_type=Path, exists=True), help="A Python that has it.")
 @click.option("--peak", type=float, help="TFLOP/s that the device can do in this precision, to print a share.")
 @click.option("--json", "as_json", is_flag=True)
@@ -71,7 +76,8 @@ def main(source: Path, network: str, count: int, rounds: int, as_json: bool, **o
     there = [item for item in open_source(source, SourceOptions()) if isinstance(item, SourceImage)]
     items = there[:: max(1, len(there) // count)][:count]  # of all sources, so that P@1 says something
     with tempfile.TemporaryDirectory() as folder:
-        made = _network(network, Path(folder), EncoderSettings(None, options["device"], options["precision"]))
+        how = {name: options[name] for name in ("device", "precision", "torch_compile")}
+        made = _network(network, Path(folder), EncoderSettings(**how))
         result = _measure(made, items, rounds, options["python"], Path(folder))
     if options["peak"]:
         result["share_of_peak"] = result["model_tflops"] / options["peak"]
@@ -83,7 +89,7 @@ def main(source: Path, network: str, count: int, rounds: int, as_json: bool, **o
 
 def _network(name: str, folder: Path, settings: EncoderSettings) -> Network:
     if not NETWORKS[name]:
-        return Network(get(name, settings), plain_timm(name), None)
+        return Network(*_ours(name, settings), plain_timm(name), None)
     import open_clip
     import torch
 
@@ -91,25 +97,34 @@ def _network(name: str, folder: Path, settings: EncoderSettings) -> Network:
     weights = folder / "weights.pt"
     torch.manual_seed(0)
     torch.save(open_clip.create_model(architecture).state_dict(), weights)
-    settings = EncoderSettings(weights, settings.device, settings.precision, settings.batch_size)
     model, _, transform = open_clip.create_model_and_transforms(architecture, pretrained=str(weights))
-    encoder = get(f"open_clip:{NETWORKS[name]}", settings)
-    return Network(encoder, (model.visual.eval(), transform), f"open_clip:{architecture}/{weights}")
+    ours = _ours(f"open_clip:{NETWORKS[name]}", replace(settings, weights=weights))
+    return Network(*ours, (model.visual.eval(), transform), f"open_clip:{architecture}/{weights}")
+
+
+def _ours(name: str, settings: EncoderSettings) -> tuple[Encoder, Encoder | None]:
+    encoder = get(name, settings)
+    return encoder, get(name, replace(settings, torch_compile=False)) if settings.torch_compile else None
 
 
 def _measure(network: Network, items: list[SourceImage], rounds: int, python: Path | None, folder: Path) -> Any:
     encoder = network.encoder
     pixels = _pixels(items, encoder)
-    encoder.embed(pixels)  # the batch, the precision and the graph are settled
+    settling_s = _settle(encoder, pixels)
+    uncompiled_s = _settle(network.uncompiled, pixels) if network.uncompiled else 0.0
+    free = _Free(encoder)
     rates: dict[str, list[float]] = {"model": [], "ours": [], "reference": []}
-    seconds: dict[str, list[float]] = {"decode": [], "model": []}
+    seconds: dict[str, list[float]] = {"decode": [], "model": [], "around": []}
     ours: dict[str, Vectors] = {}
     theirs: dict[str, Vectors] = {}
     for number in range(rounds):
-        for name, value in zip(seconds, core_seconds(items, encoder), strict=True):
+        _, around_s = ours_figures(Some(items, {}), free, {})
+        for name, value in zip(seconds, (*core_seconds(items, encoder), around_s), strict=True):
             seconds[name].append(value)
-        rates["model"].append(_model_images_per_s(encoder, pixels))
-        rates["ours"].append(ours_images_per_s(Some(items, {}), encoder, ours))
+        rates["model"].append(_images_per_s(encoder, pixels))
+        if network.uncompiled:
+            rates.setdefault("uncompiled_model", []).append(_images_per_s(network.uncompiled, pixels))
+        rates["ours"].append(ours_figures(Some(items, {}), encoder, ours)[0])
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
             rate, theirs = alone.submit(reference_images_per_s, items, *network.plain).result()
         rates["reference"].append(rate)
@@ -117,7 +132,9 @@ def _measure(network: Network, items: list[SourceImage], rounds: int, python: Pa
             rate = _clip_retrieval(python, network.clip_model, items, folder / f"clip-{number}")
             rates.setdefault("clip_retrieval", []).append(rate)
     median = {name: statistics.median(values) for name, values in rates.items()}
-    decode_s, model_s = (statistics.median(values) for values in seconds.values())
+    decode_s, model_s, around_s = (statistics.median(values) for values in seconds.values())
+    gained_s = 1 / median.get("uncompiled_model", median["model"]) - 1 / median["model"]  # an image
+    pays_from = round((settling_s - uncompiled_s) / gained_s) if gained_s > 0 else None
     on_cpu = encoder.running_on.startswith("cpu")
     allowed = cores() / (decode_s + model_s) if on_cpu else min(median["model"], cores() / decode_s)
     return {
@@ -126,14 +143,17 @@ def _measure(network: Network, items: list[SourceImage], rounds: int, python: Pa
         "batch_size": encoder.batch_size,
         "decode_images_per_s_a_core": 1 / decode_s,
         "model_core_ms": model_s * 1e3,
+        "around_the_model_core_ms": around_s * 1e3,
+        "settling_s": settling_s,
         **{f"{name}_images_per_s": value for name, value in median.items()},
         "allowed_images_per_s": allowed,
         "ours_to_allowed": median["ours"] / allowed,
         **{
             f"ours_to_{name}": statistics.median(a / b for a, b in zip(rates["ours"], values, strict=True))
             for name, values in rates.items()
-            if name not in ("ours", "model")
+            if name not in ("ours", "model", "uncompiled_model")
         },
+        **({"torch_compile_pays_from_images": pays_from} if network.uncompiled else {}),
         "model_tflops": _flops(network.plain[0], encoder) * median["model"] / 1e12,
         "lowest_cosine_to_reference": min(float(ours[key] @ theirs[key]) for key in ours),
         "p_at_1_ours": _precision_at_1(items, ours),
@@ -141,12 +161,32 @@ def _measure(network: Network, items: list[SourceImage], rounds: int, python: Pa
     }
 
 
+class _Free:
+    """An encoder that takes no time."""
+
+    def __init__(self, of: Encoder) -> None:
+        self.card, self.preprocessing, self.batch_size = of.card, of.preprocessing, of.batch_size
+        self.running_on = "nothing"
+
+    def embed(self, pixels: Any) -> Vectors:
+        return np.full((len(pixels), self.card.dim), self.card.dim**-0.5, np.float32)
+
+    def embed_text(self, texts: Any) -> Vectors:
+        return self.embed(texts)
+
+
+def _settle(encoder: Encoder, pixels: Any) -> float:
+    """Seconds until the batch, the precision and the graph are settled, beyond those of the same work later."""
+    first = _images_per_s(encoder, pixels)
+    return len(pixels) / first - len(pixels) / _images_per_s(encoder, pixels)
+
+
 def _pixels(items: list[SourceImage], encoder: Encoder) -> Any:
     loaded = [load_image(Wanted(item.path, None), encoder.preprocessing) for item in items]
     return np.stack([item.pixels for item in loaded if item.pixels is not None])
 
 
-def _model_images_per_s(encoder: Encoder, pixels: Any) -> float:
+def _images_per_s(encoder: Encoder, pixels: Any) -> float:
     started = time.perf_counter()
     encoder.embed(pixels)
     return len(pixels) / (time.perf_counter() - started)
