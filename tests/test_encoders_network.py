@@ -299,7 +299,7 @@ def test_embed__on_a_gpu_as_on_the_cpu():
     full = get("efficientnet-lite0", CPU)
     pixels = _pixels(300, full.preprocessing, (300, 260))
     expected = full.embed(pixels)
-    for precision, least in (("fp32", 0.9999), ("bf16", 0.999)):
-        made = get("efficientnet-lite0", EncoderSettings(device="cuda", precision=precision))
+    for precision, least, compiled in (("fp32", 0.9999, False), ("bf16", 0.999, False), ("fp32", 0.9999, True)):
+        made = get("efficientnet-lite0", EncoderSettings(device="cuda", precision=precision, torch_compile=compiled))
         assert (made.embed(pixels) * expected).sum(axis=1).min() >= least
         assert made.batch_size in (32, 64, 128, 256)
