@@ -127,7 +127,7 @@ class TorchEncoder:
             try:
                 with self._choosing:
                     if self._forward is None:
-                        self._forward = self._fastest(pixels)
+                        self._forward = self._threads.submit(self._fastest, pixels).result()  # as later steps run
                     if self._to_try and len(pixels) >= self.batch_size:
                         self._to_try = False
                         self.batch_size = self._found_by_trying(self._forward, pixels)
