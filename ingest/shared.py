@@ -4,8 +4,10 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from multiprocessing.reduction import DupFd
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,9 +21,9 @@ class SharedPixels:
 
     def __init__(self, slots: int, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Room for so many slots of one shape; memory is taken as it is written to."""
-        file = _nameless()
-        file.truncate(slots * math.prod(shape) * np.dtype(dtype).itemsize)
-        self._map(file, (slots, *shape), dtype)
+        descriptor = _nameless()
+        os.ftruncate(descriptor, slots * math.prod(shape) * np.dtype(dtype).itemsize)
+        self._map(descriptor, (slots, *shape), dtype)
 
     def __getitem__(self, slot: int) -> NDArray[Any]:
         """The pixels in a slot, to be written or read."""
@@ -29,20 +31,23 @@ class SharedPixels:
         return pixels
 
     def __reduce__(self) -> Any:
-        return _attached, (DupFd(self._file.fileno()), self._slots.shape, self._slots.dtype.str)
+        return _attached, (DupFd(self._descriptor), self._slots.shape, self._slots.dtype.str)
 
-    def _map(self, file: IO[bytes], shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        self._file = file
-        self._slots = np.frombuffer(mmap.mmap(file.fileno(), 0), dtype).reshape(shape)
+    def _map(self, descriptor: int, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+        self._slots = np.frombuffer(mmap.mmap(descriptor, 0), dtype).reshape(shape)
 
 
 def _attached(handle: Any, shape: tuple[int, ...], dtype: str) -> SharedPixels:
     shared = SharedPixels.__new__(SharedPixels)
-    shared._map(os.fdopen(handle.detach(), "r+b", buffering=0), shape, dtype)
+    shared._map(handle.detach(), shape, dtype)
     return shared
 
 
-def _nameless() -> IO[bytes]:
+def _nameless() -> int:
     if hasattr(os, "memfd_create"):  # Linux
-        return os.fdopen(os.memfd_create("pixels"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+        return os.memfd_create("pixels")
+    descriptor, path = tempfile.mkstemp()
+    Path(path).unlink()
+    return descriptor

@@ -166,7 +166,7 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             points = [
                 q.Point(record.id, memoryview(vector), record.payload())  # type: ignore[arg-type]  # a list takes twice as long
-                for record, vector in zip(batch.records, batch.vectors, strict=True)
+                for record, vector in zip(batch.records, np.asarray(batch.vectors, np.float32), strict=True)
             ]
             self._shard.update(q.UpdateOperation.upsert_points(points))
         self._unflushed += len(points)
