@@ -15,6 +15,8 @@ from pictures import pixels as grey
 from PIL import Image
 
 from cbmir.encoders import EncoderSettings, EncoderSpec, get
+from cbmir.encoders.device import Placement
+from cbmir.encoders.forward import fastest
 from cbmir.encoders.network import encoder
 from cbmir.errors import EncoderError
 from cbmir.images import Preprocessing, preprocess
@@ -215,6 +217,17 @@ def test_embed__torch_runs_what_cannot_be_compiled(kind, told, caplog):
     pixels = _pixels(6)
     np.testing.assert_allclose(made.embed(pixels), _alone(network, pixels), atol=1e-5)
     assert any(record.message.startswith(told) for record in caplog.records)
+
+
+@pytest.mark.parametrize(("half_s", "used"), [(2.0, "fp32"), (0.5, "bf16")])
+def test_fastest__half_precision_by_torch_only_where_it_is_faster(half_s, used, monkeypatch):
+    seconds = iter([half_s, 1.0])
+    monkeypatch.setattr("cbmir.encoders.forward._seconds", lambda _forward, _batch: next(seconds))
+    torch.manual_seed(0)
+    network, batch = Uncompiled().eval(), torch.rand(4, 3, 16, 16)
+    forward, placement = fastest("made", network, batch, 4, Placement("cpu", "bf16", auto=True), 2)
+    assert str(placement) == f"cpu, {used}"
+    assert forward(batch).shape == (4, 48)
 
 
 def test_embed__by_torch_compile_as_by_torch():

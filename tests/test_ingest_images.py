@@ -175,7 +175,10 @@ def until(condition, timeout_s=60):
 PLAIN = Preprocessing((8, 8), "squash", 8, "bilinear", (0.0,), (1.0,), channels=1)
 
 
-def test_loader__keeps_the_order_and_reports_each(tmp_path):
+@pytest.mark.parametrize("nameless", [True, False])
+def test_loader__keeps_the_order_and_reports_each(nameless, tmp_path, monkeypatch):
+    if not nameless:
+        monkeypatch.delattr(os, "memfd_create", raising=False)  # as on macOS
     paths = [write_picture(tmp_path / f"{number}.png", number) for number in range(40)]
     paths[7].write_bytes(b"")
     with Loader(PLAIN, 2) as loader:
