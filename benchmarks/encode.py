@@ -3,8 +3,9 @@
 In one run, in turns, on the same images and the same weights:
 
 - model: the network alone on pictures that lie decoded in memory;
-- ours: `ingest.ingest_images` from files to a Qdrant Edge collection; and what this process takes an image besides the
-  network, found with an encoder that takes no time: so many images a second are the most it can pass;
+- ours: `ingest.ingest_images` from files to a Qdrant Edge collection;
+- without a model: the same with an encoder that takes no time, and what this process takes an image then, which bounds
+  one process beside a GPU;
 - reference: the way of the paper's programs: float32, one DataLoader, one HDF5 dataset an image;
 - clip-retrieval: its own `clip_inference`, where ``--clip-retrieval`` names the Python of an environment that has it.
   Its versions of NumPy and open_clip exclude ours, and it needs an older setuptools than torch asks for:
@@ -113,12 +114,13 @@ def _measure(network: Network, items: list[SourceImage], rounds: int, python: Pa
     settling_s = _settle(encoder, pixels)
     uncompiled_s = _settle(network.uncompiled, pixels) if network.uncompiled else 0.0
     free = _Free(encoder)
-    rates: dict[str, list[float]] = {"model": [], "ours": [], "reference": []}
+    rates: dict[str, list[float]] = {"model": [], "ours": [], "without_a_model": [], "reference": []}
     seconds: dict[str, list[float]] = {"decode": [], "model": [], "around": []}
     ours: dict[str, Vectors] = {}
     theirs: dict[str, Vectors] = {}
     for number in range(rounds):
-        _, around_s = ours_figures(Some(items, {}), free, {})
+        without, around_s = ours_figures(Some(items, {}), free, {})
+        rates["without_a_model"].append(without)
         for name, value in zip(seconds, (*core_seconds(items, encoder), around_s), strict=True):
             seconds[name].append(value)
         rates["model"].append(_images_per_s(encoder, pixels))
@@ -151,7 +153,7 @@ def _measure(network: Network, items: list[SourceImage], rounds: int, python: Pa
         **{
             f"ours_to_{name}": statistics.median(a / b for a, b in zip(rates["ours"], values, strict=True))
             for name, values in rates.items()
-            if name not in ("ours", "model", "uncompiled_model")
+            if name in ("reference", "clip_retrieval")
         },
         **({"torch_compile_pays_from_images": pays_from} if network.uncompiled else {}),
         "model_tflops": _flops(network.plain[0], encoder) * median["model"] / 1e12,

@@ -283,7 +283,8 @@ def _load_chunk(chunk: list[Wanted], slot: int) -> _Chunk:
     loaded = []
     for wanted in chunk:
         item = load_image(wanted, _how)
-        if item.pixels is not None and _pixels is not None:
+        if item.pixels is not None:
+            assert _pixels is not None
             _pixels[slot][filled] = item.pixels
             filled += 1
         loaded.append(replace(item, pixels=None))

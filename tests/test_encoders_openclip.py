@@ -332,6 +332,29 @@ def test_specs__are_what_open_clip_says_of_the_tag(name):
     assert bool(theirs.get("quick_gelu")) == bool(model.get("quick_gelu"))
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["clip-l14", "siglip2-so400m", "pe-core-l14", "dfn-h14"])
+def test_load__at_full_size_as_open_clip_does(name, tmp_path):
+    """Random weights; the largest has a billion, so the reference is gone before ours comes."""
+    from open_clip.pretrained import get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    architecture, tag = next(item for item in specs() if item.name == name).architecture.split("/")
+    torch.manual_seed(0)
+    model = open_clip.create_model(architecture).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    said = get_pretrained_cfg(architecture, tag)
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    how = PreprocessCfg(size=model.visual.image_size, **{key: said[key] for key in keys})
+    batch = torch.stack([image_transform_v2(how, is_train=False)(item) for item in PICTURES[:3]])
+    with torch.inference_mode():
+        expected = model.encode_image(batch).numpy()
+    del model
+    ours = _vectors(get(name, _settings(tmp_path / "weights.pt")), 3)
+    assert _cosines(ours, expected).min() >= 0.9999
+    assert _apart(expected) < 0.999
+
+
 # repositories that say all themselves, and directories pulled from them
 
 

@@ -68,7 +68,7 @@ class EncoderSettings:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
         batch_size: Images a step; None lets the encoder choose for its device.
-        torch_compile: Compile the network by torch.compile: a minute or so at the first step, and fewer at each later.
+        torch_compile: Compile the network by torch.compile, which takes a minute or so at the first step.
     """
 
     weights: Path | None = None
