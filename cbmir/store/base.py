@@ -13,6 +13,18 @@ from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store.layout import DEFAULT, Layout
+from cbmir.store.ways import (
+    BUDGET_MS,
+    Chooser,
+    Found,
+    SearchProfile,
+    Step,
+    Wanted,
+    Way,
+    among,
+    forced_ef,
+    search_ef,
+)
 
 FACET_LIMIT = 100_000
 """Values a facet returns unless told otherwise; fields such as patient_id may have more."""
@@ -24,14 +36,6 @@ Fields = Sequence[str] | bool
 
 Progress = Callable[[str], None]
 """Called now and then with one line about long work."""
-
-
-def search_ef(k: int) -> int:
-    """HNSW beam width for k neighbours.
-
-    Measured on 100,000 x 512: recall of the first 100 is .952 at the engine's default and .9995 at 512.
-    """
-    return max(128, 5 * k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,15 @@ class Collection(ABC):
 
     streams = 1
 
-    def __init__(self, name: str, card: EncoderCard) -> None:
+    def __init__(self, name: str, card: EncoderCard, profile: SearchProfile | None = None) -> None:
         self.name = name
         self.card = card
+        self._chooser = Chooser(self.count, card.dim, profile)
+
+    @property
+    def profile(self) -> SearchProfile | None:
+        """What was measured about its searches; None for a collection that is small or was not optimized."""
+        return self._chooser.profile
 
     @abstractmethod
     def _write(self, batch: EmbeddedBatch) -> None:
@@ -95,42 +105,44 @@ class Collection(ABC):
         if batch.records:
             self._write(batch)
 
-    def query(
-        self,
-        vector: Vectors,
-        k: int,
-        where: Where = (),
-        *,
-        exact: bool = False,
-        ef: int | None = None,
-        fields: Fields = True,
-    ) -> list[Hit]:
-        """The k stored images nearest to one (dim,) vector, see `query_batch`."""
-        return self.query_batch(vector[np.newaxis], k, where, exact=exact, ef=ef, fields=fields)[0]
+    def query(self, vector: Vectors, k: int, where: Where = (), **how: Any) -> list[Hit]:
+        """The k stored images nearest to one (dim,) vector, see `search`."""
+        return self.search(vector[np.newaxis], k, where, **how)[0].hits
 
     def query_batch(
+        self, vectors: Vectors, k: int, where: Where | Sequence[Where] = (), **how: Any
+    ) -> list[list[Hit]]:
+        """The k nearest stored images of each query, see `search`."""
+        return [found.hits for found in self.search(vectors, k, where, **how)]
+
+    def search(
         self,
         vectors: Vectors,
         k: int,
         where: Where | Sequence[Where] = (),
         *,
-        exact: bool = False,
+        way: Wanted = "auto",
         ef: int | None = None,
+        budget_ms: float = BUDGET_MS,
         fields: Fields = True,
-    ) -> list[list[Hit]]:
+    ) -> list[Found]:
         """The k nearest stored images of each query, by falling cosine, equal scores by id.
 
         Args:
             vectors: (n, dim) finite queries.
             k: Hits a query, 1 or more; fewer come back where fewer satisfy the filter.
             where: One filter for all queries, or a list with one a query.
-            exact: Scan all vectors instead of walking the HNSW graph.
-            ef: Beam width of that walk, 1 or more; the engines take k where it is less. None for `search_ef`.
+            way: ``auto``: the fastest way whose recall holds, see `cbmir.store.ways`. ``exact``: compare all images
+                that satisfy the filter. ``approximate``: walk the HNSW graph with the filter, unchecked.
+            ef: Beam width of an approximate search, 1 or more; the engines take k where it is less. None for
+                `search_ef`.
+            budget_ms: With ``auto``: a scan that is estimated to take longer is not made, and the answer may be
+                approximate.
             fields: Payload fields of the hits.
 
         Raises:
-            RecordError: a query has another length or isn't finite, k or ef is below 1, or the filters are not one a
-                query.
+            RecordError: a query has another length or isn't finite, k or ef is below 1, ef is given for another way, or
+                the filters are not one a query.
             StoreError: the engine refused.
         """
         self._check_dim(vectors)
@@ -140,12 +152,71 @@ class Collection(ABC):
             raise RecordError(f"k is {k}; ask for 1 hit or more")
         if ef is not None and ef < 1:
             raise RecordError(f"ef is {ef}; a beam is 1 wide or more")
+        if ef is not None and way != "approximate":
+            raise RecordError(f"ef is {ef}, which only an approximate search takes; this one is {way}")
         wheres = where if isinstance(where, list) else [cast("Where", tuple(where))] * len(vectors)
         if len(wheres) != len(vectors):
             raise RecordError(f"{len(wheres)} filters met {len(vectors)} queries")
         if not len(vectors):
             return []
-        return self._search(vectors, k, wheres, exact=exact, ef=ef or search_ef(k), fields=fields)
+        if way == "auto":
+            return self._best(vectors, k, wheres, budget_ms, fields)
+        answers = self._search(vectors, k, wheres, exact=way == "exact", ef=ef or search_ef(k), fields=fields)
+        return [Found(hits, way) for hits in answers]
+
+    def _best(
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], budget_ms: float, fields: Fields
+    ) -> list[Found]:
+        """Take the first step of each query, those with equal steps together, then the second where the first failed."""
+        steps = [self._chooser.step(where, k, budget_ms) for where in wheres]
+        answers: dict[int, Found] = {}
+        groups: dict[tuple[str, int, int], list[int]] = {}
+        for row, step in enumerate(steps):
+            groups.setdefault((step.kind, step.depth, step.ef), []).append(row)
+        for (kind, depth, ef), rows in groups.items():
+            asked, filters = vectors[rows], [wheres[row] for row in rows]
+            if kind == "probe":
+                attempts = self._probe(asked, k, filters, [steps[row] for row in rows], fields)
+            elif kind == "graph":
+                attempts = self._search(asked, depth, filters, exact=False, ef=ef, fields=fields)
+            else:
+                continue
+            for row, hits in zip(rows, attempts, strict=True):
+                held = len(hits) == k and hits[-1].score >= steps[row].floor
+                steps[row].experience.add(held)
+                if held:
+                    answers[row] = Found(hits, "graph")
+        for way in ("exact", "approximate"):
+            rows = [
+                row
+                for row in range(len(vectors))
+                if row not in answers and (self._chooser.affordable(wheres[row], budget_ms) == (way == "exact"))
+            ]
+            if rows:
+                filters = [wheres[row] for row in rows]
+                found = self._search(vectors[rows], k, filters, exact=way == "exact", ef=forced_ef(k), fields=fields)
+                answers |= {row: Found(hits, way) for row, hits in zip(rows, found, strict=True)}
+        return [answers[row] for row in range(len(vectors))]
+
+    def _probe(
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], steps: Sequence[Step], fields: Fields
+    ) -> list[list[Hit]]:
+        """Ask the graph without the filters, and take what passes; no hits where fewer than k are near enough."""
+        first = steps[0]
+        near = self._search(vectors, first.depth, [()] * len(vectors), exact=False, ef=first.ef, fields=False)
+        close = [
+            [hit for hit in hits if hit.score >= step.floor] for hits, step in zip(near, steps, strict=True)
+        ]
+        enough = [row for row, hits in enumerate(close) if len(hits) >= k]
+        filters = [among(wheres[row], close[row]) for row in enough]
+        answers: list[list[Hit]] = [[] for _ in close]
+        if enough:
+            passed = self._search(vectors[enough], k, filters, exact=True, ef=first.ef, fields=fields)
+            for row, hits in zip(enough, passed, strict=True):
+                answers[row] = hits
+                if len(hits) < k and len(close[row]) == first.depth:
+                    steps[row].deepen()  # all were near enough: more of them might have passed
+        return answers
 
     @abstractmethod
     def get(self, ids: Sequence[str], *, fields: Fields = True, vectors: bool = False) -> list[StoredPoint]:
@@ -185,9 +256,27 @@ class Collection(ABC):
     def flush(self) -> None:
         """Return when all that was written is on disk."""
 
-    @abstractmethod
     def finish(self, progress: Progress | None = None) -> None:
-        """Build what makes searches fast; returns when the collection is green."""
+        """Build what makes searches fast, and measure them; returns when the collection is green.
+
+        Raises:
+            StoreError: the engine failed to index; nothing is lost.
+        """
+        from cbmir.store.tuning import measure_search
+
+        self._index(progress)
+        profile = measure_search(self, progress)
+        if profile != self.profile:
+            self._chooser = Chooser(self.count, self.card.dim, profile)
+            self._keep(profile)
+
+    @abstractmethod
+    def _index(self, progress: Progress | None) -> None:
+        """Build the HNSW graph."""
+
+    @abstractmethod
+    def _keep(self, profile: SearchProfile | None) -> None:
+        """Write what was measured into the collection's metadata."""
 
     @abstractmethod
     def info(self) -> CollectionInfo:

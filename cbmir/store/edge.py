@@ -278,7 +278,7 @@ class EdgeCollection(Collection):
             self._shard.flush()
         self._unflushed = 0
 
-    def finish(self, progress: Progress | None = None) -> None:
+    def _index(self, progress: Progress | None) -> None:
         """Build the HNSW graph in a process of its own: the engine holds the GIL for all of it.
 
         The collection is closed meanwhile and open again afterwards. Interrupting it loses nothing.

@@ -146,7 +146,7 @@ class ServerCollection(Collection):
     def flush(self) -> None:
         """Nothing to do: every write waits until the server has it."""
 
-    def finish(self, progress: Progress | None = None) -> None:
+    def _index(self, progress: Progress | None) -> None:
         """Return when the server has nothing left to optimise.
 
         Raises:
