@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from cbmir.errors import SourceError
-from ingest.sources.base import GIVEN_FIELDS, Failure, Source, SourceImage, SourceOptions
+from ingest.sources.base import Failure, Source, SourceImage, SourceOptions
+from ingest.tables.columns import GIVEN_FIELDS
 
 __all__ = ["GIVEN_FIELDS", "Failure", "Source", "SourceImage", "SourceOptions", "open_source"]
 

@@ -11,21 +11,7 @@ from cbmir.errors import RecordError, SourceError
 from cbmir.filters import canonical
 from cbmir.schema import FIELDS, ImageRecord, RecordKind, label_slug
 from cbmir.volumes import is_volume
-
-GIVEN_FIELDS = (
-    "split",
-    "modality",
-    "anatomic_region",
-    "patient_id",
-    "study_id",
-    "series_id",
-    "age_years",
-    "sex",
-    "view",
-    "study_date",
-    "thumbnail_url",
-)
-"""Fields a source may know besides file path, data set and labels; the others are computed from the file."""
+from ingest.tables.columns import GIVEN_FIELDS
 
 _SPLITS = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
 
