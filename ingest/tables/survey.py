@@ -148,11 +148,10 @@ def _label_columns(file: TableFile, became: list[str], held: list[Held], options
             became[place] = EXTRA
             shown = ", ".join(held[place].first)
             warnings.append(f"column {name} has a slash but is no label, for it holds {shown}: kept under extra")
+        elif became[place] == EXTRA and is_finding(name) and (flags or not held[place].first):
+            became[place] = LABEL
         elif became[place] == EXTRA and flags:
-            if is_finding(name):
-                became[place] = LABEL
-            else:
-                flagged.append(name)
+            flagged.append(name)
     if flagged:
         named = ",".join(flagged[:NAMED])
         more = f" and {len(flagged) - NAMED} more" if len(flagged) > NAMED else ""
