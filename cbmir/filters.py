@@ -1,13 +1,16 @@
-"""The filter language: ``age_years<60``, ``sex=F``, ``view!=lateral``, ``labels~XR/chest/*``, ``modality=CT|MR``.
+r"""The filter language: ``age_years<60``, ``sex=F``, ``view!=lateral``, ``labels~XR/chest/*``, ``modality=CT|MR``.
 
 A filter is a tuple of conditions that must all hold. A list field satisfies ``=`` and ``~`` when one of its values
 does; a glob pays no heed to case. ``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``,
-``>=``) never does.
+``>=``) never does. A bar in a value is written ``\|``; a value that holds one is found without the backslash too.
 """
 
+import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -15,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from cbmir.errors import FilterError, RecordError
+from cbmir.modalities import modality_code
 from cbmir.schema import FIELDS, INDEXED_FIELDS, PayloadField, label_slug, slug
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ NAMED = 20
 
 _INT64 = range(-(2**63), 2**63)
 _ORDER = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+_BAR = re.compile(r"(?<!\\)\|")
+_SPELT = ("modality", "labels", "primary_label")
+"""Fields of which older collections may hold other spellings, such as ``MRI`` for ``MR``."""
+
 _CONDITION = re.compile(r"\s*(?P<field>\w+)\s*(?P<op>!=|<=|>=|=|<|>|~)\s*(?P<value>.*\S)\s*")
 
 
@@ -39,6 +47,7 @@ class Condition:
         field: An indexed payload field, or ``id`` with ``=`` or ``!=``.
         op: ``=`` any of the values, ``!=`` none of them, an order, or ``~`` a glob.
         values: One value, or several for ``=``, ``!=`` and ``~``.
+        whole: What was written as several values, as one value that holds bars; `resolve` finds out which is meant.
 
     Raises:
         FilterError: the field doesn't exist or doesn't take the operator.
@@ -47,6 +56,7 @@ class Condition:
     field: str
     op: Op
     values: tuple[Value, ...]
+    whole: Value | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.field == "id":
@@ -78,10 +88,11 @@ class Countable(Protocol):
 
 
 def parse(text: str) -> Condition:
-    """Read one condition as people write it.
+    r"""Read one condition as people write it.
 
     Args:
-        text: Field, operator, value; several values of ``=``, ``!=`` and ``~`` are parted by ``|``.
+        text: Field, operator, value; ``|`` stands between several values of ``=``, ``!=`` and ``~``, and ``\|`` for a
+            bar in a value.
 
     Raises:
         FilterError: the text isn't a condition, or names an unknown field, operator or unfit value.
@@ -91,9 +102,11 @@ def parse(text: str) -> Condition:
         raise FilterError(f"can't read the condition {text!r}; write e.g. sex=F, age_years<60 or labels~XR/chest/*")
     field = _indexed(match["field"])
     op = cast("Op", match["op"])
-    parts = [match["value"]] if op in _ORDER else match["value"].split("|")
+    parts = [match["value"]] if op in _ORDER else _BAR.split(match["value"])
+    parts = [part.replace("\\|", "|") for part in parts]
     read = str.strip if op == "~" else partial(_typed, field)  # half a label isn't a label: globs stay as they are
-    return Condition(field.name, op, tuple(read(part) for part in parts))
+    whole = _typed(field, "|".join(parts)) if len(parts) > 1 and op != "~" and field.kind == "keyword" else None
+    return Condition(field.name, op, tuple(read(part) for part in parts), whole)
 
 
 def any_of(field: str, values: Iterable[str]) -> Where:
@@ -103,18 +116,18 @@ def any_of(field: str, values: Iterable[str]) -> Where:
 
 
 def canonical(field: str, text: str) -> str:
-    """A value the way it is stored: modality in upper case, regions, pathologies and labels as slugs.
+    """A value the way it is stored, in NFC: modality by its code, regions, pathologies and labels as slugs.
 
     Raises:
         RecordError: a label has an empty part.
     """
     if field == "modality":
-        return text.strip().upper()
+        return modality_code(text)
     if field in ("anatomic_region", "pathology"):
         return slug(text)
     if field in ("labels", "primary_label"):
         return label_slug(text)
-    return text.strip()
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def resolve(where: Where, collection: Countable) -> Where:
@@ -234,15 +247,56 @@ def _resolve(condition: Condition, collection: Countable) -> Condition:
     if condition.op == "~":
         existing = collection.facet(condition.field)
         globs = [str(value) for value in condition.values]
-        met = tuple(value for value in existing if any(fnmatchcase(slug(value), slug(glob)) for glob in globs))
-        if not met:
+        matched = tuple(value for value in existing if any(fnmatchcase(slug(value), slug(glob)) for glob in globs))
+        if not matched:
             raise FilterError(_unknown(condition.field, "|".join(globs), collection.name, existing))
-        return Condition(condition.field, "=", met)
-    for value in condition.values:
-        if collection.count((Condition(condition.field, "=", (value,)),)) == 0:
-            existing = collection.facet(condition.field, limit=NAMED + 1)
-            raise FilterError(_unknown(condition.field, str(value), collection.name, existing))
-    return condition
+        return Condition(condition.field, "=", matched)
+    if condition.whole is not None and _is_stored(condition.field, condition.whole, collection):
+        return _as_whole(condition, condition.whole, collection)
+    met = tuple(spelling for value in condition.values for spelling in _stored(condition.field, value, collection))
+    return Condition(condition.field, condition.op, met)
+
+
+def _is_stored(name: str, value: Value, collection: Countable) -> bool:
+    return collection.count((Condition(name, "=", (value,)),)) > 0
+
+
+def _as_whole(condition: Condition, whole: Value, collection: Countable) -> Condition:
+    """A condition of several values as that of the one stored value with bars, unless the parts are stored too.
+
+    Raises:
+        FilterError: they are.
+    """
+    name, parts = condition.field, condition.values
+    if any(_is_stored(name, value, collection) for value in parts):
+        escaped = str(whole).replace("|", r"\|")
+        raise FilterError(
+            f"{name}{condition.op}{whole} may mean the stored value {str(whole)!r} or any of "
+            f"{', '.join(map(str, parts))}; write '{name}{condition.op}{escaped}' for the one, '{name}~{whole}' for any"
+        )
+    return Condition(name, condition.op, (whole,))
+
+
+def _stored(name: str, value: Value, collection: Countable) -> tuple[Value, ...]:
+    """The stored spellings of a value.
+
+    Raises:
+        FilterError: there is none.
+    """
+    found: tuple[Value, ...] = ()
+    if name in _SPELT:
+        found = tuple(stored for stored in collection.facet(name) if _canonical_or_same(name, stored) == value)
+    elif _is_stored(name, value, collection):
+        found = (value,)
+    if not found:
+        raise FilterError(_unknown(name, str(value), collection.name, collection.facet(name, limit=NAMED + 1)))
+    return found
+
+
+def _canonical_or_same(name: str, stored: str) -> Value:
+    with suppress(RecordError):  # stored by another program
+        return canonical(name, stored)
+    return stored
 
 
 def _unknown(field: str, value: str, collection: str, existing: Mapping[str, int]) -> str:

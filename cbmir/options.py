@@ -34,11 +34,12 @@ _FILTERS = {
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def store_option(command: F) -> F:
+def store_option(command: F, cls: type[click.Option] = click.Option) -> F:
     """``--store DIR|URL``, passed as `location`."""
     return click.option(
         "--store",
         "location",
+        cls=cls,
         envvar="CBMIR_STORE",
         show_envvar=True,
         required=True,

@@ -1,6 +1,7 @@
 """The data that travels through the house: image records, embedded batches, stored points and hits."""
 
 import re
+import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import RecordError
+from cbmir.modalities import modality_code
 
 NAMESPACE = uuid.UUID("5b7a4a4e-6d0f-5e0c-9a52-0c6f3d1f2a10")
 """The UUIDv5 namespace of point ids; changing it would give every stored image another id."""
@@ -75,14 +77,14 @@ INDEXED_FIELDS = tuple(item for item in PAYLOAD_FIELDS if item.indexed)
 
 
 def slug(text: str) -> str:
-    """Lower case with ``_`` for white space: dashboards split their filter box at spaces."""
-    return re.sub(r"\s+", "_", text.strip()).lower()
+    """Lower case with ``_`` for white space, in NFC: dashboards split their filter box at spaces."""
+    return unicodedata.normalize("NFC", re.sub(r"\s+", "_", text.strip()).lower())
 
 
 def label_slug(text: str) -> str:
     """A label as it is stored: ``XR/chest/Pleural Effusion`` becomes ``XR/chest/pleural_effusion``.
 
-    The first of several parts is the modality, in upper case as in DICOM; a label of one part is a plain slug.
+    The first of several parts is the modality, by its code (`modality_code`); a label of one part is a plain slug.
 
     Raises:
         RecordError: a part of the label is empty.
@@ -90,7 +92,7 @@ def label_slug(text: str) -> str:
     first, *rest = (part.strip() for part in text.split("/"))
     if not first or not all(rest):
         raise RecordError(f"label {text!r} has an empty part; a label reads modality/region/pathology")
-    return "/".join([first.upper(), *(slug(part) for part in rest)]) if rest else slug(first)
+    return "/".join([modality_code(first), *(slug(part) for part in rest)]) if rest else slug(first)
 
 
 def pathologies(labels: Iterable[str]) -> list[str]:
@@ -100,11 +102,13 @@ def pathologies(labels: Iterable[str]) -> list[str]:
 
 
 def point_id(dataset: str, key: str) -> str:
-    """The id of an image, the same in every collection: UUIDv5 of data set and image key.
+    """The id of an image, the same in every collection: UUIDv5 of data set and image key, both in NFC.
 
     Written out because every stored image passes here: `uuid.uuid5` and `str` take four times as long.
     """
-    digest = sha1(NAMESPACE.bytes + f"{dataset}/{key}".encode(), usedforsecurity=False).hexdigest()
+    name = f"{dataset}/{key}"
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
+    digest = sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 

@@ -1,6 +1,7 @@
 """HDF5 files of vectors: our own, columnar; and the published layout, one HDF5 dataset an image under its file path."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -120,7 +121,9 @@ class PerImageFile:
         if "\0" in record.filepath:
             return None  # HDF5 knows no such names
         try:
-            item = self._file.get(record.filepath)
+            item = next(
+                (item for key in _spellings(record.filepath) if (item := self._file.get(key)) is not None), None
+            )
             if not isinstance(item, h5py.Dataset):
                 return None
             if item.shape is None or len(item.shape) != 1:  # not read, it may be of any size
@@ -135,6 +138,11 @@ class PerImageFile:
 
     def _tally(self, _: str, item: Any) -> None:
         self.count += isinstance(item, h5py.Dataset)
+
+
+def _spellings(filepath: str) -> list[str]:
+    """A path as it is, and with accented letters as one sign and as two."""
+    return list(dict.fromkeys((filepath, *(unicodedata.normalize(form, filepath) for form in ("NFC", "NFD")))))
 
 
 def open_embeddings(path: Path) -> EmbeddingsFile:

@@ -60,6 +60,11 @@ class Resampler:
         """Clusters. With fewer than two there is no interval; with fewer than about 20 intervals are too narrow."""
         return int(self.codes.max(initial=-1)) + 1
 
+    @property
+    def alone(self) -> int:
+        """Queries that are clusters of their own, as their patient isn't known."""
+        return int((self.clusters < 0).sum())
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Bootstrap draws of `count` clusters with replacement, the same at each call.
 
@@ -101,6 +106,25 @@ class Resampler:
         step = max(1, BLOCK_CELLS // self.count)
         for start in range(0, self.draws, step):
             yield min(step, self.draws - start)
+
+
+def units(clusters: int, alone: int) -> str:
+    """What is drawn, in words: patients, or images where the patient isn't known.
+
+    Args:
+        clusters: Patients and images, as `Resampler.count`.
+        alone: Of them, images without a patient.
+    """
+    if not alone:
+        return f"{clusters:,} patients"
+    if alone == clusters:
+        return f"{alone:,} images, as no image has a patient_id"
+    return f"{clusters - alone:,} patients and {alone:,} images without patient_id"
+
+
+def units_over(clusters: int, alone: int) -> str:
+    """The kind of what is drawn: ``patients``, ``images``, or both."""
+    return "patients" if not alone else "images" if alone == clusters else "patients and images without patient_id"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 import re
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from cbmir.encoders import EncoderSettings, get
+from cbmir.encoders import get
 from cbmir.options import (
     encoder_options,
     foretell,
@@ -21,15 +22,17 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.vectorfile import write_embeddings
-from ingest.console import failed, finish, seen_by
+from ingest.console import NeededToStore, dry_run_option, failed, finish, seen_by, show_readings
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import ingest_images
 from ingest.reindex.cli import reindex_
 from ingest.shard import Shard, open_in_turn
 from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+from ingest.tables.options import TableOptions, table_options
 from ingest.thumbnails.cli import thumbnail_options, thumbnails_
 
 _EXISTING = click.Path(path_type=Path)
+_store_option = partial(store_option, cls=NeededToStore)
 
 
 @click.group()
@@ -43,9 +46,12 @@ def ingest() -> None:
 @ingest.command()
 @click.argument("source", type=_EXISTING)
 @click.option(
-    "--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO."
+    "--encoder",
+    required=True,
+    cls=NeededToStore,
+    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO.",
 )
-@store_option
+@_store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
 @click.option(
     "--root", type=_EXISTING, help="Folder that file paths in a table are relative to; the table's unless given."
@@ -74,6 +80,8 @@ def ingest() -> None:
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
+@table_options
+@dry_run_option
 @encoder_options
 @layout_options
 @json_option
@@ -81,21 +89,23 @@ def images(
     source: Path,
     encoder: str,
     location: str,
-    name: str | None,
-    settings: EncoderSettings,
+    table: TableOptions,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
     """Embed the images (or CT volumes, .nii) of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
-    reading = SourceOptions(
-        options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"])
+    how = SourceOptions(
+        options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"]), table
     )
-    items = open_source(source, reading)
-    if options["shard"]:
-        items = Shard.parse(items, options["shard"])
-    network = get(encoder, settings)
+    whole = open_source(source, how)
+    items = Shard.parse(whole, options["shard"]) if options["shard"] else whole
+    readings = show_readings([whole], dry_run and as_json)
+    if dry_run:
+        return 0
+    network = get(encoder, options["settings"])
     say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
-    name, layout = name or _slug(encoder), options["layout"].expecting(items.total)
+    name, layout = options["name"] or _slug(encoder), options["layout"].expecting(items.total)
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None
@@ -103,6 +113,7 @@ def images(
             with tqdm(total=items.total, unit="image", disable=None) as bar:
                 seen, place = seen_by(bar), options["place"]
                 report = ingest_images(items, network, collection, options["workers"], seen, place)
+                report.readings = readings
             code = finish(collection, report, options["failures"], as_json)
             if options["embeddings"] and not report.interrupted:
                 path = options["embeddings"] / f"{collection.name}.h5"
@@ -115,29 +126,38 @@ def images(
 @click.option(
     "--table", "tables", multiple=True, required=True, type=_EXISTING, help="Table of the images. Repeatable."
 )
-@click.option("--encoder", required=True, help="What made the vectors; any name.")
-@store_option
+@click.option("--encoder", required=True, cls=NeededToStore, help="What made the vectors; any name.")
+@_store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
 @click.option("--dataset", help="Data set of images whose table names none; the name of the table unless given.")
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
+@table_options
+@dry_run_option
 @layout_options
 @json_option
 def embeddings(
-    files: tuple[Path, ...], tables: tuple[Path, ...], encoder: str, location: str, name: str | None, **options: Any
+    files: tuple[Path, ...], tables: tuple[Path, ...], encoder: str, location: str, table: TableOptions, **options: Any
 ) -> int:
     """Fill a collection from vectors in HDF5, without embedding.
 
     FILE.h5 is what `--embeddings` wrote, or the published layout: one HDF5 dataset an image, its key the file path.
     """
-    sources = [open_source(table, SourceOptions(dataset=options["dataset"])) for table in tables]
+    how = SourceOptions(dataset=options["dataset"], table=table)
+    sources = [open_source(path, how) for path in tables]
+    if options["dry_run"]:
+        show_readings(sources, options["as_json"])
+        return 0
+    name = options["name"] or _slug(encoder)
     with EmbeddingsFiles(files) as vectors, opened(location) as store:
+        readings = show_readings(sources, as_json=False)
         card = vectors.card(encoder, records(sources))
         layout = options["layout"].expecting(vectors.count)
-        foretell(store, name or _slug(encoder), card, layout)
-        with store.open_or_create(name or _slug(encoder), card, layout) as collection:
+        foretell(store, name, card, layout)
+        with store.open_or_create(name, card, layout) as collection:
             report = ingest_embeddings(sources, vectors, collection)
+            report.readings = readings
             return finish(collection, report, options["failures"], options["as_json"])
 
 

@@ -1,17 +1,55 @@
 """What the commands show of a run: how it goes, its report, and what failed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import click
 from tqdm import tqdm
 
 from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
 from cbmir.store import Collection
 from ingest.pipeline import Seen
 from ingest.report import IngestReport, write_failures
-from ingest.sources import Failure
+from ingest.sources import Failure, ReadSource
+from ingest.tables.reading import Reading
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NeededToStore(click.Option):
+    """A required option that may be missing with ``--dry-run``, where nothing is stored."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """As for any option; None for one that isn't needed."""
+        try:
+            return super().handle_parse_result(ctx, opts, args)
+        except click.MissingParameter:
+            if not opts.get("dry_run") or self.name is None:
+                raise
+            ctx.params[self.name] = None
+            return None, args
+
+
+def dry_run_option(command: F) -> F:
+    """``--dry-run``, passed as `dry_run`."""
+    return click.option(
+        "--dry-run", is_flag=True, help="Show how SOURCE or the tables are read; load no encoder, store nothing."
+    )(command)
+
+
+def show_readings(sources: Sequence[ReadSource], as_json: bool) -> tuple[Reading, ...]:
+    """Say how sources are read: to people on stderr, or as JSON on stdout."""
+    readings = tuple(source.reading() for source in sources)
+    if as_json:
+        print_json({"reading": [reading.as_json() for reading in readings]})
+    else:
+        for reading in readings:
+            say("\n".join(reading.lines()))
+    return readings
 
 
 def finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:

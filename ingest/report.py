@@ -9,6 +9,7 @@ from typing import Any
 
 from cbmir.errors import SourceError
 from ingest.sources import Failure
+from ingest.tables.reading import Reading
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class IngestReport:
         without_row: Vectors of an embeddings file that no row of a table names.
         seconds: By stage; the stages overlap, ``decode`` is the mean over the workers, ``total`` is the clock.
         interrupted: Whether the run was stopped before the source was read.
+        readings: How each table or folder was read.
     """
 
     collection: str
@@ -44,6 +46,7 @@ class IngestReport:
     without_row: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
+    readings: tuple[Reading, ...] = ()
 
     @property
     def failed(self) -> int:
@@ -87,6 +90,7 @@ class IngestReport:
             "bottleneck": self.bottleneck,
             "images_per_s": round(self.images_per_s, 2),
             "interrupted": self.interrupted,
+            "reading": [reading.as_json() for reading in self.readings],
             "failures": [{"filepath": f.filepath, "place": f.place, "reason": f.reason} for f in self.failures],
         }
 

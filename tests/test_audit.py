@@ -349,7 +349,7 @@ def test_audit__refuses(shelf, filled):
         pytest.raises(ProtocolError, match="none of the 0 in"),
     ):
         audit_collection(empty)
-    with pytest.raises(FilterError, match="no modality 'PET' in eight"):
+    with pytest.raises(FilterError, match="no modality 'PT' in eight"):
         audit_collection(filled, AuditTerms(where=(parse("modality=PET"),)))
     with pytest.raises(ProtocolError, match="no image to audit: none of the 30"):
         audit_collection(filled, AuditTerms(where=(parse("modality=CT"), parse("split=val"))))
@@ -421,7 +421,7 @@ def test_command__errors_are_one_line(shelf, cbmir, tmp_path):
     for options, words in (
         (["--confounder", "extra.site"], "no image has extra.site; they have nothing in extra"),
         (["--threshold", 2], "the threshold is 2"),
-        (["--modality", "PET"], "no modality 'PET'"),
+        (["--modality", "PET"], "no modality 'PT'"),
         (["--pairs", tmp_path / "pairs.txt"], "the name ends in .csv or .parquet"),
     ):
         done = cbmir(*arguments, *options)

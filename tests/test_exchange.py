@@ -166,7 +166,7 @@ def test_export__a_part_and_nothing(filled, edge, tmp_path):
         assert source.count() == report.count == 10
         assert {payload["modality"] for payload, _ in contents(source).values()} == {"CT"}
     assert Manifest.read(tmp_path / "ct").filter == ["modality~c*", "split!=test"]
-    with pytest.raises(FilterError, match="PET"):
+    with pytest.raises(FilterError, match="no modality 'PT'"):
         export(filled, tmp_path / "pet", (parse("modality=PET"),))
     assert not (tmp_path / "pet").exists()
     with edge.create("empty", filled.card) as empty, EdgeStore(tmp_path / "other").create("back", filled.card) as back:

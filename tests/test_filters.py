@@ -1,12 +1,17 @@
 """The filter language: what it reads, what it refuses, and what it says then."""
 
+import unicodedata
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cbmir.errors import FilterError, RecordError
 from cbmir.filters import NAMED, Condition, any_of, canonical, parse, resolve, to_edge, to_qdrant
-from cbmir.schema import FIELDS, INDEXED_FIELDS
+from cbmir.fingerprint import external_card
+from cbmir.schema import FIELDS, INDEXED_FIELDS, point_id
+from evaluate.protocol import wording
 
 
 class Stored:
@@ -213,3 +218,59 @@ def test_to_qdrant__one_filter_for_all_conditions():
 def test_to_engine__an_unresolved_glob_is_refused(build):
     with pytest.raises(FilterError, match="was not resolved"):
         build((parse("labels~XR/*"),))
+
+
+def filled_with(edge, make_batch, values):
+    """A collection of images with these payload fields, as an older cbmir or another program may have stored them."""
+    batch = make_batch(len(values))
+    stored = tuple(replace(record, **fields) for record, fields in zip(batch.records, values, strict=True))
+    collection = edge.create("older", external_card("eight", 8))
+    collection.upsert(replace(batch, records=stored))
+    return collection
+
+
+def test_resolve__a_stored_value_that_holds_a_bar(edge, make_batch):
+    with filled_with(edge, make_batch, [{"patient_id": "A|B"}, {"patient_id": "C"}, {"patient_id": "D"}]) as collection:
+        for text in ("patient_id=A|B", r"patient_id=A\|B", r"patient_id=A\|B|A\|B"):
+            assert collection.count(resolve((parse(text),), collection)) == 1, text
+        assert collection.count(resolve((parse("patient_id!=A|B"),), collection)) == 2
+        assert collection.count(resolve((parse(r"patient_id=A\|B|C"),), collection)) == 2
+        assert collection.count(resolve((parse("patient_id=C|D"),), collection)) == 2
+        with pytest.raises(FilterError, match="no patient_id 'E' in older; there are"):
+            resolve((parse("patient_id=C|E"),), collection)
+
+
+def test_resolve__a_bar_that_may_be_meant_either_way_is_refused(edge, make_batch):
+    with filled_with(edge, make_batch, [{"patient_id": "A|B"}, {"patient_id": "A"}]) as collection:
+        with pytest.raises(FilterError, match=r"write 'patient_id=A\\\|B' for the one, 'patient_id~A\|B' for any"):
+            resolve((parse("patient_id=A|B"),), collection)
+        assert collection.count(resolve((parse(r"patient_id=A\|B"),), collection)) == 1
+        assert collection.count(resolve((parse("patient_id~A|B"),), collection)) == 1
+
+
+def test_resolve__modalities_in_the_spellings_that_are_stored(edge, make_batch):
+    values = [
+        {"modality": "MRI", "labels": ("MRI/brain/glioma",)},
+        {"modality": "MR", "labels": ("MR/brain/glioma",)},
+        {"modality": "CT", "labels": ("CT/brain/glioma",)},
+    ]
+    with filled_with(edge, make_batch, values) as collection:
+        for text in ("modality=MRI", "modality=mr", "modality=Magnetic Resonance", "labels=MRI/brain/Glioma"):
+            assert collection.count(resolve((parse(text),), collection)) == 2, text
+        assert collection.count(resolve((parse("modality!=MRI"),), collection)) == 1
+        assert collection.count(resolve(any_of("modality", ["MRI", "CT scan"]), collection)) == 3
+        with pytest.raises(FilterError, match=r"no modality 'XR' in older; there are .*MRI"):
+            resolve((parse("modality=X-ray"),), collection)
+
+
+@pytest.mark.parametrize("text", ["patient_id=A|B", r"patient_id=A\|B", r"patient_id=A\|B|C", "split=test|val"])
+def test_wording__is_read_back_as_it_was(text):
+    assert wording((parse(text),)) == text
+    assert parse(wording((parse(text),))) == parse(text)
+
+
+def test_canonical__one_form_for_letters_of_one_sign_or_two():
+    one, two = (unicodedata.normalize(form, "Röntgen Ödem") for form in ("NFC", "NFD"))
+    for field in ("labels", "pathology", "anatomic_region", "patient_id", "view"):
+        assert canonical(field, one) == canonical(field, two)
+    assert point_id("d", one) == point_id("d", two)

@@ -257,7 +257,8 @@ def write_hostile_table(table: Path, folder: Path, expected: Expected) -> Expect
     """A table of the files below `folder` and of rows that are wrong themselves."""
     stored = expected.stored - {"special/caf\\xe9.png"}
     failed = dict(expected.failed)
-    rows = [[name, "train", ""] for name in sorted([*stored, *failed])]
+    ages = ("", "old", "nan", "-3", "414", "061Y")  # an age that can't be read costs no image
+    rows = [[name, "train", ages[place % 6]] for place, name in enumerate(sorted([*stored, *failed]))]
     names = {
         "special/folder.png": "is not a regular file",
         "special/folder_link.png": "is not a regular file",
@@ -268,14 +269,11 @@ def write_hostile_table(table: Path, folder: Path, expected: Expected) -> Expect
         "null\x00byte.png": "null byte",
         "": "has no filepath",
         "jpeg/split.jpg": "is none of train, val, test",
-        "jpeg/age.jpg": "is no number",
-        "jpeg/nan.jpg": "is not finite",
         "jpeg/line\nbreak.jpg": "is none of train, val, test",
     }
     for name, reason in names.items():
         split = "holdout" if "none of" in reason else "train"
-        age = {"is no number": "old", "is not finite": "nan"}.get(reason, "")
-        rows.append([name, split, age])
+        rows.append([name, split, ""])
     failed.update(names)
     for name in sorted(stored)[:30]:
         rows.append([name, "train", ""])
@@ -431,7 +429,7 @@ def test_table__column_without_a_name_keeps_its_place(tmp_path):
     ],
 )
 def test_table__a_broken_line_costs_only_itself(tmp_path, line, reason):
-    first, broken, last = items(tmp_path / "t.csv", b"filepath,note\na.png,x\n" + line + b"\nc.png,z\n")
+    first, broken, last = items(tmp_path / "t.csv", "filepath,note\na.png,é\n".encode() + line + b"\nc.png,z\n")
     assert isinstance(first, SourceImage)
     assert isinstance(broken, Failure)
     assert isinstance(last, SourceImage)
@@ -439,10 +437,15 @@ def test_table__a_broken_line_costs_only_itself(tmp_path, line, reason):
     assert broken.place == "t.csv row 2"
 
 
-def test_table__a_quote_that_is_never_closed_is_counted(tmp_path):
-    first, broken = items(tmp_path / "t.csv", 'filepath,note\na.png,x\nb.png,"y\nc.png,z\n')
+def test_table__a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path):
+    with pytest.raises(SourceError, match=r"t\.csv: the quote that is opened in line 3 takes 2 lines"):
+        items(tmp_path / "t.csv", 'filepath,note\na.png,x\nb.png,"y\nc.png,z\n')
+
+
+def test_table__a_quote_that_is_never_closed_in_the_last_line_costs_that_row(tmp_path):
+    first, broken = items(tmp_path / "t.csv", 'filepath,note\na.png,x\nb.png,"y\n')
     assert isinstance(first, SourceImage)
-    assert "unexpected end of data, in line 4" in broken.reason
+    assert "unexpected end of data, in line 3" in broken.reason
 
 
 @pytest.mark.parametrize("column", ["filepath", "labels", "XR/chest/mass", "note"])
@@ -480,10 +483,12 @@ def test_table__values_the_engine_can_not_hold(tmp_path):
     encoder = get("pixels")
     with open_store(tmp_path / "store") as store, store.create("pixels", encoder.card) as collection:
         report = ingest_images(open_source(tmp_path / "t.parquet"), encoder, collection, 1)
-        (point,) = [point for page in collection.scroll() for point in page]
+        points = [point for page in collection.scroll() for point in page]
         again = ingest_images(open_source(tmp_path / "t.parquet"), encoder, collection, 1)
-    assert (report.stored, [item.reason for item in report.failures]) == (1, ["age_years 'inf' is not finite"])
-    assert (again.skipped, again.updated) == (1, 0)
+    assert (report.stored, report.failures) == (2, [])
+    assert (again.skipped, again.updated) == (2, 0)
+    point, infinite = sorted(points, key=lambda point: point.payload["filepath"])
+    assert (point.payload["age_years"], infinite.payload.get("age_years")) == (61.0, None)
     assert point.payload["study_date"] == "2020-01-02T03:04:05"
     assert point.payload["extra"] == {
         "nested": [{"deep": [1.5, None], "when": "x"}],
@@ -494,10 +499,11 @@ def test_table__values_the_engine_can_not_hold(tmp_path):
     }
 
 
-def test_table__a_date_the_engine_can_not_read_is_a_failure(tmp_path):
-    good, bad = items(tmp_path / "t.csv", "filepath,study_date\na.png,20200102\nb.png,yesterday\n")
-    assert good.record.study_date == "2020-01-02T00:00:00"
-    assert bad.reason == "study_date 'yesterday' is no date"
+def test_table__a_date_that_is_none_is_left_out_and_said(tmp_path):
+    (tmp_path / "t.csv").write_text("filepath,study_date\na.png,20200102\nb.png,yesterday\n")
+    source = open_source(tmp_path / "t.csv")
+    assert [item.record.study_date for item in source] == ["2020-01-02T00:00:00", None]
+    assert [str(change) for change in source.reading().lost] == ["study_date of 1: yesterday"]
 
 
 def test_ingest_images__a_label_that_is_gone_from_the_table_is_gone_from_the_store(tmp_path):

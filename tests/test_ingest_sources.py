@@ -106,7 +106,7 @@ def test_table__parquet_gives_what_csv_gives(tmp_path):
     [
         (",d,train,0", "has no filepath"),
         ("a.png,d,holdout,0", "is none of train, val, test"),
-        ("a.png,d,train,yes", "not 0 or 1"),
+        ("a.png,d,train,maybe", "not 0, 1, -1"),
     ],
 )
 def test_table__a_bad_row_is_a_failure_with_its_place(tmp_path, row, reason):
@@ -129,7 +129,7 @@ def test_table__absolute_paths_below_the_root_become_relative(tmp_path):
     ("name", "data"),
     [
         ("empty.csv", b""),
-        ("no_filepath.csv", b"path,label\na,b\n"),
+        ("no_filepath.csv", b"note,label\na,b\n"),
         ("binary.csv", b"\xff\xfe\x00\x01\n\x00"),
         ("text.parquet", b"filepath\na.png\n"),
     ],

@@ -38,7 +38,7 @@ def test_prune__only_what_the_filter_leaves(filled, root):
     assert (report.looked_at, [path for _, path in report.gone]) == (10, ["00027.png"])
     assert filled.count() == 29
     assert len(prune(filled, root, (parse("modality~[MX]R"),)).gone) == 2
-    with pytest.raises(FilterError, match="no modality 'PET' in eight; there are"):
+    with pytest.raises(FilterError, match="no modality 'PT' in eight; there are"):
         prune(filled, root, (parse("modality=PET"),))
 
 

@@ -15,6 +15,7 @@ from evaluate.audit.patients import Patients
 from evaluate.audit.terms import AuditTerms
 from evaluate.protocol import NAMED, wording
 from evaluate.rows import row_json, write_rows
+from evaluate.significance import units_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +256,11 @@ class AuditReport:
                 f"{head}  {_figure(item.index)}  {interval:16}  {_figure(item.chance)}  {item.pull:10}"
                 f"  {_figure(item.ratio)}  {_figure(item.ratio_chance)}  {item.neighbours_left_out:>19,}"
             )
+        unknown = self.patients.without_patient
+        over = units_over(self.patients.patients + unknown, unknown)
         yield (
             f"ratio: those of its label to those with its value; intervals of the index: {terms.draws:,} draws of "
-            f"patients, seed {terms.seed}"
+            f"{over}, seed {terms.seed}"
         )
 
     def _contamination(self) -> Iterator[str]:

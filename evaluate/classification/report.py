@@ -227,14 +227,21 @@ class ClassificationReport:
         if isinstance(self.method, Voting):
             excluded = " and ".join(["the query itself", *(f"its {name}" for name in barred.by)])
             yield f"excluded    {excluded}: {barred.images_excluded:,} images for {barred.queries_affected:,} queries"
+            if warning := barred.warning(setting.queries.images):
+                yield f"WARNING     {warning}"
             yield f"search      {setting.search[0]}"
+        elif barred.queries_without_patient:
+            yield (
+                f"WARNING     {barred.queries_without_patient:,} of {setting.queries.images:,} queries have no "
+                "patient_id: whether their patient has training images can't be told"
+            )
         yield from self.left_out.lines(setting.intervals.draws)
 
     def _sureness(self) -> Iterator[str]:
         shown = [row for row in self.rows if row.group == EVERYONE and not math.isnan(row.low)]
         if shown:
             drawn = self.setting.intervals
-            yield f"95% intervals, {drawn.draws:,} draws of {drawn.clusters:,} patients:"
+            yield f"95% intervals, {drawn.draws:,} draws of {drawn.units}:"
         for row in shown:
             yield f"{row.average:7} {row.measure:12} {figure(row.value)}  {figure(row.low)} to {figure(row.high)}"
 

@@ -114,6 +114,7 @@ def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
         entries=_entries(contenders, aligned),
         queries=len(shared),
         clusters=resampler.count,
+        alone=resampler.alone,
         rows=tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluate.retrieval.report import Average, Setting
 from evaluate.rows import row_json, write_rows
+from evaluate.significance import units, units_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +87,9 @@ class ComparisonReport:
         setting: The terms, as the first collection met them.
         entries: The collections, in the order given.
         queries: Queries that all of them share.
-        clusters: Patients among these; a query without one counts as a patient.
+        clusters: Patients among these, and queries without one.
         rows: A row a pair, measure, cutoff and average.
+        alone: Of the clusters, queries without a patient.
     """
 
     setting: Setting
@@ -95,6 +97,7 @@ class ComparisonReport:
     queries: int
     clusters: int
     rows: tuple[CompareRow, ...]
+    alone: int = 0
 
     @property
     def same_gallery(self) -> bool:
@@ -125,7 +128,8 @@ class ComparisonReport:
             },
             "collections": [asdict(entry) for entry in self.entries],
             "queries_shared": self.queries,
-            "patients": self.clusters,
+            "patients": self.clusters - self.alone,
+            "queries_without_patient": self.alone,
             "same_gallery": self.same_gallery,
             "tests": self.tests,
             "rows": [row_json(row) for row in self.rows],
@@ -167,13 +171,16 @@ class ComparisonReport:
             )
             if entry.relabelled:
                 yield f"{'':{wide}} {entry.relabelled:,} of its queries have another class here than in the first"
-        yield f"{'queries':{wide}} {setting.queries.filter}: {self.queries:,} shared, of {self.clusters:,} patients"
+        drawn, over = units(self.clusters, self.alone), units_over(self.clusters, self.alone)
+        yield f"{'queries':{wide}} {setting.queries.filter}: {self.queries:,} shared, of {drawn}"
         yield f"{'gallery':{wide}} {setting.gallery.filter}: {self._galleries()}"
         excluded = " and ".join(["the query itself", *(f"its {name}" for name in setting.exclusion.by)])
         yield f"{'excluded':{wide}} {excluded}; search {setting.search[0]}, cbmir {setting.version}"
+        if warning := setting.exclusion.warning(setting.queries.images):
+            yield f"{'WARNING':{wide}} {warning}"
         draws = setting.intervals.draws
         sureness = (
-            f"paired randomisation over patients, {draws:,} draws, seed {setting.intervals.seed}; "
+            f"paired randomisation over {over}, {draws:,} draws, seed {setting.intervals.seed}; "
             f"Holm's correction for {self.tests:,} tests; 95% intervals of the difference"
         )
         yield f"{'test':{wide}} {sureness if draws else 'none was asked for'}"

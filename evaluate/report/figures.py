@@ -44,7 +44,7 @@ def draw_curves(findings: Sequence[Finding], terms: ReportTerms) -> Drawing:
     series = [_series(name, item.curve) for name, item in measured]
     symbol = SYMBOLS[terms.measure]
     caption = (
-        f"Micro-averaged {terms.measure} of the first k places, with 95% intervals over patients. "
+        f"Micro-averaged {terms.measure} of the first k places, with 95% intervals over {_over(measured)}. "
         f"{_subject([item for _, item in measured])}"
     )
     return Drawing.of(curves(series, f"{symbol}@k"), "curves", f"{symbol}@k for k = 1 to {_longest(series)}", caption)
@@ -64,7 +64,7 @@ def draw_groups(findings: Sequence[Finding], terms: ReportTerms) -> Iterator[Dra
             continue
         series = [_series(name, [mine.get(group, empty) for group in shown]) for name, mine in rows.items()]
         caption = (
-            "Micro-averaged, with 95% intervals over patients, none where all queries are of one patient. "
+            f"Micro-averaged, with 95% intervals over {_over(list(measured.items()))}, none where there is only one. "
             "In brackets the queries that have a value."
         )
         if hidden := len(sizes) - len(shown):
@@ -150,6 +150,11 @@ def _series(name: str, rows: Sequence[Row]) -> Series:
 
 def _longest(series: Sequence[Series]) -> int:
     return max(len(item.values) for item in series)
+
+
+def _over(measured: Sequence[tuple[str, Measured]]) -> str:
+    """What intervals are drawn over: patients, or images where these aren't known."""
+    return measured[0][1].retrieval.setting.intervals.over if measured else "patients"
 
 
 def _subject(measured: Sequence[Measured]) -> str:

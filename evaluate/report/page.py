@@ -17,6 +17,7 @@ from evaluate.report.report import Report
 from evaluate.report.standings import LEVEL, shown
 from evaluate.report.terms import CURVE_K
 from evaluate.retrieval.report import RetrievalReport, Setting, Side
+from evaluate.significance import units
 
 _RULES = {
     "any": "Images are right answers to each other if they share a value of {}.",
@@ -100,6 +101,8 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
             f"{barred.queries_without_patient:,} queries without patient_id, whose patient's images can't be told"
         ),
     )
+    if warning := barred.warning(setting.queries.images):
+        yield "warning", warning
     coverage = next(row.coverage for row in retrieval.rows if row.group == "all")
     yield "coverage", f"{coverage:.1%} of the queries have a right answer in the gallery"
     missing = setting.classes_without_gallery
@@ -119,11 +122,12 @@ def _sureness(report: Report) -> str:
     protocol = report.terms.protocol
     if not protocol.draws:
         return "none were asked for (0 draws)"
-    clusters = sorted({item.retrieval.setting.intervals.clusters for item in report.measured})
-    text = f"percentile bootstrap over patients, {protocol.draws:,} draws, seed {protocol.seed}"
-    if clusters:
-        text += f", {' to '.join(f'{count:,}' for count in dict.fromkeys((clusters[0], clusters[-1])))} patients"
-        text += " (fewer than about 20: too narrow)" if clusters[0] < 20 else ""
+    drawn = sorted((item.retrieval.setting.intervals for item in report.measured), key=lambda item: item.clusters)
+    over = drawn[0].over if drawn else "patients"
+    text = f"percentile bootstrap over {over}, {protocol.draws:,} draws, seed {protocol.seed}"
+    if drawn:
+        text += f", {' to '.join(dict.fromkeys((drawn[0].units, drawn[-1].units)))}"
+        text += " (fewer than about 20: too narrow)" if drawn[0].clusters < 20 else ""
     return text
 
 
@@ -147,8 +151,8 @@ def _comparison(report: Report) -> str:
         else "no test was asked for (0 draws)"
     )
     return (
-        f"{made.queries:,} queries of {made.clusters:,} patients that all collections have. Paired randomisation test "
-        f"in which all queries of a patient are swapped together: {how}."
+        f"{made.queries:,} queries of {units(made.clusters, made.alone)} that all collections have. "
+        f"Paired randomisation test in which all queries of a patient are swapped together: {how}."
     )
 
 

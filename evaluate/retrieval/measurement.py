@@ -181,7 +181,7 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
     protocol, queries, gallery = trial.protocol, trial.queries, trial.gallery
     classes = set(trial.classes.tolist())
     uncovered = classes - set(trial.classes[relevance.covered].tolist())
-    clusters = Resampler(patients(trial)).count
+    resampler = Resampler(patients(trial))
     asks_store = any(search != "exact" for search in protocol.searches)
     return Setting(
         collection=collection.name,
@@ -213,5 +213,5 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         k=protocol.k,
         search=protocol.searches,
         ef=search_ef(protocol.depth) if asks_store else None,
-        intervals=Intervals(protocol.draws, protocol.seed, clusters),
+        intervals=Intervals(protocol.draws, protocol.seed, resampler.count, resampler.alone),
     )

@@ -10,6 +10,7 @@ import cbmir
 from cbmir.fingerprint import EncoderCard
 from evaluate.protocol import NAMED
 from evaluate.rows import row_json, write_rows
+from evaluate.significance import units, units_over
 
 Average = Literal["micro", "macro"]
 
@@ -84,20 +85,47 @@ class Barred:
     images_excluded: int
     queries_without_patient: int
 
+    def warning(self, queries: int) -> str:
+        """What a reader must know where patients are to be excluded and aren't known; else empty.
+
+        Args:
+            queries: How many there are.
+        """
+        if self.same_patient == "included" or not self.queries_without_patient:
+            return ""
+        if self.queries_without_patient == queries:
+            return "no image has a patient_id: same-patient images are not excluded"
+        return (
+            f"{self.queries_without_patient:,} of {queries:,} queries have no patient_id: "
+            "for these same-patient images are not excluded"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How 95% intervals were made: by a percentile bootstrap over patients.
+    """How 95% intervals were made: by a percentile bootstrap over patients, or over images where these aren't known.
 
     Attributes:
         draws: 0 for none.
         seed: Of the draws.
-        clusters: Patients among the queries; a query without one counts as a patient.
+        clusters: What is drawn: patients among the queries, and queries without one.
+        alone: Of the clusters, queries without a patient.
     """
 
     draws: int
     seed: int
     clusters: int
+    alone: int = 0
+
+    @property
+    def units(self) -> str:
+        """How many of what is drawn, in words."""
+        return units(self.clusters, self.alone)
+
+    @property
+    def over(self) -> str:
+        """The kind of what is drawn."""
+        return units_over(self.clusters, self.alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +242,8 @@ class RetrievalReport:
             f"{exclusion.images_excluded:,} images for {exclusion.queries_affected:,} queries; "
             f"{exclusion.queries_without_patient:,} queries without patient_id"
         )
+        if warning := exclusion.warning(setting.queries.images):
+            yield f"WARNING     {warning}"
         yield f"search      {'; '.join(_search(name, setting) for name in setting.search)}"
 
     def _sureness(self) -> Iterator[str]:
@@ -221,7 +251,7 @@ class RetrievalReport:
         setting = self.setting
         shown = [row for row in self.rows if row.group == "all" and row.k == min(setting.k) and not math.isnan(row.low)]
         if shown:
-            yield f"95% intervals, {setting.intervals.draws:,} draws of {setting.intervals.clusters:,} patients:"
+            yield f"95% intervals, {setting.intervals.draws:,} draws of {setting.intervals.units}:"
         for row in shown:
             name = f"{row.measure}@{row.k}"
             interval = f"{_figure(row.low)} to {_figure(row.high)}"

@@ -127,7 +127,7 @@ class SweepReport:
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         yield (
             f"queries     {setting.queries.filter}: {setting.queries.images:,} images of "
-            f"{setting.intervals.clusters:,} patients; {setting.queries.unlabelled:,} without {setting.label} left out"
+            f"{setting.intervals.units}; {setting.queries.unlabelled:,} without {setting.label} left out"
         )
         yield (
             f"gallery     {setting.gallery.filter}: {setting.gallery.images:,} images, "
@@ -139,6 +139,8 @@ class SweepReport:
         yield f"relevant    by {setting.label}, {setting.relevance}; the queries have {setting.classes:,} classes"
         excluded = " and ".join(["the query itself", *(f"its {name}" for name in setting.exclusion.by)])
         yield f"excluded    {excluded}; search exact, a scan of all vectors"
+        if warning := setting.exclusion.warning(setting.queries.images):
+            yield f"WARNING     {warning}"
 
     def _drawn(self) -> str:
         if self.unit == "image":

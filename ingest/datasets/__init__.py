@@ -7,7 +7,7 @@ from ingest.datasets.base import DATASETS
 from ingest.datasets.merge import Merged, merge
 from ingest.datasets.preparation import Preparation, PrepareOptions, prepare
 from ingest.datasets.report import PrepareReport
-from ingest.datasets.tablefile import check_suffix
+from ingest.tables.writing import check_suffix
 
 __all__ = ["DATASETS", "Merged", "Preparation", "PrepareOptions", "PrepareReport", "check_suffix", "merge", "prepare"]
 

@@ -15,7 +15,7 @@ import pyarrow.csv as pa_csv
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.schema import label_slug
-from ingest.datasets.tablefile import ONLY_WHERE_NEEDED, check_suffix, written
+from ingest.tables.writing import ONLY_WHERE_NEEDED, check_suffix, written
 
 _BLOCK_BYTES = 8 << 20
 _KEY = ("dataset", "filepath")

@@ -9,24 +9,10 @@ from numpy.typing import NDArray
 
 from cbmir.errors import SourceError
 from ingest.datasets.base import Mode
+from ingest.tables.findings import CHEXPERT
 
 SUPPORT_DEVICES = "Support Devices"
-OBSERVATIONS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    SUPPORT_DEVICES,
-)
+OBSERVATIONS = CHEXPERT
 _STATES = {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": -1, "-1.0": -1}
 
 

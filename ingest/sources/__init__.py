@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from cbmir.errors import SourceError
-from ingest.sources.base import GIVEN_FIELDS, Failure, Source, SourceImage, SourceOptions
+from ingest.sources.base import Failure, ReadSource, Source, SourceImage, SourceOptions
+from ingest.tables.columns import GIVEN_FIELDS
 
-__all__ = ["GIVEN_FIELDS", "Failure", "Source", "SourceImage", "SourceOptions", "open_source"]
+__all__ = ["GIVEN_FIELDS", "Failure", "ReadSource", "Source", "SourceImage", "SourceOptions", "open_source"]
 
 
 class _Reader(Protocol):
@@ -16,10 +17,10 @@ class _Reader(Protocol):
 
     def accepts(self, path: Path) -> bool: ...
 
-    def read(self, path: Path, options: SourceOptions) -> Source: ...
+    def read(self, path: Path, options: SourceOptions) -> ReadSource: ...
 
 
-def open_source(path: Path, options: SourceOptions | None = None) -> Source:
+def open_source(path: Path, options: SourceOptions | None = None) -> ReadSource:
     """The source of image records at a path.
 
     Raises:

@@ -1,33 +1,20 @@
 """What a source of image records is."""
 
-import math
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.filters import canonical
-from cbmir.schema import FIELDS, ImageRecord, RecordKind, label_slug
+from cbmir.schema import ImageRecord, RecordKind, label_slug
 from cbmir.volumes import is_volume
+from ingest.tables.columns import GIVEN_FIELDS
+from ingest.tables.options import TableOptions
+from ingest.tables.reading import Reading, Tally
+from ingest.tables.values import value_of
 
-GIVEN_FIELDS = (
-    "split",
-    "modality",
-    "anatomic_region",
-    "patient_id",
-    "study_id",
-    "series_id",
-    "age_years",
-    "sex",
-    "view",
-    "study_date",
-    "thumbnail_url",
-)
-"""Fields a source may know besides file path, data set and labels; the others are computed from the file."""
-
-_SPLITS = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
+_FIRST_LABELS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +57,7 @@ class SourceOptions:
         dataset: Data set of records that name none.
         folder_labels: Whether folders below a folder source are labels.
         constants: Values of `GIVEN_FIELDS` for records that lack them.
+        table: How to read a table.
 
     Raises:
         SourceError: a text is no Unicode, as bytes on a command line may be.
@@ -79,6 +67,7 @@ class SourceOptions:
     dataset: str | None = None
     folder_labels: bool = True
     constants: Mapping[str, str] = field(default_factory=dict)
+    table: TableOptions = field(default_factory=TableOptions)
 
     def __post_init__(self) -> None:
         for text in (self.dataset or "", *self.constants.values()):
@@ -101,13 +90,20 @@ class Source(Protocol):
         """All items, in the same order each time."""
 
 
+class ReadSource(Source, Protocol):
+    """A source that says how it is read, before anything is done with its images."""
+
+    def reading(self) -> Reading:
+        """How it is read, with counts of all its items."""
+
+
 def make_record(
     filepath: str, dataset: str, labels: list[str], given: Mapping[str, str], extra: Mapping[str, Any]
 ) -> ImageRecord:
     """An image record from texts, in canonical form.
 
-    Modality and region that aren't given are taken from the first label; the name of the file says whether it is an
-    image or a volume.
+    Labels without a modality are completed by the modality and the region that are given. Modality and region that
+    aren't given are taken from the first label. The name of the file says whether it is an image or a volume.
 
     Args:
         filepath: Key of the image within its data set.
@@ -122,6 +118,10 @@ def make_record(
     values: dict[str, Any] = {
         name: _typed(name, text) for name, text in given.items() if name in GIVEN_FIELDS and text.strip()
     }
+    values = {name: value for name, value in values.items() if value != ""}
+    if values.get("modality") and values.get("anatomic_region"):
+        start = f"{values['modality']}/{values['anatomic_region']}/"
+        labels = [label if "/" in label else start + label for label in labels]
     slugs = tuple(dict.fromkeys(label_slug(label) for label in labels))
     if slugs and "/" in slugs[0]:
         modality, region, *_ = slugs[0].split("/")
@@ -131,23 +131,64 @@ def make_record(
     return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind, extra=extra, **values)
 
 
+def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
+    """Count what the items of a source come to."""
+    images = failed = without_patient = without_study = without_label = bare = 0
+    patients: set[tuple[str, str]] = set()
+    studies: set[tuple[str, str]] = set()
+    labels: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, Failure):
+            failed += 1
+            continue
+        record = item.record
+        images += 1
+        if record.patient_id:
+            patients.add((record.dataset, record.patient_id))
+        if record.study_id:
+            studies.add((record.dataset, record.study_id))
+        labels.update(dict.fromkeys(record.labels))
+        without_patient += not record.patient_id
+        without_study += not record.study_id
+        without_label += not record.labels
+        bare += bool(record.labels) and "/" not in record.labels[0]
+    return Tally(
+        images=images,
+        failed=failed,
+        patients=len(patients),
+        studies=len(studies),
+        without_patient=without_patient,
+        without_study=without_study,
+        labels=len(labels),
+        without_label=without_label,
+        first_labels=tuple(labels)[:_FIRST_LABELS],
+        bare_labels=bare,
+    )
+
+
+def located(root: Path, filepath: str) -> str:
+    """A path as the disk spells it: ``ö`` may be one sign there or two, whichever the table has."""
+    if filepath.isascii():
+        return filepath
+    forms = dict.fromkeys((filepath, *(unicodedata.normalize(form, filepath) for form in ("NFC", "NFD"))))
+    return next((form for form in forms if _exists(root / form)), filepath)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or no text: that it can't be read is counted
+        return False
+
+
 def printable(name: str) -> str:
     """A file name as text; bytes that are no UTF-8 become escapes, for the engine stores text."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _typed(name: str, text: str) -> str | float:
-    if name == "split":
-        return _SPLITS.get(text.strip().lower(), text.strip().lower())
-    kind = FIELDS[name].kind
     try:
-        if kind == "datetime":
-            return datetime.fromisoformat(text.strip()).isoformat()  # the engines read fewer spellings than Python
-        if kind != "float":
-            return canonical(name, text)
-        number = float(text)
+        value = value_of(name, text)
     except ValueError as error:
-        raise RecordError(f"{name} {text!r} is no {'number' if kind == 'float' else 'date'}") from error
-    if not math.isfinite(number):
-        raise RecordError(f"{name} {text!r} is not finite")
-    return number
+        raise RecordError(f"{name} {error}") from error
+    return float(value) if name == "age_years" and value else value

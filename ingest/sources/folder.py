@@ -8,7 +8,8 @@ from pathlib import Path
 from cbmir.errors import RecordError, SourceError
 from cbmir.images import IMAGE_SUFFIXES
 from cbmir.volumes import VOLUME_SUFFIXES, is_volume
-from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record, printable
+from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record, printable, tally_of
+from ingest.tables.reading import Reading, tally_warnings
 
 FORM = "a folder of images"
 _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -19,7 +20,7 @@ def accepts(path: Path) -> bool:
     return path.is_dir()
 
 
-def read(path: Path, options: SourceOptions) -> Source:
+def read(path: Path, options: SourceOptions) -> "FolderSource":
     """List the images below a folder.
 
     Raises:
@@ -54,6 +55,14 @@ class FolderSource:
         for relative in self._paths:
             yield self._item(relative)
 
+    def reading(self) -> Reading:
+        """How the folder is read, with counts of all its images."""
+        tally = tally_of(self)
+        rule = "from the folders, as in train/XR/chest/pneumonia" if self._options.folder_labels else "none are taken"
+        notes = tuple(f"passed over, no image suffix: {suffix} {count:,}" for suffix, count in self.ignored.items())
+        warnings = tuple(tally_warnings(tally))
+        return Reading(self._place, "a folder", tally, label_rule=rule, notes=notes, warnings=warnings)
+
     def _list(self) -> Mapping[str, int]:
         others: Counter[str] = Counter()
         for folder, folders, files in os.walk(self._folder, onerror=self._fail):
@@ -81,7 +90,7 @@ class FolderSource:
             folders = name.split("/")[:-1]
             split = [part for part in folders if part.lower() in _SPLIT_FOLDERS]
             given.update({"split": split[0]} if split else {})
-            labels = _labels([part for part in folders if part not in split], given)
+            labels = ["/".join(parts)] if (parts := [part for part in folders if part not in split]) else []
         try:
             dataset = self._options.dataset or printable(self._folder.resolve().name)
             record = make_record(name, dataset, labels, given, {})
@@ -95,9 +104,3 @@ def _is_link(path: Path) -> bool:
         return path.is_symlink()
     except OSError:  # the path is too long; that it can't be listed is counted
         return False
-
-
-def _labels(parts: list[str], given: Mapping[str, str]) -> list[str]:
-    if len(parts) == 1 and given.get("modality") and given.get("anatomic_region"):
-        parts = [given["modality"], given["anatomic_region"], *parts]
-    return ["/".join(parts)] if parts else []

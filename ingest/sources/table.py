@@ -1,45 +1,39 @@
-"""A table of image records, CSV or Parquet: the published one-hot format, or a ``labels`` column, or both.
+"""A table of image records: CSV, Parquet or Excel, in any layout that `ingest.tables` can tell.
 
-Columns named as payload fields fill them. A column whose name has a slash (``XR/chest/Pneumonia``) is a label and holds
-0 or 1. ``labels`` holds labels parted by ``|`` (in Parquet also lists). Any other column goes to ``extra``.
+Columns named as payload fields, or by an alias, fill them. Columns of findings, and those whose name has a slash
+(``XR/chest/Pneumonia``), are labels and hold 0 or 1. A column ``labels`` holds texts or lists. Any other goes to
+``extra``.
 """
 
-import csv
-import gzip
-import math
-import zlib
-from collections import Counter
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from cbmir.errors import RecordError
+from ingest.sources.base import Failure, SourceImage, SourceOptions, located, make_record, printable, tally_of
+from ingest.tables.columns import EXTRA, LABEL
+from ingest.tables.labels import UNCERTAIN, flag_of, label_name
+from ingest.tables.reading import Reading, reading_of
+from ingest.tables.rows import SUFFIXES, BrokenRow, TableFile
+from ingest.tables.survey import survey
+from ingest.tables.values import json_of, text_of
 
-from cbmir.errors import RecordError, SourceError
-from ingest.sources.base import GIVEN_FIELDS, Failure, Source, SourceImage, SourceOptions, make_record, printable
-
-FORM = "a table (.csv, .csv.gz, .tsv, .parquet)"
-CHUNK_ROWS = 20_000  # of Parquet
-_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet")
-_ALIASES = {"plane": "view", "region": "anatomic_region", "label": "labels"}
-_TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
+FORM = f"a table ({', '.join(SUFFIXES)})"
 _OFF = ("0", 0, "", None)
-_FROM_FILE = ("sha256", "kind", "width", "height", "depth")
-_RESERVED = ("filepath", "dataset", "labels", "pathology", "primary_label", *_FROM_FILE, "extra")
-_BROKEN = (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowException)
 
 
 def accepts(path: Path) -> bool:
     """Whether the path looks like a table."""
-    return path.is_file() and path.name.lower().endswith(_SUFFIXES)
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
-def read(path: Path, options: SourceOptions) -> Source:
-    """Open a table; its rows are read as they are asked for.
+def read(path: Path, options: SourceOptions) -> "TableSource":
+    """Open a table and read it once, to see what its columns are.
 
     Raises:
-        SourceError: it can't be read, has no column ``filepath``, or a column twice.
+        SourceError: it can't be read, has no column of file paths, a column twice or two for one field, or quotes that
+            swallow rows.
     """
     return TableSource(path, options)
 
@@ -48,172 +42,81 @@ class TableSource:
     """The rows of one table.
 
     Attributes:
-        total: Rows, where the format knows; a CSV would have to be read for it.
+        total: Rows.
         ignored: Always empty.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
-        self._path = path
+        self._name = printable(path.name)
         self._options = options
         self._root = options.root or path.parent
         self.ignored: Mapping[str, int] = {}
-        self.total: int | None = None
-        self._columns: list[str] = []
-        try:
-            if path.suffix.lower() == ".parquet":
-                parquet = pq.ParquetFile(path)
-                self.total, self._columns = parquet.metadata.num_rows, parquet.schema_arrow.names
-            else:
-                self._columns = self._header()
-        except _BROKEN as error:
-            raise SourceError(f"can't read the table {path}: {_line(error)}") from error
-        self._check_columns()
-        self._known = {name: _ALIASES.get(name, name) for name in self._columns if name not in self._shadowed()}
-        self._labels = [(place, name) for place, name in enumerate(self._columns) if "/" in name]
-        self._plain = [(place, name) for place, name in enumerate(self._columns) if "/" not in name]
-        self._others = [
-            name for _, name in self._plain if self._known.get(name, name) not in (*GIVEN_FIELDS, *_RESERVED)
-        ]
+        self._file = TableFile(path)
+        self._plan = survey(self._file, options.table)
+        self.total: int | None = self._plan.rows + self._plan.broken
+        names = self._file.names
+        self._path = self._plan.places("filepath")[0]
+        self._dataset = self._plan.places("dataset")
+        self._flags = [(place, label_name(names[place])) for place in self._plan.places(LABEL)]
+        self._extras = [(place, names[place]) for place in self._plan.places(EXTRA)]
+        self._fields = [(self._plan.places(role)[0], role, values) for role, values in self._plan.values.items()]
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All rows, in order."""
-        try:
-            for number, row in enumerate(self._rows() if self.total is None else self._parquet_rows(), start=1):
-                yield row if isinstance(row, Failure) else self._item(row, number)
-        except _BROKEN as error:
-            raise SourceError(f"the table {self._path} breaks off: {_line(error)}") from error
+        for number, row in enumerate(self._file, start=1):
+            place = f"{self._name} row {number}"
+            yield Failure(row.first, place, row.reason) if isinstance(row, BrokenRow) else self._item(row, place)
 
-    def _check_columns(self) -> None:
-        if "filepath" not in self._columns:
-            raise SourceError(
-                f"table {self._path} has no column filepath; its columns are {', '.join(self._columns[:12])}"
-            )
-        twice = [name for name, count in Counter(self._columns).items() if count > 1]
-        if twice:
-            raise SourceError(f"table {self._path} has more than one column {', '.join(twice[:12])}")
+    def reading(self) -> Reading:
+        """How the table is read; reads all of it once more to count what comes of it."""
+        return reading_of(self._plan, self._name, tally_of(self), self._options.table)
 
-    def _shadowed(self) -> list[str]:
-        return [alias for alias, name in _ALIASES.items() if name in self._columns]
-
-    def _header(self) -> list[str]:
-        """Column names of a CSV; a column without a name is called by its place."""
-        cells = next(self._lines(), None)
-        if cells is None:
-            raise ValueError("it is empty")
-        if isinstance(cells, str):
-            raise ValueError(f"its first line {cells}")
-        return [name.strip() or f"column {place}" for place, name in enumerate(cells, start=1)]
-
-    def _rows(self) -> Iterator[Sequence[Any] | Failure]:
-        lines = self._lines()
-        next(lines, None)  # the header
-        for number, cells in enumerate(lines, start=1):
-            if isinstance(cells, str):
-                yield Failure("", f"{printable(self._path.name)} row {number}", cells)
-            elif len(cells) < len(self._columns) or any(cells[len(self._columns) :]):
-                reason = f"has {len(cells)} cells where the header has {len(self._columns)}"
-                yield Failure(cells[0], f"{printable(self._path.name)} row {number}", reason)
-            else:
-                yield cells
-
-    def _lines(self) -> Iterator[list[str] | str]:
-        """The lines of a CSV in cells, or as the reason why one can't be read; empty lines are passed over."""
-        opened = gzip.open if self._path.suffix.lower() == ".gz" else open
-        separator = "\t" if self._path.suffix.lower() == ".tsv" else ","
-        with opened(self._path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            while True:
-                try:
-                    cells = next(reader)
-                    "".join(cells).encode()
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield f"can't be read: {error}, in line {reader.line_num}"
-                except UnicodeEncodeError:
-                    yield "is not UTF-8 text"
-                else:
-                    if cells:
-                        yield cells
-
-    def _parquet_rows(self) -> Iterator[Sequence[Any]]:
-        for batch in pq.ParquetFile(self._path).iter_batches(CHUNK_ROWS):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-    def _item(self, cells: Sequence[Any], number: int) -> SourceImage | Failure:
-        row = {name: cells[place] for place, name in self._plain}
-        filepath = _text(row["filepath"])
-        place = f"{printable(self._path.name)} row {number}"
+    def _item(self, cells: Sequence[Any], place: str) -> SourceImage | Failure:
+        filepath = text_of(cells[self._path])
         try:
             if not filepath:
                 raise RecordError("has no filepath")
-            texts = {self._known[name]: _text(value) for name, value in row.items() if name in self._known}
-            given = {**self._options.constants, **{name: text for name, text in texts.items() if text}}
-            dataset = texts.get("dataset") or self._options.dataset or printable(self._path.name.partition(".")[0])
-            extra = {name: value for name in self._others if (value := _json(row[name])) is not None}
-            labels = [*_split(row, self._known), *_one_hot(cells, self._labels)]
-            record = make_record(self._key(filepath), dataset, labels, given, extra)
+            given = dict(self._options.constants)
+            given.update(
+                {role: value for at, role, values in self._fields if (value := values.get(text_of(cells[at])))}
+            )
+            extra = {name: value for at, name in self._extras if (value := json_of(cells[at])) is not None}
+            labels = [label for at, splitter in self._plan.splitters.items() for label in splitter(cells[at])]
+            labels += self._one_hot(cells, extra)
+            key, path = self._found(filepath)
+            record = make_record(key, self._dataset_of(cells), labels, given, extra)
         except RecordError as error:
             return Failure(filepath, place, str(error))
-        return SourceImage(record, self._root / filepath)
+        return SourceImage(record, path)
 
-    def _key(self, filepath: str) -> str:
-        """Absolute paths below the root are made relative, so that moving the data changes no id."""
+    def _dataset_of(self, cells: Sequence[Any]) -> str:
+        said = unicodedata.normalize("NFC", text_of(cells[self._dataset[0]])) if self._dataset else ""
+        return said or self._options.dataset or self._name.partition(".")[0]
+
+    def _one_hot(self, cells: Sequence[Any], extra: dict[str, Any]) -> list[str]:
+        """The label columns that hold 1; what is uncertain goes where the user wants it."""
+        labels, unsure = [], []
+        for place, name in self._flags:
+            if cells[place] in _OFF:  # nearly all of them, and a table may have hundreds of these columns
+                continue
+            flag = flag_of(text_of(cells[place]))
+            if flag is None:
+                raise RecordError(f"label {name} is {text_of(cells[place])!r}, not 0, 1, -1, yes, no or blank")
+            if flag == "1" or (flag == UNCERTAIN and self._options.table.uncertain == "positive"):
+                labels.append(name)
+            elif flag == UNCERTAIN and self._options.table.uncertain == "omit":
+                unsure.append(name)
+        if unsure:
+            extra["uncertain"] = unsure
+        return labels
+
+    def _found(self, filepath: str) -> tuple[str, Path]:
+        """Key and file of an image.
+
+        Absolute paths below the root are made relative, so that moving the data changes no id.
+        """
         path = Path(filepath)
         if path.is_absolute() and path.is_relative_to(self._root.absolute()):
-            return path.relative_to(self._root.absolute()).as_posix()
-        return filepath
-
-
-def _one_hot(cells: Sequence[Any], columns: Sequence[tuple[int, str]]) -> list[str]:
-    labels = []
-    for place, name in columns:
-        value = cells[place]
-        if value in _OFF:  # nearly all of them, and a table may have hundreds of these columns
-            continue
-        text = _text(value).lower()
-        if text in _TRUE:
-            labels.append(name)
-        elif text not in _FALSE:
-            raise RecordError(f"label {name} is {text!r}, not 0 or 1")
-    return labels
-
-
-def _split(row: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
-    labels: list[str] = []
-    for name, meaning in known.items():
-        if meaning != "labels":
-            continue
-        value = row[name]
-        parts = value if isinstance(value, list) else _text(value).split("|")
-        labels.extend(text for part in parts if (text := _text(part)))
-    return labels
-
-
-def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace").strip()
-    return "" if _empty(value) else str(value).strip()
-
-
-def _json(value: Any) -> Any:
-    """A value as JSON, None where it is missing."""
-    if isinstance(value, str):
-        return value or None
-    if _empty(value):
-        return None
-    if isinstance(value, dict):
-        return {str(name): _json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
-    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return _text(value)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+            filepath = path.relative_to(self._root.absolute()).as_posix()
+        filepath = located(self._root, filepath)
+        return filepath, self._root / filepath

@@ -1,0 +1,1 @@
+"""How a stranger's table is read: its rows, columns, labels and values."""

@@ -1,0 +1,195 @@
+"""One pass over a table, before anything is done with it: what its columns hold, and what follows for reading it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from cbmir.errors import SourceError
+from ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign, near_misses
+from ingest.tables.findings import is_finding
+from ingest.tables.labels import UNCERTAIN, Splitter, asked_for, flag_of, is_flag_column
+from ingest.tables.options import TableOptions
+from ingest.tables.rows import CHUNK_ROWS, BrokenRow, TableFile
+from ingest.tables.values import AmbiguousDateError, text_of, value_of
+
+SHOWN = 3
+"""Values of a column that are shown."""
+
+_KEPT = 1000
+"""Distinct values that are counted of a column which is no field: enough to see that it holds 0 and 1."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What a column holds.
+
+    Attributes:
+        first: Its first distinct values.
+        empty: Rows without a value.
+        lists: Whether its cells are lists, as in Parquet.
+        counts: Rows by value; None where there are too many values.
+    """
+
+    first: list[str] = field(default_factory=list)
+    empty: int = 0
+    lists: bool = False
+    counts: Counter[str] | None = field(default_factory=Counter)
+
+    def add(self, cells: Sequence[Any], keep_all: bool) -> None:
+        """Count more cells."""
+        self.lists = self.lists or any(isinstance(cell, list) for cell in cells)
+        found = Counter(map(_shown, cells))
+        self.empty += found.pop("", 0)
+        for value in islice(found, SHOWN - len(self.first) if len(self.first) < SHOWN else 0):
+            if value not in self.first:
+                self.first.append(value)
+        if self.counts is not None:
+            self.counts.update(found)
+            if not keep_all and len(self.counts) > _KEPT:
+                self.counts = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a table is read.
+
+    Attributes:
+        file: The table.
+        became: By place, what a column is: a field, `LABEL`, `EXTRA` or `IGNORED`.
+        held: By place, what it holds.
+        splitters: By place of a column of labels, what takes its cells apart.
+        values: By field, the values by the text in the table; None for a text that can't be read.
+        warnings: What may not be as the user means it.
+        rows: Rows that can be read.
+        broken: Rows that can't.
+    """
+
+    file: TableFile
+    became: list[str]
+    held: list[Held]
+    splitters: dict[int, Splitter]
+    values: dict[str, dict[str, str | None]]
+    warnings: list[str]
+    rows: int
+    broken: int
+
+    def places(self, role: str) -> list[int]:
+        """The columns that became this."""
+        return [place for place, became in enumerate(self.became) if became == role]
+
+
+def survey(file: TableFile, options: TableOptions) -> Plan:
+    """Read a table once and decide how it is read.
+
+    Raises:
+        SourceError: it breaks off; a quote swallows rows; columns are missing, double or can't be what they are said to
+            be; or dates are ambiguous.
+    """
+    became = assign(file.names, options.columns, file.path)
+    held = [Held() for _ in file.names]
+    rows = broken = 0
+    for chunk in _chunks(file):
+        good = [row for row in chunk if not isinstance(row, BrokenRow)]
+        rows += len(good)
+        broken += len(chunk) - len(good)
+        for place, cells in enumerate(zip(*(row[: len(held)] for row in good), strict=True)):
+            if became[place] != "filepath":
+                held[place].add(cells, became[place] not in (EXTRA, IGNORED, LABEL))
+            else:
+                held[place].add(cells, keep_all=False)
+    warnings = _label_columns(file, became, held, options)
+    warnings += near_misses(file.names, became)
+    splitters = {
+        place: Splitter((held[place].counts or ()) if not held[place].lists else (), options)
+        for place, role in enumerate(became)
+        if role == "labels"
+    }
+    values = {
+        role: _values(file, file.names[place], role, held[place].counts or Counter(), options)
+        for place, role in enumerate(became)
+        if role not in (EXTRA, IGNORED, LABEL, "labels", "filepath", "dataset")
+    }
+    return Plan(file, became, held, splitters, values, warnings, rows, broken)
+
+
+def _chunks(file: TableFile) -> Iterator[list[Sequence[Any] | BrokenRow]]:
+    rows = iter(file)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        yield chunk
+
+
+def _shown(cell: Any) -> str:
+    if isinstance(cell, list | tuple):
+        return "|".join(text for part in cell if (text := text_of(part)))
+    return text_of(cell)
+
+
+def _label_columns(file: TableFile, became: list[str], held: list[Held], options: TableOptions) -> list[str]:
+    """Settle which columns are labels; what is left of those that hold 0 and 1 only is a warning."""
+    warnings = []
+    flagged = []
+    for place, name in enumerate(file.names):
+        values = held[place].counts
+        flags = values is not None and is_flag_column(values)
+        if name in options.columns:
+            continue
+        if asked_for(name, options):
+            if became[place] not in (EXTRA, IGNORED, LABEL):
+                raise SourceError(
+                    f"--label-columns: {name} is {became[place]} already; give --column '{name}=extra' too"
+                )
+            wrong = next((value for value in values or held[place].first if flag_of(value) is None), None)
+            if wrong is not None:
+                raise SourceError(f"--label-columns: {name} holds {wrong!r}, not 0, 1, -1, yes, no or blank")
+            became[place] = LABEL
+        elif became[place] == LABEL and held[place].first and not any(map(flag_of, held[place].first)):
+            became[place] = EXTRA
+            shown = ", ".join(held[place].first)
+            warnings.append(f"column {name} has a slash but is no label, for it holds {shown}: kept under extra")
+        elif became[place] == EXTRA and is_finding(name) and (flags or not held[place].first):
+            became[place] = LABEL
+        elif became[place] == EXTRA and flags:
+            flagged.append(name)
+    if flagged:
+        named = ",".join(flagged[:NAMED])
+        more = f" and {len(flagged) - NAMED} more" if len(flagged) > NAMED else ""
+        warnings.append(
+            "columns that hold only 0 and 1 but are no known findings are kept under extra: "
+            f"{', '.join(flagged[:NAMED])}{more}. If they are labels, give --label-columns '{named}'"
+        )
+    _check_patterns(file, options)
+    return warnings
+
+
+def _check_patterns(file: TableFile, options: TableOptions) -> None:
+    for pattern in options.label_columns:
+        alone = TableOptions(label_columns=(pattern,))
+        if not any(asked_for(name, alone) for name in file.names):
+            there = ", ".join(file.names[:NAMED])
+            raise SourceError(f"--label-columns: no column {pattern} in {file.path}; its columns are {there}")
+
+
+def _values(
+    file: TableFile, name: str, role: str, counts: Counter[str], options: TableOptions
+) -> dict[str, str | None]:
+    said = options.values.get(role, {})
+    values: dict[str, str | None] = {}
+    for text in counts:
+        try:
+            values[text] = value_of(role, said.get(text.casefold(), text), options.date_format)
+        except AmbiguousDateError as error:
+            raise SourceError(
+                f"table {file.path}: {name} holds {text!r}, of which day and month can't be told apart; "
+                "write ISO dates (2020-01-31), or say how they are written: --date-format %d.%m.%Y"
+            ) from error
+        except ValueError:
+            values[text] = None
+    return values
+
+
+def uncertain(plan: Plan) -> int:
+    """Cells of label columns that hold -1."""
+    counts = [plan.held[place].counts or Counter() for place in plan.places(LABEL)]
+    return sum(count for held in counts for value, count in held.items() if flag_of(value) == UNCERTAIN)
