@@ -58,7 +58,7 @@ def _asked(place: Path, dim: int) -> dict[str, float]:
             began = time.perf_counter()
             found.append({hit.id for hit in collection.query(query, K)})
             took.append(time.perf_counter() - began)
-        true = [{hit.id for hit in collection.query(query, K, exact=True, fields=False)} for query in queries]
+        true = [{hit.id for hit in collection.query(query, K, way="exact", fields=False)} for query in queries]
     right = sum(len(ours & theirs) for ours, theirs in zip(found, true, strict=True))
     return {
         "recall": right / (QUERIES * K),

@@ -17,6 +17,7 @@ from cbmir.errors import CbmirError
 from cbmir.options import encoder_options, json_option, opened, print_json
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
+from cbmir.store.tuning import MEASURED_FROM
 
 if TYPE_CHECKING:
     from cbmir.store.server import ServerStore
@@ -137,6 +138,10 @@ def check_collection(store: Store, collection: Collection) -> Check:
     if info.status != "green":
         waits = "the server is indexing" if info.status == "yellow" else "nothing is indexed before the next change"
         return Check(name, "warning", f"{text}: {waits}; cbmir collections optimize {name}")
+    if collection.profile:
+        text += f"; {collection.profile.summary()}"
+    elif info.points >= MEASURED_FROM:
+        text += f"; its searches were not measured, so each compares all images: cbmir collections optimize {name}"
     return Check(name, "ok", text)
 
 

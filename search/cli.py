@@ -1,6 +1,7 @@
 """``cbmir search``: the stored images most similar to an image, a stored image, or a vector."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Where
 from cbmir.options import EXIT_FAILURES, encoder_options, filter_options, json_option, print_json, say, store_option
 from cbmir.schema import Vectors, normalise
+from cbmir.store.ways import BUDGET_MS, said
 from search.output import FORMATS, as_json
 from search.searcher import Answer, Query, Searcher, image_files
 
@@ -31,7 +33,22 @@ def _query_options(command: F) -> F:
             help="Folder of the stored images.",
         ),
         click.option("--format", "form", type=click.Choice(list(FORMATS)), default="table", show_default=True),
-        click.option("--exact", is_flag=True, help="Compare with every vector instead of walking the HNSW graph."),
+        click.option(
+            "--search-budget-ms",
+            "budget_ms",
+            type=click.FloatRange(0),
+            default=BUDGET_MS,
+            show_default=True,
+            help="Don't compare all images that pass the filter where that is estimated to take longer; such an answer "
+            "may be approximate, and cbmir says so.",
+        ),
+        click.option(
+            "--approximate",
+            "way",
+            flag_value="approximate",
+            help="Search by the HNSW graph alone, unchecked: fast, but a filter may cost it neighbours.",
+        ),
+        click.option("--exact", "way", flag_value="exact", help="Compare all images that pass the filter."),
         click.option("--exclude-same-patient", is_flag=True, help="Leave out stored images of the query's patient."),
         filter_options,
         click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits a query."),
@@ -77,8 +94,11 @@ def vector(file: Path, **options: Any) -> int:
     """Search by the (dim,) or (n, dim) vectors of a NumPy file, whatever made them."""
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
-        hits = searcher.vectors(vectors, _query(options))
-    return _print([Answer(f"{file.name} row {row}", tuple(found)) for row, found in enumerate(hits)], options)
+        answers = searcher.vectors(vectors, _query(options))
+    named = [
+        Answer(f"{file.name} row {row}", tuple(found.hits), way=found.way) for row, found in enumerate(answers)
+    ]
+    return _print(named, options)
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
@@ -87,7 +107,9 @@ def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) 
 
 def _query(options: dict[str, Any]) -> Query:
     where: Where = options["where"]
-    return Query(options["k"], where, options["exclude_same_patient"], options["exact"])
+    return Query(
+        options["k"], where, options["exclude_same_patient"], options["way"] or "auto", options["budget_ms"]
+    )
 
 
 def _read_vectors(file: Path) -> Vectors:
@@ -106,6 +128,7 @@ def _print(answers: list[Answer], options: dict[str, Any]) -> int:
         print_json(as_json(answers))
     else:
         click.echo(FORMATS[options["form"]](answers))
+    say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
     if options["sheet"]:
         from search.sheet import draw_sheet
 

@@ -44,11 +44,12 @@ def csv_long(answers: Sequence[Answer]) -> str:
 
 
 def as_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """A list of queries, each with its hits or the reason it failed."""
+    """A list of queries, each with its hits and how they were found, or the reason it failed."""
     return [
         {
             "query": answer.query,
             "reason": answer.reason,
+            "way": answer.way,
             "hits": [
                 {"id": hit.id, "rank": hit.rank, "score": hit.score, "payload": dict(hit.payload)}
                 for hit in answer.hits

@@ -16,6 +16,7 @@ from cbmir.errors import CollectionError, EncoderError, ImageError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
+from cbmir.store.ways import BUDGET_MS, Found, Wanted, Way
 
 BATCH = {"image": 64, "volume": 1}
 """Files read and embedded at once."""
@@ -29,13 +30,16 @@ class Query:
         k: Hits a query.
         where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT``.
         exclude_same_patient: Leave out the stored images of the query's patient, and the query image itself.
-        exact: Compare with every vector instead of walking the HNSW graph.
+        way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
+            ``approximate``: by the HNSW graph, unchecked.
+        budget_ms: With ``auto``: a scan that is estimated to take longer is not made.
     """
 
     k: int = 10
     where: Where | Sequence[str] = ()
     exclude_same_patient: bool = False
-    exact: bool = False
+    way: Wanted = "auto"
+    budget_ms: float = BUDGET_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,14 @@ class Answer:
         hits: By falling score; fewer than asked for where fewer satisfy the filter. Empty where the query failed.
         stored: The query image in the collection, where it is there.
         reason: Why the query failed, None otherwise.
+        way: How the hits were found; None where the query failed.
     """
 
     query: str
     hits: tuple[Hit, ...] = ()
     stored: StoredPoint | None = None
     reason: str | None = None
+    way: Way | None = None
 
 
 class Searcher:
@@ -146,13 +152,13 @@ class Searcher:
             raise CollectionError(f"the image {name} is stored without a vector")
         query = self._resolved(query)
         others = (Condition("id", "!=", (stored.id,)), *self._others(query, stored))
-        hits = self.collection.query(stored.vector, query.k, (*_parsed(query), *others), exact=query.exact)
-        return Answer(stored.id, tuple(hits), stored)
+        (found,) = self._search(stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
+        return Answer(stored.id, tuple(found.hits), stored, way=found.way)
 
-    def vectors(self, vectors: Vectors, query: Query | None = None) -> list[list[Hit]]:
+    def vectors(self, vectors: Vectors, query: Query | None = None) -> list[Found]:
         """The stored images nearest to (n, dim) finite vectors."""
         query = self._resolved(query)
-        return self.collection.query_batch(vectors, query.k, _parsed(query), exact=query.exact)
+        return self._search(vectors, query, [_parsed(query)] * len(vectors))
 
     def close(self) -> None:
         """Let go of the collection."""
@@ -164,6 +170,9 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _search(self, vectors: Vectors, query: Query, wheres: list[Where]) -> list[Found]:
+        return self.collection.search(vectors, query.k, wheres, way=query.way, budget_ms=query.budget_ms)
+
     def _embedded(
         self, encoder: Encoder, pixels: list[np.ndarray], hashes: list[tuple[str, str]], query: Query
     ) -> Iterator[Answer]:
@@ -174,10 +183,11 @@ class Searcher:
         stored = [self._same_file(digest) for _, digest in hashes]
         wheres = [(*_parsed(query), *self._others(query, point)) for point in stored]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
-        hits = iter(self.collection.query_batch(vectors[fine], query.k, asked, exact=query.exact))
+        answers = iter(self._search(vectors[fine], query, asked))
         for (path, _), point, good in zip(hashes, stored, fine, strict=True):
             if good:
-                yield Answer(path, tuple(next(hits)), point)
+                found = next(answers)
+                yield Answer(path, tuple(found.hits), point, way=found.way)
             else:
                 yield Answer(path, stored=point, reason="has no vector (an even picture)")
 

@@ -12,7 +12,7 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.filters import parse
 from cbmir.schema import Hit
 from cbmir.store import open_store
-from cbmir.store.base import search_ef
+from cbmir.store.ways import search_ef
 from evaluate.recall.measurement import EFS, RecallTerms, measure_recall, recall
 
 

@@ -293,7 +293,7 @@ def test_make_report__cases_are_what_the_store_finds(store, report):
         for case in cases:
             (query,) = collection.get([case.query.id], vectors=True)
             where = (parse("split=train"), parse(f"patient_id!={query.payload['patient_id']}"))
-            hits = collection.query(query.vector, HITS, where, exact=True)
+            hits = collection.query(query.vector, HITS, where, way="exact")
             assert [(hit.id, hit.rank) for hit in hits] == [(tile.id, tile.rank) for tile in case.hits]
             assert [tile.cosine for tile in case.hits] == pytest.approx([hit.score for hit in hits], abs=1e-5)
             label = query.payload["primary_label"]

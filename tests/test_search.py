@@ -51,9 +51,9 @@ def test_image__finds_itself_first_with_cosine_1(archive, searcher):
     assert all(a.score >= b.score for a, b in pairwise(hits))
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_image__every_hit_satisfies_the_filter(archive, searcher, exact):
-    query = Query(k=42, where=["modality=CT|MR", "split=train"], exact=exact)
+@pytest.mark.parametrize("way", ["auto", "exact", "approximate"])
+def test_image__every_hit_satisfies_the_filter(archive, searcher, way):
+    query = Query(k=42, where=["modality=CT|MR", "split=train"], way=way)
     hits = searcher.image(archive / "images/00007.png", query)
     assert hits
     assert {hit.payload["modality"] for hit in hits} == {"CT", "MR"}
@@ -78,8 +78,8 @@ def test_images__a_bad_file_is_an_answer_with_a_reason(archive, searcher, tmp_pa
 
 def test_images__many_queries_equal_one_by_one(archive, searcher):
     paths = sorted((archive / "images").iterdir())
-    together = [files(answer.hits) for answer in searcher.images(paths, Query(k=4, exact=True))]
-    assert together == [files(searcher.image(path, Query(k=4, exact=True))) for path in paths]
+    together = [files(answer.hits) for answer in searcher.images(paths, Query(k=4, way="exact"))]
+    assert together == [files(searcher.image(path, Query(k=4, way="exact"))) for path in paths]
 
 
 def test_image__raises_for_one_bad_file(searcher, tmp_path):

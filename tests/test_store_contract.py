@@ -321,7 +321,7 @@ FILTERS = {
 def test_query__every_filter(six):
     wheres = {text: resolve((parse(text),), six) for text in FILTERS}
     for exact in (False, True):
-        met = {text: six.query(X, 10, where, exact=exact) for text, where in wheres.items()}
+        met = {text: six.query(X, 10, where, way="exact" if exact else "auto") for text, where in wheres.items()}
         assert {text: _keys([hit.id for hit in hits]) for text, hits in met.items()} == FILTERS
     assert {text: six.count(where) for text, where in wheres.items()} == {t: len(m) for t, m in FILTERS.items()}
 
@@ -369,12 +369,12 @@ def test_query__the_length_of_the_query_makes_no_difference(six):
 
 def test_query__more_hits_than_points(six):
     assert len(six.query(X, 1000)) == 6
-    assert len(six.query(X, 1000, exact=True)) == 6
+    assert len(six.query(X, 1000, way="exact")) == 6
 
 
 def test_query__an_empty_collection_has_no_hits(bare):
     assert bare.query(X, 3) == []
-    assert bare.query_batch(np.stack([X, Y]), 3, exact=True) == [[], []]
+    assert bare.query_batch(np.stack([X, Y]), 3, way="exact") == [[], []]
 
 
 def test_query__equal_scores_by_id(empty):
@@ -414,7 +414,7 @@ def test_query_batch__one_filter_each(six):
     queries = np.stack([X, -X, X, -X])
     found = six.query_batch(queries, 2, wheres)
     assert [_keys([hit.id for hit in hits]) for hits in found] == ["ab", "fe", "cd", "ba"]
-    assert six.query_batch(queries, 2, wheres, exact=True) == found
+    assert six.query_batch(queries, 2, wheres, way="exact") == found
 
 
 def test_query_batch__one_filter_for_all(six):
@@ -429,10 +429,10 @@ def test_query_batch__another_number_of_filters_is_refused(six):
 
 def test_query_batch__takes_a_beam_width(six):
     queries = np.stack([X, -X])
-    assert six.query_batch(queries, 3, ef=1) == six.query_batch(queries, 3)
-    assert six.query(X, 3, ef=512) == six.query(X, 3)
+    assert six.query_batch(queries, 3, way="approximate", ef=1) == six.query_batch(queries, 3)
+    assert six.query(X, 3, way="approximate", ef=512) == six.query(X, 3)
     with pytest.raises(RecordError, match="ef is 0"):
-        six.query_batch(queries, 3, ef=0)
+        six.query_batch(queries, 3, way="approximate", ef=0)
 
 
 def test_query_batch__no_queries(six):
@@ -606,10 +606,10 @@ def _same(edge: Collection, second: Collection, rng: np.random.Generator) -> Non
     texts = [rng.choice(RANDOM_FILTERS, rng.integers(3), replace=False) for _ in range(5)]
     wheres: list[Where] = [tuple(parse(str(text)) for text in some) for some in texts]
     queries = normalise(rng.standard_normal((5, 4)).astype(np.float32))
-    for exact in (True, False):
+    for way in ("exact", "auto", "approximate"):
         answers = zip(
-            edge.query_batch(queries, 15, wheres, exact=exact),
-            second.query_batch(queries, 15, wheres, exact=exact),
+            edge.query_batch(queries, 15, wheres, way=way),
+            second.query_batch(queries, 15, wheres, way=way),
             strict=True,
         )
         for ours, theirs in answers:

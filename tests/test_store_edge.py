@@ -339,8 +339,8 @@ def _recall(collection: EdgeCollection) -> float:
     vectors = np.stack([point.vector for point in collection.get(ids, fields=False, vectors=True)])
     queries = normalise(vectors + np.random.default_rng(4).normal(0, 0.01, vectors.shape).astype(np.float32))
     found, true = (
-        [{hit.id for hit in hits} for hits in collection.query_batch(queries, 10, exact=exact, fields=False)]
-        for exact in (False, True)
+        [{hit.id for hit in hits} for hits in collection.query_batch(queries, 10, way=way, fields=False)]
+        for way in ("approximate", "exact")
     )
     return float(np.mean([len(one & other) / 10 for one, other in zip(found, true, strict=True)]))
 

@@ -130,7 +130,7 @@ def test_create__every_profile_finds_the_true_neighbours_with_their_true_cosines
         assert collection.info().indexed in (IMAGES, 0 if store.location == "memory" else IMAGES)
         queries = batch.vectors[:40]
         found = collection.query_batch(queries, 10)
-        exact = collection.query_batch(queries, 10, exact=True)
+        exact = collection.query_batch(queries, 10, way="exact")
     cosines = queries @ batch.vectors.T
     ids = [record.id for record in batch.records]
     right = 0

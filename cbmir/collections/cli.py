@@ -121,7 +121,10 @@ def optimize(name: str, location: str) -> None:
     with opened(location) as store, store.open(name) as collection:
         collection.finish()
         info = collection.info()
+        profile = collection.profile
     say(f"{name}: {info.points:,} images, {info.indexed:,} in the HNSW graph, {info.status}")
+    if profile:
+        say(profile.summary())
 
 
 @collections.command()

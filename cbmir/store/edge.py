@@ -40,6 +40,7 @@ from cbmir.store.base import (
     metadata,
 )
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
+from cbmir.store.ways import SearchProfile
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
 FLUSH_EVERY = 20_000
@@ -151,7 +152,7 @@ class EdgeCollection(Collection):
     """A collection held by the engine in this process."""
 
     def __init__(self, folder: Path, card: EncoderCard, lock: IO[bytes] | None = None) -> None:
-        super().__init__(folder.name, card)
+        super().__init__(folder.name, card, _read_profile(folder))
         self.folder = folder
         self._lock = lock or _held(folder)
         try:
@@ -305,6 +306,17 @@ class EdgeCollection(Collection):
             reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
             raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
 
+    def _keep(self, profile: SearchProfile | None) -> None:
+        path = self.folder / "collection.json"
+        part = path.with_name(".collection.json.part")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            data["search"] = profile and profile.as_json()
+            part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise StoreError(f"can't write {path}: {error}") from error
+
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """The engine lets go of the files meanwhile, and nobody else may have them; then it is open again."""
@@ -405,6 +417,11 @@ def _read_card(folder: Path) -> EncoderCard:
             f"or drop the collection and ingest again"
         )
     return card_from(data, str(path))
+
+
+def _read_profile(folder: Path) -> SearchProfile | None:
+    data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
+    return SearchProfile.from_json(data.get("search"))
 
 
 def _minor(engine: str) -> str:

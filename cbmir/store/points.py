@@ -1,6 +1,7 @@
 """The points of a collection on a server."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +17,8 @@ from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank
 from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
 from cbmir.store.connection import TIMEOUT_S, Connection
 from cbmir.store.layout import OVERSAMPLING
-from cbmir.store.retry import one_line
+from cbmir.store.retry import one_line, refused
+from cbmir.store.ways import SearchProfile
 
 REQUEST_POINTS = 256
 REQUEST_BYTES = 8_000_000
@@ -29,8 +31,10 @@ T = TypeVar("T")
 class ServerCollection(Collection):
     """A collection on a server."""
 
-    def __init__(self, connection: Connection, name: str, card: EncoderCard) -> None:
-        super().__init__(name, card)
+    def __init__(
+        self, connection: Connection, name: str, card: EncoderCard, profile: SearchProfile | None = None
+    ) -> None:
+        super().__init__(name, card, profile)
         self.streams = connection.streams
         self._connection = connection
         self._consistency = connection.read_consistency
@@ -162,6 +166,25 @@ class ServerCollection(Collection):
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
+
+    def _keep(self, profile: SearchProfile | None) -> None:
+        measured = {"search": profile and profile.as_json()}
+
+        def keep(client: QdrantClient) -> None:
+            aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
+            client.update_collection(aliases.get(self.name, self.name), metadata=measured)
+
+        try:
+            self._call(keep)
+        except StoreError as error:
+            if not (error.__cause__ and refused(error.__cause__)):
+                raise
+            logging.getLogger(__name__).warning(
+                "the key may not change collection %s, so what was measured about its searches is not kept: run "
+                "`cbmir collections optimize %s` with a key that may manage it",
+                self.name,
+                self.name,
+            )
 
     def info(self) -> CollectionInfo:
         """The collection in figures."""

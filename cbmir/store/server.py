@@ -17,6 +17,7 @@ from cbmir.store.connection import Connection
 from cbmir.store.layout import DEFAULT, QUANTILE, Layout, Plan, plan
 from cbmir.store.points import ServerCollection
 from cbmir.store.retry import refused, translate
+from cbmir.store.ways import SearchProfile
 
 Rights = Literal["read", "write", "manage"]
 """What a key may do: search; write points; make and drop collections and move aliases."""
@@ -95,7 +96,8 @@ class ServerStore(Store):
             raise self._missing(name)
         config = self.connection.call(lambda client: client.get_collection(name)).config
         card = card_from(config.metadata, f"collection {name} on {self.location}")
-        return ServerCollection(self.connection, name, card)
+        profile = SearchProfile.from_json((config.metadata or {}).get("search"))
+        return ServerCollection(self.connection, name, card, profile)
 
     def drop(self, name: str) -> None:
         """Delete the alias and the collection behind it."""

@@ -184,6 +184,7 @@ class Step:
         floor: Lowest score that a k-th hit may have.
         depth: Neighbours to ask for.
         ef: Width of the beam.
+        cost_ms: Estimated time.
         experience: Where to write down whether the answer held.
     """
 
@@ -191,6 +192,7 @@ class Step:
     floor: float = -math.inf
     depth: int = 0
     ef: int = 0
+    cost_ms: float = 0.0
     experience: _Experience = field(default_factory=_Experience)
 
     def deepen(self) -> None:
@@ -263,32 +265,32 @@ class Chooser:
         if key not in self._experience and len(self._experience) >= _FILTERS_KEPT:
             self._experience.clear()
         known = self._experience.setdefault(key, _Experience())
-        if trusted is not None:
-            return Step("graph", trusted.floor, k, max(PROBE_EF, 5 * k), known)
-        if profile.floor is None:
+        if trusted is None and profile.floor is None:
             return None
-        if not base and not own:
-            return Step("graph", profile.floor, k, max(PROBE_EF, 5 * k), known)
+        if trusted is not None or not (base or own):
+            floor = profile.floor if trusted is None else trusted.floor
+            assert floor is not None
+            ef = search_ef(k)
+            return Step("graph", floor, k, ef, profile.graph_ms * ef / PROBE_EF, known)
         depth = max(PROBE, known.depth, math.ceil(1.5 * k * everything / max(images, 1)), k + len(own))
         if depth > max(PROBE_MAX, 2 * k):
             return None
-        return Step("probe", profile.floor, depth, max(search_ef(k), 2 * depth), known)
+        ef = max(search_ef(k), 2 * depth)
+        cost_ms = profile.graph_ms * ef / PROBE_EF + profile.check_ms * depth / PROBE
+        return Step("probe", profile.floor or 0.0, depth, ef, cost_ms, known)
 
     def _trusting(self, base: Where) -> FilterRecall | None:
         if len(base) != 1 or base[0].op != "=" or len(base[0].values) != 1:
             return None
         return self._trusted.get((base[0].field, str(base[0].values[0])))
 
-    def _pays(self, step: Step, scan_ms: float) -> bool:
+    @staticmethod
+    def _pays(step: Step, scan_ms: float) -> bool:
         """Whether the step and, where it fails, a scan are expected to take less time than the scan alone."""
-        assert self.profile is not None
-        attempt_ms = self.profile.graph_ms * step.ef / PROBE_EF
-        if step.kind == "probe":
-            attempt_ms += self.profile.check_ms * step.depth / PROBE
-        if attempt_ms < step.experience.chance() * scan_ms:
+        if step.cost_ms < step.experience.chance() * scan_ms:
             return True
         step.experience.skipped += 1
-        return attempt_ms < scan_ms / 4 and step.experience.skipped % _TRIED_ANEW == 0
+        return step.cost_ms < scan_ms / 4 and step.experience.skipped % _TRIED_ANEW == 0
 
 
 def _split(where: Where) -> tuple[Where, tuple[str, ...]]:

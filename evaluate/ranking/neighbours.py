@@ -10,6 +10,7 @@ from tqdm import tqdm
 from cbmir.errors import ProtocolError
 from cbmir.filters import Condition, Where
 from cbmir.store import Collection
+from cbmir.store.ways import Wanted
 from evaluate.ranking.exclusion import Exclusion
 from evaluate.ranking.keys import cosines_of, places_of
 from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
@@ -64,7 +65,7 @@ def ask(collection: Collection, trial: Trial, exclusion: Exclusion, depth: int, 
         trial: Queries and gallery.
         exclusion: What the queries may not find.
         depth: Neighbours a query.
-        exact: Have the store scan all vectors instead of walking its HNSW graph.
+        exact: Have the store compare all images that pass; False for the way that it chooses itself, as for users.
 
     Raises:
         ProtocolError: the store found an image that was not in the gallery when it was read.
@@ -77,7 +78,8 @@ def ask(collection: Collection, trial: Trial, exclusion: Exclusion, depth: int, 
         for start in range(0, len(vectors), ASKED):
             rows = range(start, min(start + ASKED, len(vectors)))
             wheres = [where_of(row) for row in rows]
-            answers = collection.query_batch(vectors[rows.start : rows.stop], depth, wheres, exact=exact, fields=False)
+            way: Wanted = "exact" if exact else "auto"
+            answers = collection.query_batch(vectors[rows.start : rows.stop], depth, wheres, way=way, fields=False)
             for row, hits in zip(rows, answers, strict=True):
                 found[row, : len(hits)] = trial.gallery.places(packed_ids(hit.id for hit in hits))
                 scores[row, : len(hits)] = [hit.score for hit in hits]

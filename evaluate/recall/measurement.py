@@ -19,7 +19,7 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.filters import Condition, Where
 from cbmir.schema import Hit, Vectors
 from cbmir.store import Collection
-from cbmir.store.base import search_ef
+from cbmir.store.ways import search_ef
 from evaluate.protocol import MAX_K, existing, wording
 from evaluate.rows import row_json, write_rows
 
@@ -263,7 +263,7 @@ class _Bench:
         """Ask all queries one at a time; None for the exact search."""
 
         def ask(vector: Vectors) -> list[Hit]:
-            return self._collection.query(vector, self._k, self._where, exact=ef is None, ef=ef, fields=False)
+            return self._collection.query(vector, self._k, self._where, way="exact" if ef is None else "approximate", ef=ef, fields=False)
 
         ask(self._vectors[0])  # what the engine does only once is no query's time
         answers, seconds = [], np.empty(len(self._vectors))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cbmir.encoders.device import place
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection
-from cbmir.store.base import search_ef
+from cbmir.store.ways import search_ef
 from evaluate.metrics import Gains, Scores, at, macro, micro, valued
 from evaluate.protocol import RetrievalProtocol, wording
 from evaluate.ranking.exclusion import Exclusion

@@ -1,0 +1,187 @@
+"""What searches in a collection find and take, measured on its own vectors after the index is built.
+
+The queries are stored vectors, as a search like a stored image has them, and stored vectors that were moved to a cosine
+of .8, as new images have them. What is true is what a scan of all images finds.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbmir.filters import Condition, Where
+from cbmir.schema import Hit, Vectors, normalise
+from cbmir.store.ways import PROBE, PROBE_EF, FilterRecall, SearchProfile, among
+
+if TYPE_CHECKING:
+    from cbmir.store.base import Collection
+
+MEASURED_FROM = 5_000
+"""Images from which the HNSW graph may be faster than a scan, so that it is worth measuring."""
+
+FIELDS = ("modality", "anatomic_region", "dataset", "split", "sex", "view", "primary_label")
+"""Filter fields of which the `VALUES` most frequent values are measured."""
+
+VALUES = 4
+QUERIES = 128
+LIMIT_S = 10.0
+"""No further filter is measured after this time."""
+
+TIE = 1e-6
+"""Cosines that differ by no more are equal but for rounding: either image is a right answer."""
+
+_K = 10
+_TIMED = 15
+_MOVED = 0.75  # length of the step that moves a unit vector to a cosine of .8
+_SEED = 0
+
+
+def measure_search(
+    collection: "Collection", progress: Callable[[str], None] | None = None
+) -> SearchProfile | None:
+    """Measure the searches of a collection; it takes a few seconds.
+
+    Args:
+        collection: Indexed.
+        progress: Called with a line about each part of the work.
+
+    Returns:
+        What was measured; None for a collection that is too small for an HNSW graph to matter, or has none.
+    """
+    info = collection.info()
+    if info.points < MEASURED_FROM or not info.indexed:
+        return None
+    if progress:
+        progress("measuring searches")
+    queries = _queries(collection)
+    exact = collection.search(queries, PROBE, way="exact", fields=False)
+    graph = collection.search(queries, PROBE, way="approximate", ef=PROBE_EF, fields=False)
+    true, found = [item.hits for item in exact], [item.hits for item in graph]
+    shares = [recall(hits[:_K], best[:_K]) for hits, best in zip(found, true, strict=True)]
+    some = queries[:_TIMED]
+    scan_ms = _median_ms(lambda row: collection.query(some[row], _K, way="exact", fields=False))
+    graph_ms = _median_ms(
+        lambda row: collection.query(some[row], PROBE, way="approximate", ef=PROBE_EF, fields=False)
+    )
+    few = [among((), hits) for hits in found]
+    check_ms = _median_ms(lambda row: collection.query(some[row], _K, few[row], way="exact", fields=False))
+    scan_us = 1000 * scan_ms / info.points
+    filters = _filters(collection, queries, lambda points: points * scan_us / 1000 > graph_ms, progress)
+    return SearchProfile(
+        points=info.points,
+        queries=len(queries),
+        scan_us=scan_us,
+        graph_ms=graph_ms,
+        check_ms=check_ms,
+        recall=float(np.mean(shares)),
+        lowest=float(np.min(shares)),
+        floor=floor_of(_scores(found), _scores(true), _K),
+        filters=filters,
+    )
+
+
+def recall(found: Sequence[Hit], exact: Sequence[Hit]) -> float:
+    """Share of an exact search's hits that another search found; a hit as near as the last of them is right too.
+
+    Args:
+        found: The hits of the other search, at most as many.
+        exact: One hit or more, by falling score.
+    """
+    least = exact[-1].score - TIE
+    return sum(hit.score >= least for hit in found) / len(exact)
+
+
+def floor_of(
+    found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int
+) -> float | None:
+    """The score from which on the graph finds what a scan finds.
+
+    An answer is taken by its users if k of its scores reach the floor. Of those answers, at least .998 of what they
+    should hold above the floor must be there on average, and at least .9 in each.
+
+    Args:
+        found: Falling scores of the graph's hits, an array a query.
+        true: Falling scores of what a scan finds, as many.
+        k: Scores of an answer that must reach the floor.
+
+    Returns:
+        The lowest such score, None where there is none.
+    """
+    candidates = np.unique(np.concatenate([scores[k - 1 :] for scores in found if len(scores) >= k] or [np.empty(0)]))
+    high = len(candidates)
+    # a higher floor takes fewer answers, and less of each: what fails at a floor may still hold at a higher one
+    steps = np.unique(np.linspace(0, max(high - 1, 0), min(high, 256)).astype(int))
+    good: float | None = None
+    for step in reversed(steps):
+        if not _holds(found, true, k, float(candidates[step])):
+            break
+        good = float(candidates[step])
+    return good
+
+
+def _holds(
+    found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int, floor: float
+) -> bool:
+    shares = []
+    for got, best in zip(found, true, strict=True):
+        if (got >= floor).sum() < k:
+            continue
+        for depth in (k, len(best)):
+            least = max(floor, best[depth - 1])
+            shares.append(min(1.0, (got >= least - TIE).sum() / (best[:depth] >= least - TIE).sum()))
+    return not shares or (np.mean(shares) >= 0.998 and min(shares) >= 0.9)
+
+
+def _queries(collection: "Collection") -> Vectors:
+    """(n, dim) unit vectors: half of them stored, half of them moved."""
+    rng = np.random.default_rng(_SEED)
+    stored = draw(collection, QUERIES // 2, rng)
+    noise = normalise(rng.standard_normal(stored.shape).astype(np.float32))
+    return np.concatenate([stored, normalise(stored + _MOVED * noise)])
+
+
+def draw(collection: "Collection", count: int, rng: np.random.Generator, where: Where = ()) -> Vectors:
+    """(n, dim) vectors of stored images that satisfy a filter, in the order drawn; fewer where there are no more."""
+    ids = [point.id for points in collection.scroll(where, fields=False) for point in points]
+    drawn = [ids[number] for number in rng.permutation(len(ids))[:count]]
+    vectors = {point.id: point.vector for point in collection.get(drawn, fields=False, vectors=True)}
+    return np.stack([vector for id in drawn if (vector := vectors.get(id)) is not None])
+
+
+def _filters(
+    collection: "Collection",
+    queries: Vectors,
+    matters: Callable[[int], bool],
+    progress: Callable[[str], None] | None,
+) -> tuple[FilterRecall, ...]:
+    """The graph with the common values of each field, where a scan of the images with that value takes longer."""
+    started, measured = time.monotonic(), []
+    for name in FIELDS:
+        for value, points in list(collection.facet(name, limit=VALUES).items()):
+            if not matters(points) or time.monotonic() - started > LIMIT_S:
+                continue
+            if progress:
+                progress(f"measuring searches with {name}={value}")
+            where = (Condition(name, "=", (value,)),)
+            exact = collection.search(queries, _K, where, way="exact", fields=False)
+            graph = collection.search(queries, _K, where, way="approximate", fields=False)
+            shares = [recall(one.hits, other.hits) for one, other in zip(graph, exact, strict=True)]
+            floor = min(item.hits[-1].score for item in exact)
+            measured.append(FilterRecall(name, value, points, float(np.mean(shares)), float(min(shares)), floor))
+    return tuple(measured)
+
+
+def _scores(answers: Sequence[Sequence[Hit]]) -> list[NDArray[np.float64]]:
+    return [np.array([hit.score for hit in hits]) for hits in answers]
+
+
+def _median_ms(ask: Callable[[int], object]) -> float:
+    ask(0)  # what the engine does only once is no query's time
+    took = []
+    for row in range(_TIMED):
+        started = time.perf_counter()
+        ask(row)
+        took.append(time.perf_counter() - started)
+    return 1000 * float(np.median(took))
