@@ -24,8 +24,8 @@ import qdrant_edge as q
 from cbmir.filters import parse
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord, PayloadField, Vectors, normalise
-from cbmir.store.ways import search_ef
 from cbmir.store.edge import ENGINE, EdgeStore
+from cbmir.store.ways import search_ef
 
 GOAL_INGEST, GOAL_QUERY = 0.8, 1.5
 K, QUERIES, BATCH = 10, 400, 512

@@ -95,9 +95,7 @@ def vector(file: Path, **options: Any) -> int:
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
         answers = searcher.vectors(vectors, _query(options))
-    named = [
-        Answer(f"{file.name} row {row}", tuple(found.hits), way=found.way) for row, found in enumerate(answers)
-    ]
+    named = [Answer(f"{file.name} row {row}", tuple(found.hits), way=found.way) for row, found in enumerate(answers)]
     return _print(named, options)
 
 
@@ -107,9 +105,7 @@ def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) 
 
 def _query(options: dict[str, Any]) -> Query:
     where: Where = options["where"]
-    return Query(
-        options["k"], where, options["exclude_same_patient"], options["way"] or "auto", options["budget_ms"]
-    )
+    return Query(options["k"], where, options["exclude_same_patient"], options["way"] or "auto", options["budget_ms"])
 
 
 def _read_vectors(file: Path) -> Vectors:

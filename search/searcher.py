@@ -32,14 +32,12 @@ class Query:
         exclude_same_patient: Leave out the stored images of the query's patient, and the query image itself.
         way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
             ``approximate``: by the HNSW graph, unchecked.
-        budget_ms: With ``auto``: a scan that is estimated to take longer is not made.
     """
 
     k: int = 10
     where: Where | Sequence[str] = ()
     exclude_same_patient: bool = False
     way: Wanted = "auto"
-    budget_ms: float = BUDGET_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +78,14 @@ class Searcher:
         collection: str | None = None,
         encoder: EncoderSettings | None = None,
         api_key: str | None = None,
+        budget_ms: float = BUDGET_MS,
     ) -> None:
         self._settings = encoder or EncoderSettings()
         self._encoder: Encoder | None = None
         with ExitStack() as stack:
             opened = stack.enter_context(open_store(store, api_key))
             self.collection: Collection = stack.enter_context(opened.open(collection or opened.only()))
+            self.collection.budget_ms = budget_ms
             self._stack = stack.pop_all()
 
     @property
@@ -171,7 +171,7 @@ class Searcher:
         self.close()
 
     def _search(self, vectors: Vectors, query: Query, wheres: list[Where]) -> list[Found]:
-        return self.collection.search(vectors, query.k, wheres, way=query.way, budget_ms=query.budget_ms)
+        return self.collection.search(vectors, query.k, wheres, way=query.way)
 
     def _embedded(
         self, encoder: Encoder, pixels: list[np.ndarray], hashes: list[tuple[str, str]], query: Query

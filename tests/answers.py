@@ -27,7 +27,8 @@ class Handler(grpc.GenericRpcHandler):
 @contextmanager
 def served(**answers: Answer) -> Iterator[tuple[str, Handler]]:
     """The URL of a server that gives these answers."""
-    handler = Handler({"HealthCheck": health(version("qdrant-client")), "List": no_collections} | answers)
+    usual = {"HealthCheck": health(version("qdrant-client")), "List": no_collections, "Count": no_points}
+    handler = Handler(usual | answers)
     server = grpc.server(ThreadPoolExecutor(8), handlers=[handler])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -43,6 +44,10 @@ def health(number: str) -> Answer:
 
 def no_collections(*_: object) -> object:
     return proto.ListCollectionsResponse()
+
+
+def no_points(*_: object) -> object:
+    return proto.CountResponse(result=proto.CountResult(count=0))
 
 
 def refusing(code: grpc.StatusCode, details: str) -> Answer:

@@ -107,8 +107,8 @@ def test_like__unknown_image_is_a_clear_error(searcher):
 
 def test_vectors__equal_the_stored_neighbours(searcher):
     stored = searcher.collection.get([point_id("made", "images/00003.png")], vectors=True)[0]
-    (hits,) = searcher.vectors(stored.vector[np.newaxis], Query(k=2))
-    assert hits[0].id == stored.id
+    (found,) = searcher.vectors(stored.vector[np.newaxis], Query(k=2))
+    assert (found.hits[0].id, found.way) == (stored.id, "exact")
 
 
 def test_query__unknown_value_names_those_there_are(archive, searcher):

@@ -20,7 +20,6 @@ from cbmir.store.ways import (
     SearchProfile,
     Step,
     Wanted,
-    Way,
     among,
     forced_ef,
     search_ef,
@@ -64,9 +63,12 @@ class Collection(ABC):
         name: Name of the collection.
         card: The encoder that made its vectors.
         streams: Threads that may write to it at once.
+        budget_ms: A scan that is estimated to take longer is not made unless it is asked for; such an answer may be
+            approximate, and says so.
     """
 
     streams = 1
+    budget_ms = BUDGET_MS
 
     def __init__(self, name: str, card: EncoderCard, profile: SearchProfile | None = None) -> None:
         self.name = name
@@ -109,9 +111,7 @@ class Collection(ABC):
         """The k stored images nearest to one (dim,) vector, see `search`."""
         return self.search(vector[np.newaxis], k, where, **how)[0].hits
 
-    def query_batch(
-        self, vectors: Vectors, k: int, where: Where | Sequence[Where] = (), **how: Any
-    ) -> list[list[Hit]]:
+    def query_batch(self, vectors: Vectors, k: int, where: Where | Sequence[Where] = (), **how: Any) -> list[list[Hit]]:
         """The k nearest stored images of each query, see `search`."""
         return [found.hits for found in self.search(vectors, k, where, **how)]
 
@@ -123,7 +123,6 @@ class Collection(ABC):
         *,
         way: Wanted = "auto",
         ef: int | None = None,
-        budget_ms: float = BUDGET_MS,
         fields: Fields = True,
     ) -> list[Found]:
         """The k nearest stored images of each query, by falling cosine, equal scores by id.
@@ -136,8 +135,6 @@ class Collection(ABC):
                 that satisfy the filter. ``approximate``: walk the HNSW graph with the filter, unchecked.
             ef: Beam width of an approximate search, 1 or more; the engines take k where it is less. None for
                 `search_ef`.
-            budget_ms: With ``auto``: a scan that is estimated to take longer is not made, and the answer may be
-                approximate.
             fields: Payload fields of the hits.
 
         Raises:
@@ -160,15 +157,13 @@ class Collection(ABC):
         if not len(vectors):
             return []
         if way == "auto":
-            return self._best(vectors, k, wheres, budget_ms, fields)
+            return self._best(vectors, k, wheres, fields)
         answers = self._search(vectors, k, wheres, exact=way == "exact", ef=ef or search_ef(k), fields=fields)
         return [Found(hits, way) for hits in answers]
 
-    def _best(
-        self, vectors: Vectors, k: int, wheres: Sequence[Where], budget_ms: float, fields: Fields
-    ) -> list[Found]:
-        """Take the first step of each query, those with equal steps together, then the second where the first failed."""
-        steps = [self._chooser.step(where, k, budget_ms) for where in wheres]
+    def _best(self, vectors: Vectors, k: int, wheres: Sequence[Where], fields: Fields) -> list[Found]:
+        """Take the first step of each query, those with equal steps together; where it failed, the second."""
+        steps = [self._chooser.step(where, k, self.budget_ms) for where in wheres]
         answers: dict[int, Found] = {}
         groups: dict[tuple[str, int, int], list[int]] = {}
         for row, step in enumerate(steps):
@@ -190,7 +185,7 @@ class Collection(ABC):
             rows = [
                 row
                 for row in range(len(vectors))
-                if row not in answers and (self._chooser.affordable(wheres[row], budget_ms) == (way == "exact"))
+                if row not in answers and (self._chooser.affordable(wheres[row], self.budget_ms) == (way == "exact"))
             ]
             if rows:
                 filters = [wheres[row] for row in rows]
@@ -204,9 +199,7 @@ class Collection(ABC):
         """Ask the graph without the filters, and take what passes; no hits where fewer than k are near enough."""
         first = steps[0]
         near = self._search(vectors, first.depth, [()] * len(vectors), exact=False, ef=first.ef, fields=False)
-        close = [
-            [hit for hit in hits if hit.score >= step.floor] for hits, step in zip(near, steps, strict=True)
-        ]
+        close = [[hit for hit in hits if hit.score >= step.floor] for hits, step in zip(near, steps, strict=True)]
         enough = [row for row, hits in enumerate(close) if len(hits) >= k]
         filters = [among(wheres[row], close[row]) for row in enough]
         answers: list[list[Hit]] = [[] for _ in close]

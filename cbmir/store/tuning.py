@@ -38,9 +38,7 @@ _MOVED = 0.75  # length of the step that moves a unit vector to a cosine of .8
 _SEED = 0
 
 
-def measure_search(
-    collection: "Collection", progress: Callable[[str], None] | None = None
-) -> SearchProfile | None:
+def measure_search(collection: "Collection", progress: Callable[[str], None] | None = None) -> SearchProfile | None:
     """Measure the searches of a collection; it takes a few seconds.
 
     Args:
@@ -62,9 +60,7 @@ def measure_search(
     shares = [recall(hits[:_K], best[:_K]) for hits, best in zip(found, true, strict=True)]
     some = queries[:_TIMED]
     scan_ms = _median_ms(lambda row: collection.query(some[row], _K, way="exact", fields=False))
-    graph_ms = _median_ms(
-        lambda row: collection.query(some[row], PROBE, way="approximate", ef=PROBE_EF, fields=False)
-    )
+    graph_ms = _median_ms(lambda row: collection.query(some[row], PROBE, way="approximate", ef=PROBE_EF, fields=False))
     few = [among((), hits) for hits in found]
     check_ms = _median_ms(lambda row: collection.query(some[row], _K, few[row], way="exact", fields=False))
     scan_us = 1000 * scan_ms / info.points
@@ -93,9 +89,7 @@ def recall(found: Sequence[Hit], exact: Sequence[Hit]) -> float:
     return sum(hit.score >= least for hit in found) / len(exact)
 
 
-def floor_of(
-    found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int
-) -> float | None:
+def floor_of(found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int) -> float | None:
     """The score from which on the graph finds what a scan finds.
 
     An answer is taken by its users if k of its scores reach the floor. Of those answers, at least .998 of what they
@@ -121,9 +115,7 @@ def floor_of(
     return good
 
 
-def _holds(
-    found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int, floor: float
-) -> bool:
+def _holds(found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int, floor: float) -> bool:
     shares = []
     for got, best in zip(found, true, strict=True):
         if (got >= floor).sum() < k:

@@ -27,6 +27,7 @@ passed the checks. ``approximate``: by the HNSW graph, unchecked; neighbours may
 Wanted = Literal["auto", "exact", "approximate"]
 """``auto``: the fastest way that holds its recall. The others force one way."""
 
+
 def search_ef(k: int) -> int:
     """Width of the HNSW beam for k neighbours.
 
@@ -144,7 +145,9 @@ class SearchProfile:
         text = f"recall@10 of the HNSW graph alone: {self.recall:.3f} without a filter"
         lost = sorted((item for item in self.filters if not item.holds), key=lambda item: item.recall)
         if self.filters:
-            text += f", {min(item.recall for item in self.filters):.3f} to {max(item.recall for item in self.filters):.3f}"
+            text += (
+                f", {min(item.recall for item in self.filters):.3f} to {max(item.recall for item in self.filters):.3f}"
+            )
             text += f" with {len(self.filters)} common filters"
         if lost:
             worst = lost[0]

@@ -263,7 +263,9 @@ class _Bench:
         """Ask all queries one at a time; None for the exact search."""
 
         def ask(vector: Vectors) -> list[Hit]:
-            return self._collection.query(vector, self._k, self._where, way="exact" if ef is None else "approximate", ef=ef, fields=False)
+            return self._collection.query(
+                vector, self._k, self._where, way="exact" if ef is None else "approximate", ef=ef, fields=False
+            )
 
         ask(self._vectors[0])  # what the engine does only once is no query's time
         answers, seconds = [], np.empty(len(self._vectors))
