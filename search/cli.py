@@ -100,12 +100,14 @@ def vector(file: Path, **options: Any) -> int:
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
-    return Searcher(options["location"], options["name"], settings, os.environ.get("QDRANT_API_KEY") or None)
+    return Searcher(
+        options["location"], options["name"], settings, os.environ.get("QDRANT_API_KEY") or None, options["budget_ms"]
+    )
 
 
 def _query(options: dict[str, Any]) -> Query:
     where: Where = options["where"]
-    return Query(options["k"], where, options["exclude_same_patient"], options["way"] or "auto", options["budget_ms"])
+    return Query(options["k"], where, options["exclude_same_patient"], options["way"] or "auto")
 
 
 def _read_vectors(file: Path) -> Vectors:

@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 import numpy as np
 import qdrant_edge as q
 
-from cbmir.errors import CollectionError, StoreError, StoreLockedError
+from cbmir.errors import CbmirError, CollectionError, StoreError, StoreLockedError
 from cbmir.filters import Where, to_edge
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
@@ -437,6 +437,8 @@ def _engine(folder: Path) -> Iterator[None]:
     """Turn what the engine raises, bare exceptions and Rust panics, into errors of ours."""
     try:
         yield
+    except CbmirError:
+        raise
     except Exception as error:
         text = " ".join(str(error).split())
         if "WouldBlock" in text:

@@ -97,10 +97,11 @@ class ServerCollection(Collection):
                 return
 
     def _page(self, where: Where, fields: Fields, vectors: bool, batch: int, offset: Any) -> tuple[list[Any], Any]:
+        condition = to_qdrant(where)
         return self._call(
             lambda client: client.scroll(
                 self.name,
-                to_qdrant(where),
+                condition,
                 limit=batch,
                 offset=offset,
                 with_payload=_selector(fields),
@@ -111,7 +112,8 @@ class ServerCollection(Collection):
 
     def count(self, where: Where = ()) -> int:
         """How many points satisfy the filter."""
-        return self._call(lambda client: client.count(self.name, to_qdrant(where), exact=True)).count
+        condition = to_qdrant(where)
+        return self._call(lambda client: client.count(self.name, condition, exact=True)).count
 
     def bare(self) -> int:
         """Points that have no vector."""
@@ -120,9 +122,10 @@ class ServerCollection(Collection):
 
     def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
         """How many points have each value of a keyword field."""
+        condition = to_qdrant(where)
         answer = self._call(
             lambda client: client.facet(
-                self.name, field, to_qdrant(where), limit=limit, exact=True, consistency=self._consistency
+                self.name, field, condition, limit=limit, exact=True, consistency=self._consistency
             )
         )
         return {str(hit.value): hit.count for hit in sorted(answer.hits, key=lambda hit: (-hit.count, str(hit.value)))}
