@@ -12,8 +12,9 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.filters import parse
 from cbmir.schema import Hit
 from cbmir.store import open_store
+from cbmir.store.tuning import recall
 from cbmir.store.ways import search_ef
-from evaluate.recall.measurement import EFS, RecallTerms, measure_recall, recall
+from evaluate.recall.measurement import EFS, RecallTerms, measure_recall
 
 
 def hits(*scores):
@@ -45,26 +46,41 @@ def test_recall__is_the_share_of_a_sample_of_the_truth(scores, data):
 def test_measure_recall__a_collection_without_an_index_misses_nothing(filled):
     report = measure_recall(filled, RecallTerms(k=5))
     assert (report.vectors, report.indexed, report.queries) == (30, 0, 30)  # no more than there are
-    assert [(row.filter, row.points, row.selectivity) for row in report.rows] == [
+    assert [(row.filter, row.points, row.selectivity) for row in report.rows if row.way == "auto"] == [
         ("all", 30, 1),
         ("modality=CT", 10, pytest.approx(1 / 3)),
         ("anatomic_region=chest", 30, 1),
         ("dataset=synthetic", 30, 1),
+        ("split=test", 10, pytest.approx(1 / 3)),
         ("primary_label=CT/chest/finding_0", 6, 0.2),
+        ("modality=CT and anatomic_region=chest", 10, pytest.approx(1 / 3)),
+        ("modality=CT and dataset=synthetic", 10, pytest.approx(1 / 3)),
+        ("modality=CT and primary_label=CT/chest/finding_0", 2, pytest.approx(1 / 15)),
+        ("anatomic_region=chest and dataset=synthetic", 30, 1),
+        ("anatomic_region=chest and split=test", 10, pytest.approx(1 / 3)),
+        ("anatomic_region=chest and primary_label=CT/chest/finding_0", 6, 0.2),
+        ("dataset=synthetic and split=test", 10, pytest.approx(1 / 3)),
+        ("dataset=synthetic and primary_label=CT/chest/finding_0", 6, 0.2),
+        ("split=test and primary_label=CT/chest/finding_0", 2, pytest.approx(1 / 15)),
+        ("modality=another than the query's", 10, pytest.approx(1 / 3)),
+    ]
+    assert [row.filter for row in report.rows if row.way == "approximate"] == [
+        row.filter for row in report.rows if row.way == "auto"
     ]
     assert {row.ef for row in report.rows} == {search_ef(5)}
     assert [(row.filter, row.ef) for row in report.sweep] == [("all", ef) for ef in EFS]
     for row in report.rows + report.sweep:
-        assert row.recall == 1
+        assert (row.recall, row.lowest, row.under_90) == (1, 1, 0)
+        assert row.by_graph == (row.way == "approximate")
         assert 0 < row.p50_ms <= row.p95_ms
         assert row.queries_per_s > 0
         assert row.exact_p50_ms > 0
-    assert report.fields_without_value == ()
+    assert report.fields_without_value == ("sex",)
 
 
 def test_measure_recall__fewer_images_than_k(filled):
     report = measure_recall(filled, RecallTerms(filters=((parse("labels~*finding_3"),),), efs=(), k=20, count=4))
-    assert [(row.filter, row.points, row.recall) for row in report.rows] == [
+    assert [(row.filter, row.points, row.recall) for row in report.rows if row.way == "auto"] == [
         ("all", 30, 1),
         ("labels=CT/chest/finding_3", 6, 1),  # the pattern, as it was asked
     ]
@@ -77,8 +93,8 @@ def test_measure_recall__a_field_without_values_is_named(edge, card, make_batch)
     with edge.create("bare", card) as collection:
         collection.upsert(replace(batch, records=bare))
         report = measure_recall(collection, RecallTerms(efs=(), k=2))
-    assert report.fields_without_value == ("anatomic_region", "primary_label")
-    assert "of anatomic_region, primary_label: no image has a value" in report.table()
+    assert report.fields_without_value == ("anatomic_region", "sex", "primary_label")
+    assert "of anatomic_region, sex, primary_label: no image has a value" in report.table()
 
 
 def test_measure_recall__a_seed_gives_the_same_queries(filled):
@@ -87,6 +103,17 @@ def test_measure_recall__a_seed_gives_the_same_queries(filled):
         for seed in (7, 7)
     ]
     assert asked[0] == asked[1]
+
+
+def test_measure_recall__exclusion_and_queries_of_a_part(edge, card, make_batch):
+    batch = make_batch(12)
+    records = tuple(replace(record, patient_id=f"p{number // 4}") for number, record in enumerate(batch.records))
+    with edge.create("patients", card) as collection:
+        collection.upsert(replace(batch, records=records))
+        report = measure_recall(collection, RecallTerms(queries=(parse("split=val"),), efs=(), k=3))
+    assert (report.queries, report.drawn_from) == (4, "split=val")
+    (row,) = [row for row in report.rows if row.filter == "patient_id!=the query's" and row.way == "auto"]
+    assert (row.points, row.recall) == (8, 1)
 
 
 def test_measure_recall__refuses(shelf, filled):
@@ -115,8 +142,12 @@ def test_command__table_json_and_csv_agree(shelf, cbmir, tmp_path):
     with out.open() as file:
         lines = list(csv.DictReader(file))
     rows = answer["rows"] + answer["sweep"]
-    assert [row["filter"] for row in rows] == [line["filter"] for line in lines] == ["all", "modality=CT|MR", "all"]
-    assert [row["ef"] for row in rows] == [int(line["ef"]) for line in lines] == [128, 128, 16]
+    assert (
+        [row["filter"] for row in rows]
+        == [line["filter"] for line in lines]
+        == [*("all", "all", "modality=CT|MR", "modality=CT|MR", "all")]
+    )
+    assert [row["ef"] for row in rows] == [int(line["ef"]) for line in lines] == [128, 128, 128, 128, 16]
     assert all(line["k"] == "10" and line["fingerprint"] == answer["fingerprint"] for line in lines)
     table = cbmir(*arguments).stdout
     assert "0 of 30 vectors in the HNSW graph" in table

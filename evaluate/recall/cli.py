@@ -7,7 +7,8 @@ import click
 from cbmir.options import json_option, opened_collection, print_json, store_option
 from evaluate.options import out_option
 from evaluate.protocol import MAX_K, conditions
-from evaluate.recall.measurement import EFS, FILTERED, RecallTerms, measure_recall
+from evaluate.recall.cases import FILTERED
+from evaluate.recall.measurement import EFS, RecallTerms, measure_recall
 
 
 @click.command("recall")
@@ -19,8 +20,9 @@ from evaluate.recall.measurement import EFS, FILTERED, RecallTerms, measure_reca
     "filters",
     multiple=True,
     metavar="CONDITION",
-    help="A row for this condition of the filter language, beside that without a filter. Repeatable. "
-    f"[default: the most frequent value of {', '.join(FILTERED)}]",
+    help="Measure this filter beside no filter; join conditions by ' and '. Repeatable. "
+    f"[default: the most frequent value of {', '.join(FILTERED)}, pairs of them, another modality and region than the "
+    "query's, and all images but those of the query's patient]",
 )
 @click.option(
     "--ef",
@@ -31,18 +33,26 @@ from evaluate.recall.measurement import EFS, FILTERED, RecallTerms, measure_reca
     show_default=True,
     help="Width of the HNSW beam to try without a filter; the engine takes k where it is less. Repeatable.",
 )
+@click.option(
+    "--queries", metavar="FILTER", default="all", show_default=True, help="Stored images that queries are drawn from."
+)
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Queries: stored vectors.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of queries.")
 @out_option
 @json_option
 def recall_command(location: str, name: str | None, as_json: bool, **options: Any) -> None:
-    """Compare the search that users get with a scan of all vectors: recall and time, by filter and by beam width.
+    """Compare the default search, and the HNSW graph alone, with a scan of all vectors: recall and time by filter.
 
     Queries are vectors drawn from the collection, asked one at a time; each may find itself.
     """
-    filters = tuple(conditions([text]) for text in options["filters"]) or None
+    filters = tuple(conditions(text.split(" and ")) for text in options["filters"]) or None
     terms = RecallTerms(
-        filters=filters, efs=options["efs"], k=options["k"], count=options["count"], seed=options["seed"]
+        filters=filters,
+        queries=conditions(options["queries"].split(" and ")),
+        efs=options["efs"],
+        k=options["k"],
+        count=options["count"],
+        seed=options["seed"],
     )
     with opened_collection(location, name) as collection:
         report = measure_recall(collection, terms)

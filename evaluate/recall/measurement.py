@@ -1,7 +1,7 @@
 """The search that users get against a scan of all vectors: what it misses and what it saves, a filter at a time.
 
-This is about the engine, not about medicine: what is right is what the scan finds. A filter that few images satisfy
-changes how the engine searches, so that recall and time of one filter say little about another.
+This is about the engine, not about medicine: the truth is what the scan finds. Each filter has two rows: the search that
+users get by default (``auto``), and the HNSW graph alone (``approximate``).
 """
 
 import time
@@ -16,20 +16,16 @@ from tqdm import tqdm
 
 import cbmir
 from cbmir.errors import CutoffError, ProtocolError
-from cbmir.filters import Condition, Where
-from cbmir.schema import Hit, Vectors
+from cbmir.filters import Where
+from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
-from cbmir.store.ways import search_ef
+from cbmir.store.tuning import TIE, recall
+from cbmir.store.ways import Found, Wanted, search_ef
 from evaluate.protocol import MAX_K, existing, wording
+from evaluate.recall.cases import Case, cases
 from evaluate.rows import row_json, write_rows
 
-FILTERED = ("modality", "anatomic_region", "dataset", "primary_label")
-"""Fields whose most frequent value makes a filter, where none is asked for."""
-
 EFS = (32, 64, 128, 256, 512)
-
-TIE = 1e-6
-"""Cosines that differ by no more are the same but for rounding: either image is the right answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +33,9 @@ class RecallTerms:
     """The terms of a recall measurement.
 
     Attributes:
-        filters: One row each, beside that of no filter; None for the most frequent values of `FILTERED`.
+        filters: Rows for each, beside those of no filter. None for the most frequent values of `FILTERED`, pairs of
+            them, another modality and region than the query's, and all images but those of the query's patient.
+        queries: Which stored images are drawn as queries.
         efs: Widths of the HNSW beam to try without a filter, each 1 or more; the engines take k where it is less.
         k: Neighbours a query.
         count: Queries: stored vectors, drawn without replacement.
@@ -49,6 +47,7 @@ class RecallTerms:
     """
 
     filters: tuple[Where, ...] | None = None
+    queries: Where = ()
     efs: tuple[int, ...] = EFS
     k: int = 10
     count: int = 200
@@ -65,29 +64,39 @@ class RecallTerms:
 
 @dataclass(frozen=True, slots=True)
 class RecallRow:
-    """One filter and beam width; queries are asked one at a time, without payloads.
+    """One filter and way of searching; queries are asked one at a time, without payloads.
 
     Attributes:
-        filter: The filter, in the filter language.
-        points: Images that satisfy it.
+        filter: The filter, in the filter language, or in words where it depends on the query.
+        way: ``auto``: the search that users get. ``approximate``: the HNSW graph, unchecked.
+        points: Images that satisfy it; the median over the queries where it depends on the query.
         selectivity: Their share of the collection, 0 to 1.
-        ef: Width of the HNSW beam.
-        recall: Mean share of the exact search's hits that the approximate one finds, 0 to 1.
+        ef: Width of the HNSW beam, where the graph is asked for k neighbours.
+        recall: Mean recall@k: the share of the exact search's hits that this search finds, 0 to 1.
+        lowest: Recall of the worst query.
+        under_90: Share of the queries with a recall under .9.
+        by_graph: Share of the queries that the graph answered.
         p50_ms: Median time of a query.
         p95_ms: Time that 95% of the queries don't exceed.
         queries_per_s: Queries over their total time.
         exact_p50_ms: Median time of the exact search.
+        count_ms: Time to count the images that satisfy the filter.
     """
 
     filter: str
+    way: str
     points: int
     selectivity: float
     ef: int
     recall: float
+    lowest: float
+    under_90: float
+    by_graph: float
     p50_ms: float
     p95_ms: float
     queries_per_s: float
     exact_p50_ms: float
+    count_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +111,12 @@ class RecallReport:
         vectors: Images in it.
         indexed: Vectors in an HNSW graph; the approximate search scans the others.
         k: Neighbours a query.
-        queries: Queries drawn; fewer than were asked for where the collection has no more.
+        queries: Queries drawn; fewer than were asked for where there are no more.
+        drawn_from: Which stored images they were drawn from.
         seed: Of the draw.
         fields_without_value: Those of `FILTERED` that made no filter, because no image has a value.
-        rows: No filter, then the others, at the beam width that users get.
-        sweep: No filter, by rising beam width.
+        rows: No filter, then the others, both ways each.
+        sweep: No filter, approximate, by rising beam width.
         version: Of cbmir.
     """
 
@@ -118,6 +128,7 @@ class RecallReport:
     indexed: int
     k: int
     queries: int
+    drawn_from: str
     seed: int
     fields_without_value: tuple[str, ...]
     rows: tuple[RecallRow, ...]
@@ -138,7 +149,18 @@ class RecallReport:
         Raises:
             CbmirError: the file can't be written.
         """
-        names = ("collection", "encoder", "fingerprint", "store", "vectors", "indexed", "k", "queries", "seed")
+        names = (
+            "collection",
+            "encoder",
+            "fingerprint",
+            "store",
+            "vectors",
+            "indexed",
+            "k",
+            "queries",
+            "drawn_from",
+            "seed",
+        )
         terms: Mapping[str, object] = {name: getattr(self, name) for name in (*names, "version")}
         write_rows(path, self.rows + self.sweep, terms)
 
@@ -151,10 +173,11 @@ class RecallReport:
         yield f"encoder     {self.encoder}, fingerprint {self.fingerprint}"
         yield f"index       {self.indexed:,} of {self.vectors:,} vectors in the HNSW graph, the others are scanned"
         yield (
-            f"queries     {self.queries:,} stored vectors, seed {self.seed}; one at a time, without payloads; each may "
-            "find itself"
+            f"queries     {self.queries:,} stored vectors ({self.drawn_from}), seed {self.seed}; one at a time, "
+            "without payloads; each may find itself"
         )
-        yield f"right       what an exact search finds, or as near to {TIE:g}"
+        yield f"relevant    what an exact search finds, or as near to {TIE:g}"
+        yield "way         auto: what users get by default; approximate: the HNSW graph, unchecked"
         if self.fields_without_value:
             yield f"no filter   of {', '.join(self.fields_without_value)}: no image has a value"
 
@@ -165,13 +188,14 @@ class RecallReport:
     def _lines(self, rows: Sequence[RecallRow]) -> Iterator[str]:
         wide = max(len("filter"), *(len(row.filter) for row in rows))
         yield (
-            f"{'filter':{wide}}  {'images':>10}  selectivity    ef  {f'recall@{self.k}':>10}  {'p50 ms':>8}"
-            f"  {'p95 ms':>8}  queries/s  exact p50 ms"
+            f"{'filter':{wide}}  {'way':11}  {'images':>10}  selectivity    ef  {f'recall@{self.k}':>10}  lowest"
+            f"  under .9  by graph  {'p50 ms':>8}  {'p95 ms':>8}  exact p50  count ms"
         )
         for row in rows:
             yield (
-                f"{row.filter:{wide}}  {row.points:>10,}  {row.selectivity:>11.4f}  {row.ef:>4}  {row.recall:>10.4f}"
-                f"  {row.p50_ms:>8.2f}  {row.p95_ms:>8.2f}  {row.queries_per_s:>9,.0f}  {row.exact_p50_ms:>12.2f}"
+                f"{row.filter:{wide}}  {row.way:11}  {row.points:>10,}  {row.selectivity:>11.4f}  {row.ef:>4}"
+                f"  {row.recall:>10.4f}  {row.lowest:>6.2f}  {row.under_90:>8.3f}  {row.by_graph:>8.3f}"
+                f"  {row.p50_ms:>8.2f}  {row.p95_ms:>8.2f}  {row.exact_p50_ms:>9.2f}  {row.count_ms:>8.2f}"
             )
 
 
@@ -179,7 +203,7 @@ class RecallReport:
 class _Timed:
     """The answers to all queries, and the seconds each took."""
 
-    answers: list[list[Hit]]
+    answers: list[Found]
     seconds: NDArray[np.float64]
 
 
@@ -193,19 +217,22 @@ def measure_recall(collection: Collection, terms: RecallTerms | None = None) -> 
     terms = terms or RecallTerms()
     if not collection.count():
         raise ProtocolError(f"{collection.name} holds no image: there is nothing to ask")
-    filters, without = _frequent(collection) if terms.filters is None else (terms.filters, ())
-    wheres: list[Where] = [(), *(existing(where, collection, "filter") for where in filters)]
-    vectors = _drawn(collection, terms)
-    default = search_ef(terms.k)
+    queries = existing(terms.queries, collection, "queries") if terms.queries else ()
+    drawn = _drawn(collection, terms, queries)
+    given = None
+    if terms.filters is not None:
+        given = tuple(existing(where, collection, "filter") for where in terms.filters)
+    measured, without = cases(collection, [point.payload for point in drawn], given)
+    vectors = np.stack([point.vector for point in drawn if point.vector is not None])
     efs = sorted(set(terms.efs))
     rows: list[RecallRow] = []
     sweep: list[RecallRow] = []
-    with tqdm(total=2 * len(wheres) + len(efs), desc="recall", unit="pass", leave=False, disable=None) as bar:
-        for number, where in enumerate(wheres):
-            bench = _Bench(collection, vectors, terms.k, where, bar)
-            rows.append(bench.row(default))
+    with tqdm(total=3 * len(measured) + len(efs), desc="recall", unit="pass", leave=False, disable=None) as bar:
+        for number, case in enumerate(measured):
+            bench = _Bench(collection, vectors, terms.k, case, bar)
+            rows += [bench.row("auto"), bench.row("approximate")]
             if number == 0:
-                sweep += [bench.row(ef) for ef in efs]
+                sweep += [bench.row("approximate", ef) for ef in efs]
     info = collection.info()
     return RecallReport(
         collection=collection.name,
@@ -216,6 +243,7 @@ def measure_recall(collection: Collection, terms: RecallTerms | None = None) -> 
         indexed=info.indexed,
         k=terms.k,
         queries=len(vectors),
+        drawn_from=wording(terms.queries),
         seed=terms.seed,
         fields_without_value=without,
         rows=tuple(rows),
@@ -223,77 +251,62 @@ def measure_recall(collection: Collection, terms: RecallTerms | None = None) -> 
     )
 
 
-def recall(found: Sequence[Hit], exact: Sequence[Hit]) -> float:
-    """Share of an exact search's hits that another search found; a hit as near as the last of them is right too.
-
-    Args:
-        found: The hits of the other search, at most as many.
-        exact: One hit or more, by falling score.
-    """
-    least = exact[-1].score - TIE
-    return sum(hit.score >= least for hit in found) / len(exact)
-
-
 class _Bench:
-    """One filter, asked exactly once and approximately as often as need be."""
+    """One filter, asked exactly once and otherwise as often as need be."""
 
-    def __init__(self, collection: Collection, vectors: Vectors, k: int, where: Where, bar: "tqdm[Any]") -> None:
-        self._collection, self._vectors, self._k, self._where, self._bar = collection, vectors, k, where, bar
-        self._points = collection.count(where)
-        self._selectivity = self._points / collection.count()
-        self._exact = self._timed(None)
+    def __init__(self, collection: Collection, vectors: Vectors, k: int, case: Case, bar: "tqdm[Any]") -> None:
+        self._collection, self._vectors, self._k, self._case, self._bar = collection, vectors, k, case, bar
+        started = time.perf_counter()
+        counts = {where: collection.count(where) for where in set(case.wheres)}
+        self._count_ms = 1000 * (time.perf_counter() - started) / len(counts)
+        self._points = int(np.median([counts[where] for where in case.wheres]))
+        self._exact = self._timed("exact", None)
 
-    def row(self, ef: int) -> RecallRow:
-        timed = self._timed(ef)
-        shares = [recall(*pair) for pair in zip(timed.answers, self._exact.answers, strict=True)]
+    def row(self, way: Wanted, ef: int | None = None) -> RecallRow:
+        timed = self._timed(way, ef)
+        pairs = zip(timed.answers, self._exact.answers, strict=True)
+        shares = np.array([recall(found.hits, exact.hits) for found, exact in pairs if exact.hits] or [1.0])
         p50_ms, p95_ms = 1000 * np.percentile(timed.seconds, (50, 95))
         return RecallRow(
-            filter=wording(self._where),
+            filter=self._case.name,
+            way=way,
             points=self._points,
-            selectivity=self._selectivity,
-            ef=ef,
+            selectivity=self._points / self._collection.count(),
+            ef=ef or search_ef(self._k),
             recall=float(np.mean(shares)),
+            lowest=float(np.min(shares)),
+            under_90=float(np.mean(shares < 0.9)),
+            by_graph=float(np.mean([found.way != "exact" for found in timed.answers])),
             p50_ms=float(p50_ms),
             p95_ms=float(p95_ms),
             queries_per_s=float(len(timed.seconds) / timed.seconds.sum()),
             exact_p50_ms=float(1000 * np.median(self._exact.seconds)),
+            count_ms=self._count_ms,
         )
 
-    def _timed(self, ef: int | None) -> _Timed:
-        """Ask all queries one at a time; None for the exact search."""
+    def _timed(self, way: Wanted, ef: int | None) -> _Timed:
+        """Ask all queries one at a time."""
 
-        def ask(vector: Vectors) -> list[Hit]:
-            return self._collection.query(
-                vector, self._k, self._where, way="exact" if ef is None else "approximate", ef=ef, fields=False
-            )
+        def ask(row: int) -> Found:
+            where = self._case.wheres[row]
+            vector = self._vectors[row : row + 1]
+            return self._collection.search(vector, self._k, where, way=way, ef=ef, fields=False)[0]
 
-        ask(self._vectors[0])  # what the engine does only once is no query's time
+        ask(0)  # what the engine does only once is no query's time
         answers, seconds = [], np.empty(len(self._vectors))
-        for row, vector in enumerate(self._vectors):
+        for row in range(len(self._vectors)):
             started = time.perf_counter()
-            answers.append(ask(vector))
+            answers.append(ask(row))
             seconds[row] = time.perf_counter() - started
         self._bar.update()
         return _Timed(answers, seconds)
 
 
-def _frequent(collection: Collection) -> tuple[tuple[Where, ...], tuple[str, ...]]:
-    """A filter for the most frequent value of each of `FILTERED`, and the fields that have none."""
-    filters: list[Where] = []
-    without: list[str] = []
-    for field in FILTERED:
-        values = collection.facet(field, limit=1)
-        filters += [(Condition(field, "=", (value,)),) for value in values]
-        without += [] if values else [field]
-    return tuple(filters), tuple(without)
-
-
-def _drawn(collection: Collection, terms: RecallTerms) -> Vectors:
-    """(queries, dim) stored vectors, in the order drawn."""
-    ids = [point.id for points in collection.scroll(fields=False) for point in points]
+def _drawn(collection: Collection, terms: RecallTerms, where: Where) -> list[StoredPoint]:
+    """Stored images in the order drawn, with payload and vector."""
+    ids = [point.id for points in collection.scroll(where, fields=False) for point in points]
     drawn = np.random.default_rng(terms.seed).permutation(len(ids))[: terms.count]
-    points = collection.get([ids[number] for number in drawn], fields=False, vectors=True)
-    vectors = {point.id: point.vector for point in points if point.vector is not None}
-    if lost := len(drawn) - len(vectors):
+    found = {point.id: point for point in collection.get([ids[number] for number in drawn], vectors=True)}
+    if lost := len(drawn) - len(found):
         raise ProtocolError(f"{collection.name} lost {lost:,} images while it was measured; start again")
-    return np.stack([vectors[ids[number]] for number in drawn])
+    return [found[ids[number]] for number in drawn]
