@@ -64,7 +64,7 @@ def measure_search(collection: "Collection", progress: Callable[[str], None] | N
     few = [among((), hits) for hits in found]
     check_ms = _median_ms(lambda row: collection.query(some[row], _K, few[row], way="exact", fields=False))
     scan_us = 1000 * scan_ms / info.points
-    filters = _filters(collection, queries, lambda points: points * scan_us / 1000 > graph_ms, progress)
+    filters = measure_filters(collection, queries, lambda points: points * scan_us / 1000 > graph_ms, progress)
     return SearchProfile(
         points=info.points,
         queries=len(queries),
@@ -142,13 +142,20 @@ def draw(collection: "Collection", count: int, rng: np.random.Generator, where: 
     return np.stack([vector for id in drawn if (vector := vectors.get(id)) is not None])
 
 
-def _filters(
+def measure_filters(
     collection: "Collection",
     queries: Vectors,
     matters: Callable[[int], bool],
-    progress: Callable[[str], None] | None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[FilterRecall, ...]:
-    """The graph with the common values of each field, where a scan of the images with that value takes longer."""
+    """Measure the graph with the common values of each filter field.
+
+    Args:
+        collection: Indexed.
+        queries: (n, dim) of unit length.
+        matters: Whether a value that so many images have is worth measuring.
+        progress: Called with a line before each.
+    """
     started, measured = time.monotonic(), []
     for name in FIELDS:
         for value, points in list(collection.facet(name, limit=VALUES).items()):

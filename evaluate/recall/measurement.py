@@ -1,7 +1,7 @@
 """The search that users get against a scan of all vectors: what it misses and what it saves, a filter at a time.
 
-This is about the engine, not about medicine: the truth is what the scan finds. Each filter has two rows: the search that
-users get by default (``auto``), and the HNSW graph alone (``approximate``).
+This is about the engine, not about medicine: the truth is what the scan finds. Each filter has two rows: the search
+that users get by default (``auto``), and the HNSW graph alone (``approximate``).
 """
 
 import time
