@@ -43,7 +43,9 @@ def ingest() -> None:
 @ingest.command()
 @click.argument("source", type=_EXISTING)
 @click.option(
-    "--encoder", required=True, help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO."
+    "--encoder",
+    required=True,
+    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG, or ORG/REPO of the model hub.",
 )
 @store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
@@ -95,7 +97,7 @@ def images(
         items = Shard.parse(items, options["shard"])
     network = get(encoder, settings)
     say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
-    name, layout = name or _slug(encoder), options["layout"].expecting(items.total)
+    name, layout = name or _slug(network.card.name), options["layout"].expecting(items.total)
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None

@@ -175,7 +175,7 @@ def test_encoders_pull__terms_come_before_the_download(cbmir_process, tmp_path):
     done = cbmir_process("encoders", "pull", "medsiglip", "--to", tmp_path / "to")  # the tests have no hub
     first, *_, last = done.stderr.splitlines()
     assert (done.returncode, first[:19]) == (1, "medsiglip is gated:")
-    assert last.startswith("error: no weights for google/medsiglip-448 from the model hub")
+    assert last.startswith("error: no weights for google/medsiglip-448: give --weights FILE|DIR; from the model hub")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pipe to break")

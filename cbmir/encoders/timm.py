@@ -1,12 +1,15 @@
 """Encoders by timm: any of its networks, with the pooled features before the classifier as the vector."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.fitting import fit
+from cbmir.encoders.names import HUB
 from cbmir.encoders.weights import download, in_order, no_weights, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.images import Preprocessing
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from cbmir.encoders.weights import StateDict
 
-PREFIX, PREFIX_FORM = "timm:", "NAME"
+PREFIX, PREFIX_FORM = "timm:", "NAME or timm:hf-hub:ORG/REPO"
 UNTRAINED = "untrained"
 _SEED = 0
 
@@ -96,6 +99,8 @@ def _model(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
     import timm
     import torch
 
+    if spec.architecture.startswith(HUB):
+        return _of_repository(spec, weights)
     if weights and weights.is_dir():
         return _from_dir(spec, weights)
     repository = _repository(spec)
@@ -106,9 +111,10 @@ def _model(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
             torch.manual_seed(_SEED)
             untrained: torch.nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
             return untrained
-    file = weights or (packaged(*spec.package) if spec.package else None)
-    if file:
-        return _from_file(spec, file)
+    if weights:
+        return _from_file(spec, weights)
+    if spec.package:
+        return _packaged(spec, packaged(*spec.package))
     if repository:
         return _from_dir(spec, _downloaded(spec, repository))
     if spec.revision != "main":
@@ -125,6 +131,8 @@ def _repository(spec: TimmSpec) -> str | None:
     import timm
     from timm.models import get_pretrained_cfg
 
+    if spec.architecture.startswith(HUB):
+        return spec.architecture.removeprefix(HUB)
     if not timm.is_model(spec.architecture.partition(".")[0]):
         close = timm.list_models(f"*{spec.architecture[:8]}*")[:8]
         raise EncoderError(f"timm has no network {spec.architecture!r}; near it are {', '.join(close) or 'none'}")
@@ -135,6 +143,20 @@ def _repository(spec: TimmSpec) -> str | None:
     except RuntimeError as error:  # an unknown tag
         raise EncoderError(f"timm has no network {spec.architecture!r}: {error}") from error
     return (config and config.hf_hub_id) or None
+
+
+def _of_repository(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
+    """A network that only its repository's config.json describes."""
+    if weights and not weights.is_dir():
+        raise WeightsError(
+            f"{weights} is not a directory: {spec.name} needs the repository's, with config.json beside the weights"
+        )
+    folder = weights or _downloaded(spec, spec.architecture.removeprefix(HUB))
+    try:
+        architecture = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder} has no config.json of timm's: it names no architecture ({error})") from error
+    return _from_dir(replace(spec, architecture=architecture), folder)
 
 
 def _downloaded(spec: TimmSpec, repository: str) -> Path:
@@ -167,21 +189,73 @@ def _model_type(folder: Path) -> str | None:
         return None
 
 
-def _from_file(spec: TimmSpec, file: Path) -> "torch.nn.Module":
-    """The network with the weights of a file, every one of them.
-
-    timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
-    and says nothing. So the classifier is loaded too, and taken off afterwards.
-    """
+def _packaged(spec: TimmSpec, file: Path) -> "torch.nn.Module":
     import timm
 
     state = read_state_dict(file)
-    if spec.architecture.startswith("samvit"):
-        state = _without_decoder(state)
     if spec.ordered:
-        full = timm.create_model(spec.architecture, pretrained=False, **spec.options)
-        if set(full.state_dict()) != set(state):
-            state = in_order(state, full, file)
+        state = in_order(state, timm.create_model(spec.architecture, pretrained=False, **spec.options), file)
+    return _with_classifier(spec, file, state)
+
+
+def _from_file(spec: TimmSpec, file: Path) -> "torch.nn.Module":
+    """The network with the weights of a file, every one of them.
+
+    What a training program has put on the network instead of its classifier, and what is beside it in the file, is
+    left out; anything else that has no place is refused. Names that aren't timm's are left to timm's own conversion.
+    """
+    import timm
+
+    own, classifier = _tensors(spec)
+    convert = _without_decoder if spec.architecture.startswith("samvit") else None
+    taken = fit(file, spec.architecture, own, convert, classifier)
+    if taken.complete and all(_is_head(spec.architecture, name) for name in taken.unexpected):
+        names = (*own, *classifier) if taken.state.keys() >= classifier.keys() else own
+        model = _with_classifier(spec, file, {name: taken.state[name] for name in names})
+        taken.say()
+        return model
+    state = taken.state
+    try:
+        if spec.ordered and not taken.matched:
+            state = in_order(state, timm.create_model(spec.architecture, pretrained=False, **spec.options), file)
+        model = _with_classifier(spec, file, state)
+    except WeightsError as error:
+        raise taken.error(spec.architecture) from error
+    taken.say("order" if state is not taken.state else "timm")
+    return model
+
+
+def _tensors(spec: TimmSpec) -> tuple["StateDict", "StateDict"]:
+    """Tensors of the network without its classifier, and those of the classifier, without values."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        whole = timm.create_model(spec.architecture, pretrained=False, **spec.options).state_dict()
+        own = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.options).state_dict()
+    return own, {name: tensor for name, tensor in whole.items() if name not in own}
+
+
+def _is_head(architecture: str, name: str) -> bool:
+    """Whether a tensor that the network doesn't have belongs to a classifier, or only to the training."""
+    return name.startswith(tuple(f"{head}." for head in _classifiers(architecture))) or bool(_HEADS.match(name))
+
+
+def _classifiers(architecture: str) -> tuple[str, ...]:
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(architecture)
+    if config is None or not config.classifier:
+        return ()
+    return (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier)
+
+
+def _with_classifier(spec: TimmSpec, file: Path, state: "StateDict") -> "torch.nn.Module":
+    """The network with all of the tensors, its classifier's too, which is taken off afterwards.
+
+    timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
+    and says nothing.
+    """
     *others, last = _class_counts(spec.architecture, state)
     for classes in others:
         try:
@@ -204,8 +278,7 @@ def _class_counts(architecture: str, state: "StateDict") -> list[int]:
     config = get_pretrained_cfg(architecture)
     if config is None:
         return [0]
-    heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
-    for head in heads:
+    for head in _classifiers(architecture):
         for name in (f"{head}.bias", f"{head}.weight"):
             if name in state:
                 return [len(state[name]) - (config.label_offset or 0)]
@@ -304,6 +377,12 @@ def _preprocessing(spec: TimmSpec, model: Any) -> Preprocessing:
 def _pip_name(spec: TimmSpec) -> str:
     return spec.source.removeprefix("package ")
 
+
+_HEADS = re.compile(
+    r"(heads?|head_\w+|(?!conv_)\w+_head|fc\d*|\w*classifier|last_linear|projector|projection|predictor|prototypes|"
+    r"criterion|decoder|mask_token|n_averaged)(\.|$)"
+)
+"""What training puts beside a network, under its usual names."""
 
 _SAM_DECODER = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.")
 _SAM_NAMES = (
