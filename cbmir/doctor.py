@@ -14,7 +14,7 @@ import click
 from cbmir import __version__
 from cbmir.encoders.base import EncoderSettings
 from cbmir.errors import CbmirError
-from cbmir.options import encoder_options, json_option, opened, print_json
+from cbmir.options import encoder_options, json_option, opened, print_json, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
 
@@ -158,6 +158,7 @@ def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
 
 
 @click.command("doctor")
+@transport_options
 @click.option("--store", "location", envvar="CBMIR_STORE", show_envvar=True, metavar="DIR|URL", help="Check it too.")
 @click.option("--encoder", help="Load it too, and say what it runs on.")
 @encoder_options

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cbmir.options import (
 )
 from cbmir.vectorfile import write_embeddings
 from ingest.console import failed, finish, seen_by
+from ingest.deferred import open_or_defer
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import ingest_images
 from ingest.reindex.cli import reindex_
@@ -101,7 +103,8 @@ def images(
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None
-        with open_in_turn(store, name, network.card, layout, waiting) as collection:
+        opening = partial(open_in_turn, store, name, network.card, layout, waiting)
+        with open_or_defer(store, name, network.card, opening) as collection:
             with tqdm(total=items.total, unit="image", disable=None) as bar:
                 seen, place = seen_by(bar), options["place"]
                 report = ingest_images(items, network, collection, options["workers"], seen, place)
@@ -138,7 +141,8 @@ def embeddings(
         card = vectors.card(encoder, records(sources))
         layout = options["layout"].expecting(vectors.count)
         foretell(store, name or _slug(encoder), card, layout)
-        with store.open_or_create(name or _slug(encoder), card, layout) as collection:
+        opening = partial(store.open_or_create, name or _slug(encoder), card, layout)
+        with open_or_defer(store, name or _slug(encoder), card, opening) as collection:
             report = ingest_embeddings(sources, vectors, collection)
             return finish(collection, report, options["failures"], options["as_json"])
 

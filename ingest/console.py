@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
 from cbmir.store import Collection
+from ingest.deferred import Deferred
 from ingest.pipeline import Seen
 from ingest.report import IngestReport, write_failures
 from ingest.sources import Failure
@@ -26,6 +27,8 @@ def finish(collection: Collection, report: IngestReport, failures: Path | None, 
                 report.timed("index", lambda: collection.finish(show))
     finally:
         _conclude(report, failures, as_json)
+        if isinstance(collection, Deferred) and collection.made is None:
+            say(f"no image was stored: there is no collection {collection.name}")
     if report.interrupted:
         say("interrupted; run the same command again to go on")
         return EXIT_INTERRUPTED
