@@ -1,7 +1,9 @@
 """``cbmir ingest``: images or embeddings into a collection."""
 
+import gzip
 import re
 import shlex
+import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from cbmir.options import (
     say,
     store_option,
 )
+from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
 from ingest.console import failed, finish, seen_by
 from ingest.deferred import open_or_defer
@@ -95,11 +98,12 @@ def images(
         options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"])
     )
     items = open_source(source, reading)
+    expected = items.total if items.total is not None else _lines(source)
     if options["shard"]:
         items = Shard.parse(items, options["shard"])
     network = get(encoder, settings)
-    say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
-    name, layout = name or _slug(network.card.name), options["layout"].expecting(items.total)
+    say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
+    name, layout = name or _slug(network.card.name), options["layout"].expecting(expected)
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None
@@ -219,6 +223,15 @@ def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:
             f"{unknown[0]!r}: write FIELD=VALUE; fields are {', '.join(GIVEN_FIELDS)}", param_hint="--set"
         )
     return pairs
+
+
+def _lines(table: Path) -> int | None:
+    """About how many rows a CSV has, for estimates: its lines without the header; None where it can't be read."""
+    try:
+        with gzip.open(table) if table.suffix.lower() == ".gz" else table.open("rb") as file:
+            return max(1, sum(chunk.count(b"\n") for chunk in iter(partial(file.read, 1 << 20), b"")) - 1)
+    except (OSError, EOFError, zlib.error):
+        return None
 
 
 def _slug(encoder: str) -> str:

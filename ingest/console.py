@@ -14,6 +14,9 @@ from ingest.pipeline import Seen
 from ingest.report import IngestReport, write_failures
 from ingest.sources import Failure
 
+_SHOWN = 3
+"""Failures on the terminal; all are in the file."""
+
 
 def finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
     """Index and report; the report comes out even where the indexing is stopped or fails.
@@ -50,7 +53,11 @@ def failed(failures: list[Failure], path: Path) -> int:
     if not failures:
         return 0
     write_failures(failures, path)
-    say(f"{len(failures):,} failed, each with its reason in {path}")
+    say(f"{len(failures):,} failed, {'with its' if len(failures) == 1 else 'each with its'} reason in {path}")
+    for item in failures[:_SHOWN]:
+        say(f"  {item.filepath or item.place}: {item.reason}")
+    if len(failures) > _SHOWN:
+        say(f"  and {len(failures) - _SHOWN:,} more")
     return EXIT_FAILURES
 
 

