@@ -1,7 +1,6 @@
 """Encoders by timm: any of its networks, with the pooled features before the classifier as the vector."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.fitting import fit
 from cbmir.encoders.names import HUB
+from cbmir.encoders.timm_names import class_counts, is_head, without_decoder
 from cbmir.encoders.weights import download, in_order, no_weights, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.images import Preprocessing
@@ -207,9 +207,9 @@ def _from_file(spec: TimmSpec, file: Path) -> "torch.nn.Module":
     import timm
 
     own, classifier = _tensors(spec)
-    convert = _without_decoder if spec.architecture.startswith("samvit") else None
+    convert = without_decoder if spec.architecture.startswith("samvit") else None
     taken = fit(file, spec.architecture, own, convert, classifier)
-    if taken.complete and all(_is_head(spec.architecture, name) for name in taken.unexpected):
+    if taken.complete and all(is_head(spec.architecture, name) for name in taken.unexpected):
         names = (*own, *classifier) if taken.state.keys() >= classifier.keys() else own
         model = _with_classifier(spec, file, {name: taken.state[name] for name in names})
         taken.say()
@@ -236,27 +236,13 @@ def _tensors(spec: TimmSpec) -> tuple["StateDict", "StateDict"]:
     return own, {name: tensor for name, tensor in whole.items() if name not in own}
 
 
-def _is_head(architecture: str, name: str) -> bool:
-    """Whether a tensor that the network doesn't have belongs to a classifier, or only to the training."""
-    return name.startswith(tuple(f"{head}." for head in _classifiers(architecture))) or bool(_HEADS.match(name))
-
-
-def _classifiers(architecture: str) -> tuple[str, ...]:
-    from timm.models import get_pretrained_cfg
-
-    config = get_pretrained_cfg(architecture)
-    if config is None or not config.classifier:
-        return ()
-    return (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier)
-
-
 def _with_classifier(spec: TimmSpec, file: Path, state: "StateDict") -> "torch.nn.Module":
     """The network with all of the tensors, its classifier's too, which is taken off afterwards.
 
     timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
     and says nothing.
     """
-    *others, last = _class_counts(spec.architecture, state)
+    *others, last = class_counts(spec.architecture, state)
     for classes in others:
         try:
             return _create_with(spec, file, state, classes)
@@ -269,20 +255,6 @@ def _create_with(spec: TimmSpec, file: Path, state: "StateDict", classes: int) -
     overlay = {"state_dict": dict(state), "num_classes": classes}
     model = _create(spec, spec.architecture, file, num_classes=classes, pretrained_cfg_overlay=overlay)
     return _without_classifier(spec, model)
-
-
-def _class_counts(architecture: str, state: "StateDict") -> list[int]:
-    """Numbers of classes a checkpoint may have: by its classifier; if that isn't found, the usual number or none."""
-    from timm.models import get_pretrained_cfg
-
-    config = get_pretrained_cfg(architecture)
-    if config is None:
-        return [0]
-    for head in _classifiers(architecture):
-        for name in (f"{head}.bias", f"{head}.weight"):
-            if name in state:
-                return [len(state[name]) - (config.label_offset or 0)]
-    return [config.num_classes, 0] if config.num_classes else [0]
 
 
 def _create(spec: TimmSpec, source: str, weights: Path | None, **options: Any) -> Any:
@@ -299,23 +271,6 @@ def _without_classifier(spec: TimmSpec, model: Any) -> "torch.nn.Module":
         model.reset_classifier(0)
     network: torch.nn.Module = model
     return network
-
-
-def _without_decoder(state: "StateDict") -> "StateDict":
-    """SAM's image encoder under timm's names, from its authors' file or from transformers'; others stay as they are.
-
-    timm would leave out whatever is not the image encoder's. Here only the parts that are known to be something else
-    go; any other name is refused when the network is loaded.
-    """
-    if not any(name.startswith(("image_encoder.", "vision_encoder.")) for name in state):
-        return state
-    return {_sam_name(name): value for name, value in state.items() if not name.startswith(_SAM_DECODER)}
-
-
-def _sam_name(name: str) -> str:
-    for theirs, ours in _SAM_NAMES:
-        name = name.replace(theirs, ours)
-    return name
 
 
 def _fitted(spec: TimmSpec, model: Any) -> Any:
@@ -377,26 +332,6 @@ def _preprocessing(spec: TimmSpec, model: Any) -> Preprocessing:
 def _pip_name(spec: TimmSpec) -> str:
     return spec.source.removeprefix("package ")
 
-
-_HEADS = re.compile(
-    r"(heads?|head_\w+|(?!conv_)\w+_head|fc\d*|\w*classifier|last_linear|projector|projection|predictor|prototypes|"
-    r"criterion|decoder|mask_token|n_averaged)(\.|$)"
-)
-"""What training puts beside a network, under its usual names."""
-
-_SAM_DECODER = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.")
-_SAM_NAMES = (
-    ("image_encoder.", ""),  # as the authors of SAM and MedSAM save it
-    (".mlp.lin", ".mlp.fc"),
-    ("vision_encoder.layers.", "blocks."),  # as transformers does
-    ("vision_encoder.", ""),
-    ("patch_embed.projection.", "patch_embed.proj."),
-    ("neck.conv1.", "neck.0."),
-    ("neck.layer_norm1.", "neck.1."),
-    ("neck.conv2.", "neck.2."),
-    ("neck.layer_norm2.", "neck.3."),
-    (".layer_norm", ".norm"),
-)
 
 _TF_MEAN, _TF_STD = (127 / 255,) * 3, (128 / 255,) * 3
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
