@@ -115,7 +115,7 @@ def images(
             code = finish(collection, report, options["failures"], as_json)
             if options["embeddings"] and not report.interrupted:
                 path = options["embeddings"] / f"{collection.name}.h5"
-                say(f"{write_embeddings(collection, path):,} vectors written to {path}")
+                say(f"{counted(write_embeddings(collection, path), 'vector')} written to {path}")
     return code
 
 
@@ -211,7 +211,7 @@ def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool)
     if as_json:
         print_json(merged.as_json())
     for path, count in merged.rows.items():
-        say(f"{path}: {count:,} rows")
+        say(f"{path}: {counted(count, 'row')}")
     say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
 
 
