@@ -771,7 +771,6 @@ run(click.Command("work", callback=work), "work")
     assert unreachable.startswith(
         "error: no weights for google/medsiglip-448: give --weights FILE|DIR; from the model hub: "
     )
-    assert unreachable.endswith("; give --weights FILE|DIR")
     assert {"config.json", "preprocessor_config.json", "vocab.json", "merges.txt", "tokenizer_config.json"} <= {
         file.name for file in (tmp_path / "pulled").iterdir()
     }
