@@ -81,4 +81,5 @@ def external_card(name: str, dim: int) -> EncoderCard:
 def _difference(one: EncoderCard, other: EncoderCard) -> str:
     left, right = one.as_json(), other.as_json()
     names = [name for name in left if left[name] != right[name]]
-    return f"; they differ in {', '.join(names)}"
+    remedy = ": give --weights FILE|DIR, the weights that it was made with" if names == ["weights"] else ""
+    return f"; they differ in {', '.join(names)}{remedy}"

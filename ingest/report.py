@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.errors import SourceError
+from cbmir.units import counted, rate
 from ingest.sources import Failure
 from ingest.tables.reading import Reading
 
@@ -62,8 +63,12 @@ class IngestReport:
     @property
     def images_per_s(self) -> float:
         """Images read a second, the final indexing left out."""
-        working = self.seconds.get("total", 0.0) - self.seconds.get("index", 0.0)
-        return self.read / working if working > 0 else 0.0
+        return self.read / self.working_s if self.working_s > 0 else 0.0
+
+    @property
+    def working_s(self) -> float:
+        """Seconds by the clock, the final indexing left out."""
+        return self.seconds.get("total", 0.0) - self.seconds.get("index", 0.0)
 
     def timed(self, stage: str, work: Callable[[], None]) -> None:
         """Do some last work and add its seconds to the report."""
@@ -101,14 +106,26 @@ class IngestReport:
             f"+ failed {self.failed:,}" + (f" ({self.updated:,} of the skipped updated)" if self.updated else "")
         ]
         if self.without_row:
-            lines.append(f"{self.without_row:,} vectors have no row in a table and were left out")
+            has, was = ("has", "was") if self.without_row == 1 else ("have", "were")
+            lines.append(f"{counted(self.without_row, 'vector')} {has} no row in a table and {was} left out")
         if self.ignored:
             kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in self.ignored.items())
             lines.append(f"passed over, no image suffix: {kinds}")
+        if self.stored and self.running_on:
+            lines.append(f"{self.encoder} ran on {self.running_on}")
         stages = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items() if name != "total")
+        speed = rate(self.read, self.working_s, "image")
         lines.append(
-            f"{stages}; {self.seconds.get('total', 0.0):.1f} s in all, {self.images_per_s:.1f} images/s, "
-            f"bottleneck: {self.bottleneck}"
+            ", ".join(
+                filter(
+                    None,
+                    (
+                        f"{stages}; {self.seconds.get('total', 0.0):.1f} s in all",
+                        speed,
+                        f"bottleneck: {self.bottleneck}",
+                    ),
+                )
+            )
         )
         return lines
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.errors import CollectionError, EncoderError, ImageError
+from cbmir.errors import CollectionError, EncoderError, ImageError, WeightsError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
@@ -97,7 +97,15 @@ class Searcher:
                     f"collection {self.collection.name} holds vectors of {card.name} that were made elsewhere: "
                     "it can be asked by stored id or by vector, not by image"
                 )
-            loaded = get(card.name, self._settings)
+            try:
+                loaded = get(card.name, self._settings)
+            except WeightsError as error:
+                if self._settings.weights:
+                    raise
+                raise WeightsError(
+                    f"collection {self.collection.name} was made with weights of {card.name} that are not here "
+                    f"({card.weights[:19]}): give --weights FILE|DIR, the ones it was made with; {error}"
+                ) from error
             card.require(loaded.card, f"collection {self.collection.name}")
             self._encoder = loaded
         return self._encoder

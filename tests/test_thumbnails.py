@@ -519,7 +519,7 @@ def test_commands(tmp_path, cbmir):
     assert report["same"] == report["elsewhere"] == 0
     with failures.open(newline="") as stream:
         assert [row["filepath"] for row in csv.DictReader(stream)] == ["images/00005.png"]
-    assert f"1 failed, each with its reason in {failures}" in some.stderr
+    assert f"1 failed, with its reason in {failures}" in some.stderr
 
 
 def test_commands__wrong_options_end_before_any_work(tmp_path, cbmir):

@@ -35,6 +35,7 @@ class EncoderSpec:
         pooling: How features become one vector.
         dim: Length of the vectors.
         text: Whether texts can be embedded into the same space.
+        input_px: Side of the square that the network sees, where no preprocessing is given here.
         kind: What it takes: one image, or a volume.
         preprocessing: Instead of what comes with the weights.
         volume: The preprocessing of an encoder of volumes.
@@ -54,9 +55,18 @@ class EncoderSpec:
     pooling: str = ""
     dim: int | None = None
     text: bool = False
+    input_px: int | None = None
     kind: RecordKind = "image"
     preprocessing: "Preprocessing | None" = None
     volume: "VolumePreprocessing | None" = None
+
+    @property
+    def takes(self) -> str:
+        """Size of what the network sees: pixels as ``224`` or ``224 x 320``, voxels as ``224 x 224 x 160``."""
+        sides: tuple[int, ...] = (self.input_px,) * 2 if self.input_px else ()
+        if self.preprocessing or self.volume:
+            sides = self.preprocessing.input_px if self.preprocessing else self.volume.input_voxels  # type: ignore[union-attr]  # one of both is there
+        return str(sides[0]) if len(sides) == 2 and sides[0] == sides[1] else " x ".join(map(str, sides))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class Encoder(Protocol):
 
     @property
     def running_on(self) -> str:
-        """Device and precision, for people."""
+        """Device and precision, for people; only the device while the precision isn't settled."""
 
     def embed(self, pixels: NDArray[Any]) -> Vectors:
         """Vectors of preprocessed pictures or volumes; several threads may ask at once.

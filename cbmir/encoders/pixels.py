@@ -70,5 +70,6 @@ SPECS = (
         trained_on="nothing",
         pooling="none",
         dim=_SIDE_PX**2,
+        input_px=_SIDE_PX,
     ),
 )
