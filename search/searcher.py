@@ -6,10 +6,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.errors import CollectionError, EncoderError, ImageError
@@ -115,6 +114,8 @@ class Searcher:
 
     def images(self, paths: Iterable[Path], query: Query | None = None) -> Iterator[Answer]:
         """Answers for many image files, in their order; a file that can't be used gives an answer with a reason."""
+        from cbmir.media import prepare  # Pillow: a search by id needs none
+
         query = self._resolved(query)
         encoder = self.encoder
         rest = iter(paths)
@@ -122,9 +123,9 @@ class Searcher:
             pixels, hashes, reasons = [], [], {}
             for path in part:
                 try:
-                    prepared, digest = _prepared(path, encoder)
-                    pixels.append(prepared)
-                    hashes.append((str(path), digest))
+                    prepared = prepare(path, encoder.preprocessing, encoder.card.name)
+                    pixels.append(prepared.pixels)
+                    hashes.append((str(path), prepared.sha256))
                 except ImageError as error:
                     reasons[path] = str(error)
             answers = iter(self._embedded(encoder, pixels, hashes, query))
@@ -213,32 +214,15 @@ class Searcher:
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
     """Files as they are given, folders replaced by the images and volumes below them, sorted."""
-    from cbmir.images import IMAGE_SUFFIXES
-    from cbmir.volumes import is_volume
+    from cbmir.media import is_image, is_volume
 
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(
-                item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES or is_volume(item)
-            )
+            found += sorted(item for item in path.rglob("*") if is_image(item) or is_volume(item))
         else:
             found.append(path)
     return found
-
-
-def _prepared(path: Path, encoder: Encoder) -> tuple[NDArray[Any], str]:
-    """What the encoder takes of a file, and the file's hash."""
-    from cbmir.images import decode, preprocess, read, sha256  # Pillow: a search by id needs none
-    from cbmir.volumes import VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
-
-    how = encoder.preprocessing
-    if is_volume(path) != isinstance(how, VolumePreprocessing):
-        raise ImageError(f"is {'a volume' if is_volume(path) else 'an image'}; {encoder.card.name} takes {how.kind}s")
-    if isinstance(how, VolumePreprocessing):
-        return preprocess_volume(read_volume(path), how), file_sha256(path)
-    data = read(path)
-    return preprocess(decode(data), how), sha256(data)
 
 
 def _parsed(query: Query) -> Where:

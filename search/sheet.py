@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cbmir.errors import ImageError
-from cbmir.images import decode, read
+from cbmir.media import render
 from search.searcher import Answer
 
 TILE_PX = 192
@@ -72,7 +72,7 @@ class _Sheet:
         left = _GAP_PX + column * (TILE_PX + _GAP_PX)
         top = _GAP_PX + row * (TILE_PX + _TEXT_PX + _GAP_PX)
         try:
-            tile = ImageOps.contain(decode(read(picture)), (TILE_PX, TILE_PX))
+            tile = ImageOps.contain(render(picture), (TILE_PX, TILE_PX))
             self.image.paste("black", (left, top, left + TILE_PX, top + TILE_PX))
             self.image.paste(tile, (left + (TILE_PX - tile.width) // 2, top + (TILE_PX - tile.height) // 2))
         except ImageError as error:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cbmir.errors import ImageError
-from cbmir.images import IMAGE_SUFFIXES, MAX_BYTES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
+from cbmir.media import IMAGE_SUFFIXES, MAX_BYTES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (33, 47), dtype=np.uint8)
@@ -213,7 +213,7 @@ def test_decode__a_bomb_takes_no_memory():
     code = """
 import resource, sys
 from cbmir.errors import ImageError
-from cbmir.images import decode
+from cbmir.media import decode
 data = sys.stdin.buffer.read()
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 try:

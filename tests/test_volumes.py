@@ -16,10 +16,17 @@ from test_encoders_astra import SMALL, small_weights
 from cbmir.encoders import EncoderSettings, get
 from cbmir.encoders.astra import SPECS
 from cbmir.errors import ImageError
-from cbmir.images import Preprocessing
+from cbmir.media import (
+    Preprocessing,
+    Volume,
+    VolumePreprocessing,
+    file_sha256,
+    is_volume,
+    preprocess_volume,
+    read_volume,
+)
 from cbmir.schema import point_id
 from cbmir.store import open_store
-from cbmir.volumes import Volume, VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
 from ingest import ingest_images, open_source
 from ingest.loader import Wanted, load_image
 from search.searcher import Searcher, image_files

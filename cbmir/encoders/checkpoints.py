@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.weights import no_weights, read_state_dict
 from cbmir.errors import WeightsError
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.weights import no_weights, read_state_dict
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, Resize
+from cbmir.media import Preprocessing, Resize
 
 if TYPE_CHECKING:
     from cbmir.encoders.network import TextTower

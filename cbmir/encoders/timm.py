@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.weights import download, in_order, no_weights, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cbmir.errors import ImageError
-from cbmir.images import decode, read
+from cbmir.media import render
 from cbmir.store import Collection
 from evaluate.metrics import Codes, Scores
 from evaluate.ranking.trial import NONE, text_ids
@@ -215,7 +215,7 @@ class _Shelf:
 def _picture(path: Path) -> tuple[str, str]:
     """A ``data:`` URI and nothing, or nothing and the reason."""
     try:
-        small = ImageOps.contain(decode(read(path)), (TILE_PX, TILE_PX))
+        small = ImageOps.contain(render(path), (TILE_PX, TILE_PX))
     except ImageError as error:
         return "", str(error)
     square = Image.new("RGB", (TILE_PX, TILE_PX))

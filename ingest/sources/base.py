@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.filters import canonical
-from cbmir.schema import FIELDS, ImageRecord, RecordKind, label_slug
-from cbmir.volumes import is_volume
+from cbmir.media import kind_of
+from cbmir.schema import FIELDS, ImageRecord, label_slug
 
 GIVEN_FIELDS = (
     "split",
@@ -127,8 +127,7 @@ def make_record(
         modality, region, *_ = slugs[0].split("/")
         values.setdefault("modality", modality)
         values.setdefault("anatomic_region", region)
-    kind: RecordKind = "volume" if is_volume(filepath) else "image"
-    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind, extra=extra, **values)
+    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind_of(filepath), extra=extra, **values)
 
 
 def printable(name: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.images import IMAGE_SUFFIXES
-from cbmir.volumes import VOLUME_SUFFIXES, is_volume
+from cbmir.media import IMAGE_SUFFIXES, VOLUME_SUFFIXES, is_image, is_volume
 from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record, printable
 
 FORM = "a folder of images"
@@ -62,7 +61,7 @@ class FolderSource:
                 others["links to folders"] += links  # not followed: they may lead in circles
             for name in files:
                 path = Path(folder, name)
-                if path.suffix.lower() in IMAGE_SUFFIXES or is_volume(name):
+                if is_image(name) or is_volume(name):
                     self._paths.append(path.relative_to(self._folder).as_posix())
                 else:
                     others[printable(path.suffix.lower()) or "no suffix"] += 1
