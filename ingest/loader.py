@@ -21,7 +21,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
-from cbmir.media import Asset, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
+from cbmir.media import DECODER, Asset, Note, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
 from ingest.shared import SharedPixels
 from ingest.thumbnails.place import is_there, write
 
@@ -61,12 +61,15 @@ class Wanted:
         known_sha256: Hash under which it is stored already; a file that still has it isn't decoded.
         thumbnail: Where a thumbnail is to be; None for none.
         shown: Whether the stored image has that thumbnail; then a known file gets it only where it isn't there.
+        known_decoder: Version of the decoder that read the stored image; a known file that reads otherwise now is
+            decoded again.
     """
 
     path: Path
     known_sha256: str | None
     thumbnail: Path | None = None
     shown: bool = False
+    known_decoder: int = DECODER
 
     def due(self, known: bool) -> Path | None:
         """Where to write a thumbnail now, once it is clear whether the file is as it was stored."""
@@ -87,6 +90,8 @@ class Loaded:
         pixels: `Pixels` or `Voxels` for the encoder; None where the image is known or unusable.
         reason: Why it is unusable, None otherwise.
         drawn: Whether its thumbnail was written.
+        again: Whether the file is as it was stored, and pixels are given because the decoder has changed since.
+        notes: What was done in decoding that people may want to know.
     """
 
     sha256: str = ""
@@ -96,6 +101,8 @@ class Loaded:
     pixels: NDArray[Any] | None = None
     reason: str | None = None
     drawn: bool = False
+    again: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 def load_image(wanted: Wanted, how: How) -> Loaded:
@@ -117,7 +124,8 @@ def load_image(wanted: Wanted, how: How) -> Loaded:
 
 def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
     asset = Asset(wanted.path)
-    known = asset.sha256 == wanted.known_sha256
+    same = asset.sha256 == wanted.known_sha256
+    known = same and not asset.changed_since(wanted.known_decoder)
     due = wanted.due(known)
     if known and due is None:
         return Loaded(asset.sha256)
@@ -127,8 +135,16 @@ def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
         write(thumbnail(render(asset, window_hu)), due)
     if prepared is None:
         return Loaded(asset.sha256, drawn=True)
-    size = prepared.width, prepared.height, prepared.depth
-    return Loaded(asset.sha256, *size, pixels=prepared.pixels, drawn=due is not None)
+    return Loaded(
+        asset.sha256,
+        prepared.width,
+        prepared.height,
+        prepared.depth,
+        pixels=prepared.pixels,
+        drawn=due is not None,
+        again=same,
+        notes=prepared.notes,
+    )
 
 
 def _draw(wanted: Wanted, how: Drawing) -> Loaded:

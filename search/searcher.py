@@ -1,7 +1,8 @@
 """A query to hits: by image, by stored image, by vector."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -212,17 +213,25 @@ class Searcher:
         return found[0]
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are given, folders replaced by the images and volumes below them, sorted."""
-    from cbmir.media import is_image, is_volume
+def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
+    """Files as they are given, folders replaced by the images and volumes below them, sorted.
+
+    Returns:
+        The files, and how many of the others below folders were passed over, by suffix or as DICOM.
+    """
+    from cbmir.media import is_image, is_volume, passed_over_as
 
     found: list[Path] = []
+    others: Counter[str] = Counter()
     for path in paths:
         if path.is_dir():
-            found += sorted(item for item in path.rglob("*") if is_image(item) or is_volume(item))
+            below = sorted(path.rglob("*"))
+            images = [item for item in below if is_image(item) or is_volume(item)]
+            others.update(passed_over_as(item) for item in set(below).difference(images) if item.is_file())
+            found += images
         else:
             found.append(path)
-    return found
+    return found, dict(sorted(others.items()))
 
 
 def _parsed(query: Query) -> Where:

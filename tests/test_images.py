@@ -161,11 +161,10 @@ def test_decode__pictures_of_one_pixel_or_line():
 # decode: what is refused
 
 
-@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_decode__several_frames(form):
+def test_decode__several_pages():
     frames = [Image.fromarray(np.full((9, 9), value, np.uint8)) for value in (0, 100, 200)]
     with pytest.raises(ImageError, match="holds 3 frames; save each as an image of its own"):
-        decode(_bytes(frames[0], form, save_all=True, append_images=frames[1:]))
+        decode(_bytes(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A volume, and from it to the voxels an encoder takes: for ingest and for queries."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from cbmir.errors import ImageError
 from cbmir.media.window import windowed
 from cbmir.schema import RecordKind
+
+MAX_VOXELS = 1_000_000_000
+"""Larger volumes are refused by their header: as float32 they take over 4 GB in each worker. A whole body in slices of
+1 mm, 512 x 512 x 2,000, has half as many."""
 
 Voxels = NDArray[np.float16]
 Fit = Literal["squash", "crop"]
@@ -61,6 +66,53 @@ class VolumePreprocessing:
         """The form that goes into an encoder's fingerprint."""
         data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"kind": self.kind, "axes": "RAS", **data}
+
+
+def check_grid(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64]) -> None:
+    """Refuse what is no single volume of values, before its voxels are read.
+
+    Args:
+        shape: Voxels along each axis, as the header says.
+        dtype: Of the values.
+        affine: (4, 4) voxels to mm.
+
+    Raises:
+        ImageError: it is not.
+    """
+    if len(shape) > 3:
+        raise ImageError(
+            f"holds {math.prod(shape[3:])} volumes; save each as a file of its own, for example with fslsplit or "
+            "nibabel.four_to_three"
+        )
+    if len(shape) < 3 or min(shape) < 2:
+        raise ImageError(f"is no volume: it has {' x '.join(map(str, shape))} voxels")
+    if math.prod(shape) > MAX_VOXELS:
+        raise ImageError(f"is too large: {' x '.join(map(str, shape))} voxels, {MAX_VOXELS:,} at most")
+    if dtype.kind not in "iuf":
+        raise ImageError("has colours or complex numbers instead of values")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ImageError("says no spacing or orientation")
+
+
+def oriented(image: Any, unit_mm: float = 1.0) -> Volume:
+    """The volume of a nibabel image of three axes, turned so that they run to the right, to the front and to the head.
+
+    Args:
+        image: With an affine in `unit_mm`.
+        unit_mm: Length of its unit.
+
+    Raises:
+        ImageError: a value is not finite.
+    """
+    import nibabel as untyped  # half of it has types
+
+    nibabel: Any = untyped
+    turned = nibabel.as_closest_canonical(image)
+    values = np.ascontiguousarray(turned.get_fdata(dtype=np.float32, caching="unchanged"))
+    if not np.isfinite(values).all():
+        raise ImageError("has voxels that are not finite")
+    x, y, z = (float(size) * unit_mm for size in nibabel.affines.voxel_sizes(turned.affine))
+    return Volume(values, (x, y, z))
 
 
 def preprocess_volume(volume: Volume, how: VolumePreprocessing) -> Voxels:

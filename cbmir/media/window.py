@@ -15,8 +15,12 @@ def windowed(values: NDArray[np.float32], low: float, high: float) -> NDArray[np
     return shown
 
 
-def stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
+def stretched(values: NDArray[Any], inverted: bool = False) -> NDArray[np.uint8]:
     """(rows, columns) grey values of more than 8 bits, from the smallest as 0 to the largest as 255.
+
+    Args:
+        values: Whole numbers or floats.
+        inverted: Whether the smallest becomes 255 and the largest 0 instead.
 
     Raises:
         ImageError: a value is not finite.
@@ -27,5 +31,6 @@ def stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
     grey = np.zeros(values.shape, np.uint8)
     if high > low:
         for row, of in zip(grey, values, strict=True):  # row by row: a whole image in float64 is large
-            row[:] = np.round((of.astype(np.float64) - low) / (high - low) * 255.0)
+            wide = of.astype(np.float64)
+            row[:] = np.round((high - wide if inverted else wide - low) / (high - low) * 255.0)
     return grey

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.media import IMAGE_SUFFIXES, VOLUME_SUFFIXES, is_image, is_volume
+from cbmir.media import IMAGE_SUFFIXES, VOLUME_SUFFIXES, advice, is_image, is_volume, passed_over_as
 from ingest.sources.base import Failure, Source, SourceImage, SourceOptions, make_record, printable
 
 FORM = "a folder of images"
@@ -32,7 +32,7 @@ class FolderSource:
 
     Attributes:
         total: How many there are.
-        ignored: Files without an image suffix, counted by suffix.
+        ignored: Files without an image suffix, counted by suffix or as DICOM.
     """
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
@@ -45,7 +45,8 @@ class FolderSource:
         self.total: int | None = len(self._paths) + len(self._unreadable)
         if not self.total:
             suffixes = " ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}")
+            known = "".join(f"; {text}" for text in advice(self.ignored))
+            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}{known}")
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """The folders that can't be listed, then the images."""
@@ -64,7 +65,7 @@ class FolderSource:
                 if is_image(name) or is_volume(name):
                     self._paths.append(path.relative_to(self._folder).as_posix())
                 else:
-                    others[printable(path.suffix.lower()) or "no suffix"] += 1
+                    others[printable(passed_over_as(path))] += 1
         self._paths.sort()
         return dict(sorted(others.items()))
 

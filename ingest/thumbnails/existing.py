@@ -105,8 +105,7 @@ class _Run:
         self._changes: dict[str, Payload] = {}
 
     def go(self, workers: int) -> None:
-        window = self._collection.card.preprocessing.get("window_hu")  # of encoders of volumes
-        how = Drawing((window[0], window[1]) if window else None)
+        how = Drawing(self._collection.card.window_hu)
         with (
             tqdm(total=self._collection.count(self._where), unit="image", disable=None) as bar,
             Interrupt() as interrupt,
