@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.errors import SourceError
-from cbmir.media import Note, passed_over
+from cbmir.media import NOTES, Note, noted, passed_over
 from ingest.sources import Failure
-
-_NOTES: Mapping[Note, str] = {
-    "exif_orientation": "{:,} images were turned or mirrored as their EXIF orientation says",
-    "white_is_zero": "{:,} TIFF images were inverted: their tag says that zero is white",
-    "first_frame": "{:,} files hold several frames (animations, MPO), of which the first was taken",
-}
 
 
 @dataclass(slots=True)
@@ -93,7 +87,7 @@ class IngestReport:
             "skipped": self.skipped,
             "updated": self.updated,
             "decoded_again": self.decoded_again,
-            "notes": {name: self.notes[name] for name in _NOTES},
+            "notes": {name: self.notes[name] for name in NOTES},
             "failed": self.failed,
             "without_row": self.without_row,
             "ignored": dict(self.ignored),
@@ -114,7 +108,7 @@ class IngestReport:
             lines.append(
                 f"{self.decoded_again:,} known files were read otherwise by an earlier cbmir: they are embedded again"
             )
-        lines += [text.format(self.notes[name]) for name, text in _NOTES.items() if self.notes[name]]
+        lines += noted(self.notes)
         if self.without_row:
             lines.append(f"{self.without_row:,} vectors have no row in a table and were left out")
         lines += passed_over(self.ignored)

@@ -1,6 +1,7 @@
 """``cbmir search``: the stored images most similar to an image, a stored image, or a vector."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +54,7 @@ def search() -> None:
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""
-    from cbmir.media import passed_over  # Pillow: a search by id needs none
+    from cbmir.media import noted, passed_over  # Pillow: a search by id needs none
 
     files, ignored = image_files(paths)
     if not files:
@@ -63,6 +64,8 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
     with _searcher(options, settings) as searcher:
         answers = list(searcher.images(files, _query(options)))
         window_hu = searcher.collection.card.window_hu
+    for line in noted(Counter(note for answer in answers for note in answer.notes)):
+        say(f"queries: {line}")
     if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
         say(f"{unknown} of {len(answers)} query images are not stored, so their patients are unknown and not left out")
     return _print(answers, options, window_hu)

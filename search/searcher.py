@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from cbmir.errors import CollectionError, EncoderError, ImageError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
+
+if TYPE_CHECKING:
+    from cbmir.media import Note, Prepared
 
 BATCH = {"image": 64, "volume": 1}
 """Files read and embedded at once."""
@@ -47,12 +50,14 @@ class Answer:
         hits: By falling score; fewer than asked for where fewer satisfy the filter. Empty where the query failed.
         stored: The query image in the collection, where it is there.
         reason: Why the query failed, None otherwise.
+        notes: What was done to a query image in decoding, of `cbmir.media.NOTES`.
     """
 
     query: str
     hits: tuple[Hit, ...] = ()
     stored: StoredPoint | None = None
     reason: str | None = None
+    notes: "tuple[Note, ...]" = ()
 
 
 class Searcher:
@@ -121,15 +126,13 @@ class Searcher:
         encoder = self.encoder
         rest = iter(paths)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
-            pixels, hashes, reasons = [], [], {}
+            usable, reasons = [], {}
             for path in part:
                 try:
-                    prepared = prepare(path, encoder.preprocessing, encoder.card.name)
-                    pixels.append(prepared.pixels)
-                    hashes.append((str(path), prepared.sha256))
+                    usable.append((str(path), prepare(path, encoder.preprocessing, encoder.card.name)))
                 except ImageError as error:
                     reasons[path] = str(error)
-            answers = iter(self._embedded(encoder, pixels, hashes, query))
+            answers = iter(self._embedded(encoder, usable, query))
             for path in part:
                 yield Answer(str(path), reason=reasons[path]) if path in reasons else next(answers)
 
@@ -166,20 +169,18 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _embedded(
-        self, encoder: Encoder, pixels: list[np.ndarray], hashes: list[tuple[str, str]], query: Query
-    ) -> Iterator[Answer]:
-        if not pixels:
+    def _embedded(self, encoder: Encoder, images: "list[tuple[str, Prepared]]", query: Query) -> Iterator[Answer]:
+        if not images:
             return
-        vectors = encoder.embed(np.stack(pixels))
+        vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
         fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
-        stored = [self._same_file(digest) for _, digest in hashes]
+        stored = [self._same_file(prepared.sha256) for _, prepared in images]
         wheres = [(*_parsed(query), *self._others(query, point)) for point in stored]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         hits = iter(self.collection.query_batch(vectors[fine], query.k, asked, exact=query.exact))
-        for (path, _), point, good in zip(hashes, stored, fine, strict=True):
+        for (path, prepared), point, good in zip(images, stored, fine, strict=True):
             if good:
-                yield Answer(path, tuple(next(hits)), point)
+                yield Answer(path, tuple(next(hits)), point, notes=prepared.notes)
             else:
                 yield Answer(path, stored=point, reason="has no vector (an even picture)")
 

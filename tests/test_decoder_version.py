@@ -111,6 +111,11 @@ def test_command__the_report_counts_what_was_done_to_the_pixels(tmp_path):
     assert "3 images were turned or mirrored as their EXIF orientation says" in done.stderr
     assert "2 TIFF images were inverted: their tag says that zero is white" in done.stderr
     assert "1 files hold several frames (animations, MPO), of which the first was taken" in done.stderr
+    found = cbmir("search", "image", *(tmp_path / "data" / name for name in ("moving.gif", "turned.png", "plain.jpg")),
+                  "--store", "store", cwd=tmp_path)  # fmt: skip
+    assert "queries: 1 images were turned or mirrored as their EXIF orientation says" in found.stderr
+    assert "queries: 1 files hold several frames (animations, MPO), of which the first was taken" in found.stderr
+    assert "inverted" not in found.stderr
     assert "holds 2 frames; save each as an image of its own" in (tmp_path / "failures-pixels.csv").read_text()
 
 

@@ -15,7 +15,7 @@ from cbmir.media.kinds import (
     remedy,
 )
 from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
-from cbmir.media.raster import DECODER, MAX_PIXELS, Note, changed_since, decode, decode_noted
+from cbmir.media.raster import DECODER, MAX_PIXELS, NOTES, Note, changed_since, decode, decode_noted, noted
 from cbmir.media.thumbnail import LONGEST_PX, slice_thumbnail, thumbnail
 from cbmir.media.volume import Volume, VolumePreprocessing, Voxels, preprocess_volume
 from cbmir.media.volumefile import read_volume
@@ -27,6 +27,7 @@ __all__ = [
     "LONGEST_PX",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "NOTES",
     "VOLUME_SUFFIXES",
     "Asset",
     "Note",
@@ -45,6 +46,7 @@ __all__ = [
     "is_image",
     "is_volume",
     "kind_of",
+    "noted",
     "passed_over",
     "passed_over_as",
     "prepare",

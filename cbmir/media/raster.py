@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +26,11 @@ MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
 
 Note = Literal["exif_orientation", "white_is_zero", "first_frame"]
+NOTES: Mapping[Note, str] = {
+    "exif_orientation": "{:,} images were turned or mirrored as their EXIF orientation says",
+    "white_is_zero": "{:,} TIFF images were inverted: their tag says that zero is white",
+    "first_frame": "{:,} files hold several frames (animations, MPO), of which the first was taken",
+}
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
 _ANIMATED = ("GIF", "WEBP", "PNG", "MPO")  # frames after the first show it later, from elsewhere or smaller
@@ -49,12 +54,16 @@ class Decoded:
 
     Attributes:
         image: 8-bit RGB.
-        notes: ``exif_orientation``: turned or mirrored as its EXIF says; ``white_is_zero``: inverted, as its TIFF tag
-            says; ``first_frame``: the first of several frames.
+        notes: Of `NOTES`.
     """
 
     image: Image.Image
     notes: tuple[Note, ...] = ()
+
+
+def noted(counts: Mapping[Note, int]) -> list[str]:
+    """What was done in decoding, a line for people each; none where nothing was."""
+    return [text.format(counts[name]) for name, text in NOTES.items() if counts.get(name)]
 
 
 def decode(data: bytes) -> Image.Image:
