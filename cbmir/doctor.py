@@ -1,5 +1,6 @@
 """``cbmir doctor``: is everything in order that a store and an encoder need? A line a check."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -147,13 +148,15 @@ def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
     from PIL import Image
 
     from cbmir.encoders import get
-    from cbmir.images import Preprocessing, preprocess
+    from cbmir.media import Preprocessing, prepare
 
     encoder = get(name, settings)
     card, how = encoder.card, encoder.preprocessing
     if isinstance(how, Preprocessing):
         noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        encoder.embed(preprocess(Image.fromarray(noise), how)[np.newaxis])
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "PNG")
+        encoder.embed(prepare(file.getvalue(), how).pixels[np.newaxis])
     text = f"{name} loads: {card.dim} dimensions, fingerprint {card.fingerprint}, weights {card.weights[:19]}"
     yield Check(
         "encoder", "ok", f"{text}; runs on {encoder.running_on}, {counted(encoder.batch_size, how.kind)} a step"

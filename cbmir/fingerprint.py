@@ -55,6 +55,12 @@ class EncoderCard:
         """Whether the vectors were made elsewhere, so that pictures can't be embedded the same way here."""
         return self.weights == "external"
 
+    @property
+    def window_hu(self) -> tuple[float, float] | None:
+        """Black and white of the volumes that the encoder takes; None for an encoder of images."""
+        window = self.preprocessing.get("window_hu")
+        return (float(window[0]), float(window[1])) if window else None
+
     def require(self, other: "EncoderCard", place: str) -> None:
         """Refuse another encoder.
 

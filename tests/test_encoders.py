@@ -18,7 +18,7 @@ from cbmir.encoders.device import PRECISIONS, place
 from cbmir.encoders.registry import loaders
 from cbmir.encoders.weights import in_order, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import preprocess
+from cbmir.media import preprocess
 
 timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")

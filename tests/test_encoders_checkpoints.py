@@ -26,7 +26,7 @@ from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.checkpoints import SPECS, CheckpointSpec, load, pull
 from cbmir.encoders.registry import find
 from cbmir.errors import ImageError, WeightsError
-from cbmir.images import Preprocessing, decode, preprocess
+from cbmir.media import Preprocessing, decode, preprocess
 
 timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")

@@ -19,7 +19,7 @@ from cbmir.encoders.device import Placement
 from cbmir.encoders.forward import fastest
 from cbmir.encoders.network import encoder
 from cbmir.errors import EncoderError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 
 HOW = Preprocessing((16, 16), "squash", 16, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 SPEC = EncoderSpec(name="made", architecture="made", source="none", licence="none", trained_on="nothing")

@@ -16,7 +16,7 @@ from cbmir.encoders import Encoder, EncoderSettings, get, specs
 from cbmir.encoders.openclip import OpenClipSpec, load
 from cbmir.encoders.registry import pull
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")

@@ -30,7 +30,7 @@ from cbmir.encoders.timm import TimmSpec
 from cbmir.encoders.timm_names import without_decoder
 from cbmir.encoders.weights import in_order, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 
 timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")

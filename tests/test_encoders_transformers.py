@@ -22,7 +22,7 @@ from PIL import Image
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.registry import find
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import preprocess
+from cbmir.media import preprocess
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -110,7 +110,7 @@ def test_ingest_embeddings__reads_back_what_ingest_images_wrote(written, tmp_pat
     table = written / "data/table.csv"
     report = run(written / "vectors/pixels.h5", "--table", table, *options(tmp_path, "pixels"), "--collection", "copy")
     assert (report["stored"], report["failed"], report["without_row"]) == (COUNT, 0, 0)
-    of_file = ("sha256", "width", "height")
+    of_file = ("sha256", "decoder", "width", "height")
     want = {
         id: ({name: value for name, value in payload.items() if name not in of_file}, vector)
         for id, (payload, vector) in contents(written / "store", "pixels").items()

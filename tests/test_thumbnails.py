@@ -27,14 +27,12 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import FilterError, ThumbnailError
 from cbmir.filters import parse
 from cbmir.fingerprint import EncoderCard
-from cbmir.images import decode
+from cbmir.media import LONGEST_PX, Volume, VolumePreprocessing, decode, read_volume, slice_thumbnail, thumbnail
 from cbmir.schema import NAMESPACE, EmbeddedBatch, ImageRecord
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
-from cbmir.volumes import Volume, VolumePreprocessing, read_volume
 from ingest import ingest_images, open_source
 from ingest.thumbnails import existing
-from ingest.thumbnails.drawing import LONGEST_PX, slice_thumbnail, thumbnail
 from ingest.thumbnails.existing import set_thumbnails
 from ingest.thumbnails.place import open_place, write
 

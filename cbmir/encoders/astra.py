@@ -22,8 +22,8 @@ from cbmir.encoders.forward import Forward, fastest
 from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.fingerprint import EncoderCard
+from cbmir.media import VolumePreprocessing, Voxels
 from cbmir.schema import Vectors, normalise
-from cbmir.volumes import VolumePreprocessing, Voxels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import RecordKind, Vectors
 
 if TYPE_CHECKING:
-    from cbmir.images import Preprocessing
-    from cbmir.volumes import VolumePreprocessing
+    from cbmir.media import Preprocessing, VolumePreprocessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ class Encoder(Protocol):
 
     @property
     def preprocessing(self) -> "Preprocessing | VolumePreprocessing":
-        """What `cbmir.images.preprocess` does before `embed`, or `cbmir.volumes.preprocess_volume`: it says which."""
+        """What `cbmir.media.preprocess` does before `embed`, or `cbmir.media.preprocess_volume`: it says which."""
 
     @property
     def batch_size(self) -> int:
@@ -111,7 +110,7 @@ class Encoder(Protocol):
         """Vectors of preprocessed pictures or volumes; several threads may ask at once.
 
         Args:
-            pixels: (n, height, width, channels) `cbmir.images.Pixels` or (n, x, y, z) `cbmir.volumes.Voxels`, n of 1
+            pixels: (n, height, width, channels) `cbmir.media.Pixels` or (n, x, y, z) `cbmir.media.Voxels`, n of 1
                 or more.
 
         Returns:

@@ -14,7 +14,7 @@ from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.fitting import fit
 from cbmir.encoders.weights import no_weights
 from cbmir.errors import WeightsError
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing
 
 if TYPE_CHECKING:
     import torch

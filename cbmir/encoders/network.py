@@ -18,7 +18,7 @@ from cbmir.encoders.forward import Forward, fastest
 from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
-from cbmir.images import Pixels, Preprocessing
+from cbmir.media import Pixels, Preprocessing
 from cbmir.schema import Vectors, normalise
 
 if TYPE_CHECKING:

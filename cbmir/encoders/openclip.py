@@ -15,7 +15,7 @@ from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.fitting import Fit, fit
 from cbmir.encoders.weights import no_weights
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, Resize
+from cbmir.media import Preprocessing, Resize
 
 if TYPE_CHECKING:
     from cbmir.encoders.network import TextTower

@@ -12,7 +12,7 @@ from cbmir.encoders.names import HUB
 from cbmir.encoders.timm_names import class_counts, is_head, without_decoder
 from cbmir.encoders.weights import download, in_order, no_weights, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ from PIL import Image
 from cbmir.encoders import weights as files
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 from cbmir.schema import Vectors
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.images import IMAGE_SUFFIXES
-from cbmir.volumes import VOLUME_SUFFIXES, is_volume
+from cbmir.media import IMAGE_SUFFIXES, VOLUME_SUFFIXES, advice, is_image, is_volume, passed_over, passed_over_as
 from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record, printable, tally_of
 from ingest.tables.reading import Reading, tally_warnings
 
@@ -34,7 +33,7 @@ class FolderSource:
 
     Attributes:
         total: How many there are.
-        ignored: Files without an image suffix, counted by suffix.
+        ignored: Files without an image suffix, counted by suffix or as DICOM.
     """
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
@@ -47,7 +46,8 @@ class FolderSource:
         self.total: int | None = len(self._paths) + len(self._unreadable)
         if not self.total:
             suffixes = " ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}")
+            known = "".join(f"; {text}" for text in advice(self.ignored))
+            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}{known}")
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """The folders that can't be listed, then the images."""
@@ -59,7 +59,7 @@ class FolderSource:
         """How the folder is read, with counts of all its images."""
         tally = tally_of(self)
         rule = "from the folders, as in train/XR/chest/pneumonia" if self._options.folder_labels else "none are taken"
-        notes = tuple(f"passed over, no image suffix: {suffix} {count:,}" for suffix, count in self.ignored.items())
+        notes = tuple(passed_over(self.ignored))
         warnings = tuple(tally_warnings(tally))
         return Reading(self._place, "a folder", tally, label_rule=rule, notes=notes, warnings=warnings)
 
@@ -71,10 +71,10 @@ class FolderSource:
                 others["links to folders"] += links  # not followed: they may lead in circles
             for name in files:
                 path = Path(folder, name)
-                if path.suffix.lower() in IMAGE_SUFFIXES or is_volume(name):
+                if is_image(name) or is_volume(name):
                     self._paths.append(path.relative_to(self._folder).as_posix())
                 else:
-                    others[printable(path.suffix.lower()) or "no suffix"] += 1
+                    others[printable(passed_over_as(path))] += 1
         self._paths.sort()
         return dict(sorted(others.items()))
 
