@@ -456,6 +456,19 @@ def test_ingest_embeddings__keeps_what_an_ingest_of_images_knew_of_the_file(writ
     assert (again.stored, again.skipped, again.updated) == (0, COUNT, 0)
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(("key", "name"), [("a/b.png", "a\\b.png"), ("a\\b.png", "a/b.png"), ("a\\b.png", "a\\b.png")])
+def test_ingest_embeddings__backslashes_and_slashes_are_one_key(tmp_path, key, name, there):
+    """Whether or not the file is there, after whose spelling the image is named."""
+    if there:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/b.png").touch()
+    with EmbeddingsFiles([published(tmp_path / "v.h5", {key: vectors(1)[0]})]) as files:
+        (record,) = records([open_source(table_of(tmp_path / "t.csv", [name]))])
+        assert record.filepath == ("a/b.png" if there else name)
+        assert files.vector(record, vectors(1).shape[1]) == pytest.approx(normalise(vectors(1))[0], abs=1e-6)
+
+
 def test_ingest_embeddings__accented_letters_of_one_sign_or_two_are_one_key(tmp_path):
     one, two = (unicodedata.normalize(form, "Röntgen.png") for form in ("NFC", "NFD"))
     for key, name in ((one, two), (two, one)):

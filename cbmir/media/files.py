@@ -1,6 +1,7 @@
 """The bytes of a file and their hash: what can't be read says why."""
 
 import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -34,13 +35,20 @@ def check_file(path: Path, most_bytes: int) -> None:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise ImageError(getattr(error, "strerror", None) or str(error)) from error
+        raise ImageError((getattr(error, "strerror", None) or str(error)) + _windows(path, error)) from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("is not a regular file")
     if status.st_size == 0:
         raise ImageError("is empty")
     if status.st_size > most_bytes:
         raise ImageError(f"is too large: {status.st_size:,} bytes, {most_bytes:,} at most")
+
+
+def _windows(path: Path, error: Exception) -> str:
+    """What to do where a file is not found because its path is written as on Windows; empty otherwise."""
+    if os.sep == "\\" or "\\" not in str(path) or not isinstance(error, FileNotFoundError):
+        return ""
+    return ": the path has backslashes, as on Windows; write it with /, relative to the table or to --root"
 
 
 def sha256(data: bytes) -> str:

@@ -166,10 +166,11 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
 
 
 def located(root: Path, filepath: str) -> str:
-    """A path as the disk spells it: ``ö`` may be one sign there or two, whichever the table has."""
-    if filepath.isascii():
+    r"""A path as the disk spells it: with / for \ of Windows, and ``ö`` as one sign or two, whichever the table has."""
+    if filepath.isascii() and "\\" not in filepath:
         return filepath
-    forms = dict.fromkeys((filepath, *(unicodedata.normalize(form, filepath) for form in ("NFC", "NFD"))))
+    signs = (filepath, filepath.replace("\\", "/"))
+    forms = dict.fromkeys((*signs, *(unicodedata.normalize(form, text) for text in signs for form in ("NFC", "NFD"))))
     return next((form for form in forms if _exists(root / form)), filepath)
 
 
