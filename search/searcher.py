@@ -1,5 +1,6 @@
 """A query to hits: by image, by stored image, by vector."""
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -226,21 +227,25 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
     """Files as they are given, folders replaced by the images and volumes below them, sorted.
 
     Returns:
-        The files, and how many of the others below folders were passed over, by suffix or as DICOM.
+        The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
     """
-    from cbmir.media import is_image, is_volume, passed_over_as
+    from cbmir.media import is_image, is_volume, passed_over_as, without_hidden
 
     found: list[Path] = []
     others: Counter[str] = Counter()
     for path in paths:
         if path.is_dir():
-            below = sorted(path.rglob("*"))
-            images = [item for item in below if is_image(item) or is_volume(item)]
-            others.update(passed_over_as(item) for item in set(below).difference(images) if item.is_file())
+            below = [
+                Path(folder, name)
+                for folder, folders, files in os.walk(path)
+                for name in without_hidden(folders, files, others)
+            ]
+            images = sorted(item for item in below if is_image(item) or is_volume(item))
+            others.update(passed_over_as(item) for item in set(below).difference(images))
             found += images
         else:
             found.append(path)
-    return found, dict(sorted(others.items()))
+    return found, {key: count for key, count in sorted(others.items()) if count}
 
 
 def _parsed(query: Query) -> Where:

@@ -513,6 +513,13 @@ def test_walk__follows_links_once_and_ends_in_a_loop(tmp_path):
     assert Tree.walk(tmp_path / "tree").files == {"linked/a.png", "linked/deep/b.png"}
 
 
+def test_walk__passes_over_what_is_hidden(tmp_path):
+    touch(tmp_path, "images/a.png", ".Trash-1000/files/a.png", "@eaDir/a.png", "__MACOSX/images/._a.png", "Thumbs.db")
+    tree = Tree.walk(tmp_path)
+    assert tree.files == {"images/a.png"}
+    assert tree.by_name("list.csv", ".png") == {"a.png": "images/a.png"}
+
+
 @given(st.lists(st.lists(st.sampled_from([1, 0, -1]), min_size=4, max_size=4), min_size=1))
 def test_rule__is_the_published_net_rule(states):
     """Published in two steps: the sum with uncertain as -1 is 1, and then the sum of the positive ones is 1."""

@@ -7,12 +7,14 @@ from cbmir.media.kinds import (
     IMAGE_SUFFIXES,
     VOLUME_SUFFIXES,
     advice,
+    is_hidden,
     is_image,
     is_volume,
     kind_of,
     passed_over,
     passed_over_as,
     remedy,
+    without_hidden,
 )
 from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
 from cbmir.media.raster import DECODER, MAX_PIXELS, NOTES, Note, changed_since, decode, decode_noted, noted
@@ -43,6 +45,7 @@ __all__ = [
     "decode",
     "decode_noted",
     "file_sha256",
+    "is_hidden",
     "is_image",
     "is_volume",
     "kind_of",
@@ -59,4 +62,5 @@ __all__ = [
     "sha256",
     "slice_thumbnail",
     "thumbnail",
+    "without_hidden",
 ]

@@ -1,6 +1,7 @@
 """What a file is, by its name or its first bytes, and what to do with a file of a kind that can't be read here."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,14 @@ HEAD_BYTES = 540
 DICOM = "DICOM"
 """What a DICOM file without a usual suffix is counted as."""
 
+HIDDEN_FILES = "hidden files"
+HIDDEN_FOLDERS = "hidden folders"
+"""What files and folders by `is_hidden` are counted as."""
+
+_OF_SYSTEMS = (
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot"),
+)
 _AS_PAIR = "is one half of an Analyze or NIfTI pair: save both as one .nii.gz, for example with nibabel"
 _AS_METAIMAGE = "is a MetaImage, which cbmir can't read: save it as .nii.gz or .nrrd, for example with SimpleITK"
 _AS_DICOM = (
@@ -42,6 +51,32 @@ def is_volume(name: str | Path) -> bool:
 def is_image(name: str | Path) -> bool:
     """Whether a file is a 2D image, by its name."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden (``._1.png``, ``.ipynb_checkpoints``) or made by an operating system or a NAS.
+
+    Args:
+        name: The last part of its path.
+    """
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
+
+
+def without_hidden(folders: list[str], files: Sequence[str], others: Counter[str]) -> list[str]:
+    """What `os.walk` should see of a folder.
+
+    Args:
+        folders: Names; hidden ones are removed from the list itself, so that `os.walk` doesn't enter them.
+        files: Names.
+        others: Hidden files and folders are counted here; what is in a hidden folder isn't.
+
+    Returns:
+        Names of the files that aren't hidden.
+    """
+    shown = [name for name in files if not is_hidden(name)]
+    count, folders[:] = len(folders), [name for name in folders if not is_hidden(name)]
+    others.update({HIDDEN_FILES: len(files) - len(shown), HIDDEN_FOLDERS: count - len(folders)})
+    return shown
 
 
 def kind_of(name: str | Path) -> RecordKind:
@@ -111,12 +146,19 @@ def passed_over(ignored: Mapping[str, int]) -> list[str]:
     """What was passed over in a folder, and what to do about it, in lines for people; none where nothing was.
 
     Args:
-        ignored: Counts by `passed_over_as`.
+        ignored: Counts by `passed_over_as` and `without_hidden`.
     """
-    if not ignored:
-        return []
-    kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in ignored.items())
-    return [f"passed over, no image suffix: {kinds}", *advice(ignored)]
+    hidden = {key: count for key, count in ignored.items() if key in (HIDDEN_FILES, HIDDEN_FOLDERS)}
+    groups = {
+        "no image suffix": {key: count for key, count in ignored.items() if key not in hidden},
+        "hidden or made by an operating system": hidden,
+    }
+    lines = [
+        f"passed over, {why}: {', '.join(f'{key} {count:,}' for key, count in group.items())}"
+        for why, group in groups.items()
+        if group
+    ]
+    return [*lines, *advice(ignored)]
 
 
 def advice(ignored: Mapping[str, int]) -> list[str]:
