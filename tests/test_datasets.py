@@ -275,6 +275,43 @@ def test_chexpert__takes_the_folder_above(chex):
     assert f"CheXpert-v1.0-small/{file_of(VALID_ROW)}" in found
 
 
+@pytest.fixture
+def batches(tmp_path):
+    """The full edition as it is downloaded; of the third batch the archive made a folder of its own."""
+    folder = tmp_path / "chexpertchestxrays"
+    first = folder / "CheXpert-v1.0 batch 1 (validate & csv)"
+    rows = [chexpert_row(number, start="CheXpert-v1.0/", Edema="1.0") for number in (1, 22000, 44000, 50000)]
+    valid = chexpert_row(64541, split="valid", start="CheXpert-v1.0/", Cardiomegaly="1.0")
+    write(first / "train.csv", CHEXPERT_HEAD, *rows)
+    write(first / "valid.csv", CHEXPERT_HEAD, valid)
+    touch(first, file_of(valid))
+    third = "CheXpert-v1.0 batch 3 (train 2)"
+    parts = ("CheXpert-v1.0 batch 2 (train 1)", f"{third}/{third}", "CheXpert-v1.0 batch 4 (train 3)")
+    images = [f"{part}/{file_of(row).partition('/')[2]}" for part, row in zip(parts, rows, strict=False)]
+    touch(folder, *images)
+    return folder, images, f"{first.name}/{file_of(valid)}"
+
+
+def test_chexpert__finds_the_batches_of_the_download(batches):
+    folder, images, valid = batches
+    touch(folder, "CheXpert-v1.0 batch 2 (train 1)/patient64541/study1/view1_frontal.jpg")  # of no list
+    prepared = prepare("chexpert", folder)
+    found = by_file(prepared)
+    assert set(found) == {*images, valid}
+    assert {found[image][0] for image in images} <= {"train", "val"}
+    assert found[valid][0] == "test"
+    assert [failure.filepath for failure in prepared.failures] == [
+        "CheXpert-v1.0/train/patient50000/study1/view1_frontal.jpg"
+    ]
+
+
+def test_chexpert__refuses_an_image_in_two_batches(batches):
+    folder, images, _ = batches
+    touch(folder, images[0].replace("batch 2 (train 1)", "batch 4 (train 3)"))
+    with pytest.raises(SourceError, match=r"batch 2 \(train 1\)/patient00001.* and .*batch 4 .*: which is meant"):
+        prepare("chexpert", folder)
+
+
 def test_chexpert__refuses_two_editions_side_by_side(chex):
     write(chex.parent / "CheXpert-v1.0/train.csv", CHEXPERT_HEAD, *CHEXPERT_ROWS)
     with pytest.raises(SourceError, match=r"train\.csv lies in CheXpert-v1\.0 and in CheXpert-v1\.0-small"):
