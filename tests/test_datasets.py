@@ -305,6 +305,13 @@ def test_chexpert__finds_the_batches_of_the_download(batches):
     ]
 
 
+@pytest.mark.parametrize("name", ["CheXpert-v1.0_batch_2_train_1", "chexpert batch 2 (train 1) copy", "batch2-train1"])
+def test_chexpert__finds_batches_under_other_names(batches, name):
+    folder, images, _ = batches
+    (folder / images[0].partition("/")[0]).rename(folder / name)
+    assert f"{name}/{images[0].partition('/')[2]}" in by_file(prepare("chexpert", folder))
+
+
 def test_chexpert__refuses_an_image_in_two_batches(batches):
     folder, images, _ = batches
     touch(folder, images[0].replace("batch 2 (train 1)", "batch 4 (train 3)"))
