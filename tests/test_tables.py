@@ -11,6 +11,7 @@ from pictures import write_picture
 from cbmir.errors import ImageError, SourceError
 from cbmir.media.files import read
 from cbmir.modalities import MODALITIES
+from cbmir.schema import PAYLOAD_FIELDS
 from ingest import SourceOptions, open_source
 from ingest.sources import SourceImage
 from ingest.tables.columns import ALIASES, FIELDS
@@ -72,6 +73,14 @@ def test_columns__two_for_one_field_are_refused_with_both_names(tmp_path):
         opened(tmp_path, "filepath,PatientID,subject_id\na.png,1,2\n")
     (record,) = records(tmp_path, "filepath,PatientID,subject_id\na.png,1,2\n", columns={"subject_id": "patient_id"})
     assert (record.patient_id, record.extra) == ("2", {"PatientID": "1"})
+
+
+def test_columns__every_field_of_a_stored_image_is_read_or_left_to_the_file(tmp_path):
+    """As in a table of what another collection holds: none of it becomes a label or goes to extra."""
+    header = ",".join(item.name for item in PAYLOAD_FIELDS)
+    source = opened(tmp_path, f"{header}\na.png{',' * (len(PAYLOAD_FIELDS) - 1)}\n")
+    computed = {"pathology", "primary_label", "sha256", "decoder", "kind", "width", "height", "depth", "extra"}
+    assert became(source) == {item.name: "ignored" if item.name in computed else item.name for item in PAYLOAD_FIELDS}
 
 
 def test_columns__user_says_what_they_are(tmp_path):
