@@ -96,7 +96,7 @@ def images(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Embed the images (or CT volumes, .nii) of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
+    """Embed the images (or CT volumes) of SOURCE, a folder or a table (CSV, Excel, Parquet), into a collection."""
     how = SourceOptions(
         options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"]), table
     )
