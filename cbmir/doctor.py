@@ -1,5 +1,6 @@
 """``cbmir doctor``: is everything in order that a store and an encoder need? A line a check."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ import click
 from cbmir import __version__
 from cbmir.encoders.base import EncoderSettings
 from cbmir.errors import CbmirError
-from cbmir.options import encoder_options, json_option, opened, print_json
+from cbmir.options import encoder_options, json_option, opened, print_json, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
 from cbmir.store.tuning import MEASURED_FROM
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     from cbmir.store.server import ServerStore
@@ -124,7 +126,7 @@ def check_key(store: "ServerStore", given: bool) -> Check:
 def check_collection(store: Store, collection: Collection) -> Check:
     """Encoder, indexes, vectors, replicas and state of a collection."""
     info, card, name = collection.info(), collection.card, collection.name
-    text = f"{info.points:,} images of {card.name}, fingerprint {card.fingerprint}, {info.status}"
+    text = f"{counted(info.points, 'image')} of {card.name}, fingerprint {card.fingerprint}, {info.status}"
     missing = sorted({field.name for field in INDEXED_FIELDS} - info.fields)
     if missing:
         text += f"; no index on {', '.join(missing)}: filters on them are slow or refused; make the collection anew"
@@ -151,18 +153,23 @@ def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
     from PIL import Image
 
     from cbmir.encoders import get
-    from cbmir.images import Preprocessing, preprocess
+    from cbmir.media import Preprocessing, prepare
 
     encoder = get(name, settings)
     card, how = encoder.card, encoder.preprocessing
     if isinstance(how, Preprocessing):
         noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        encoder.embed(preprocess(Image.fromarray(noise), how)[np.newaxis])
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "PNG")
+        encoder.embed(prepare(file.getvalue(), how).pixels[np.newaxis])
     text = f"{name} loads: {card.dim} dimensions, fingerprint {card.fingerprint}, weights {card.weights[:19]}"
-    yield Check("encoder", "ok", f"{text}; runs on {encoder.running_on}, {encoder.batch_size} images a step")
+    yield Check(
+        "encoder", "ok", f"{text}; runs on {encoder.running_on}, {counted(encoder.batch_size, how.kind)} a step"
+    )
 
 
 @click.command("doctor")
+@transport_options
 @click.option("--store", "location", envvar="CBMIR_STORE", show_envvar=True, metavar="DIR|URL", help="Check it too.")
 @click.option("--encoder", help="Load it too, and say what it runs on.")
 @encoder_options

@@ -55,6 +55,12 @@ class EncoderCard:
         """Whether the vectors were made elsewhere, so that pictures can't be embedded the same way here."""
         return self.weights == "external"
 
+    @property
+    def window_hu(self) -> tuple[float, float] | None:
+        """Black and white of the volumes that the encoder takes; None for an encoder of images."""
+        window = self.preprocessing.get("window_hu")
+        return (float(window[0]), float(window[1])) if window else None
+
     def require(self, other: "EncoderCard", place: str) -> None:
         """Refuse another encoder.
 
@@ -81,4 +87,5 @@ def external_card(name: str, dim: int) -> EncoderCard:
 def _difference(one: EncoderCard, other: EncoderCard) -> str:
     left, right = one.as_json(), other.as_json()
     names = [name for name in left if left[name] != right[name]]
-    return f"; they differ in {', '.join(names)}"
+    remedy = ": give --weights FILE|DIR, the weights that it was made with" if names == ["weights"] else ""
+    return f"; they differ in {', '.join(names)}{remedy}"

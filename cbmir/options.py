@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def store_option(command: F, cls: type[click.Option] = click.Option) -> F:
-    """``--store DIR|URL``, passed as `location`."""
+    """``--store DIR|URL``, passed as `location`, and how a server is reached, which `open_store` finds by itself."""
+    command = transport_options(command)
     return click.option(
         "--store",
         "location",
@@ -46,6 +48,37 @@ def store_option(command: F, cls: type[click.Option] = click.Option) -> F:
         metavar="DIR|URL",
         help="Directory, or URL of a Qdrant server (its key comes from QDRANT_API_KEY); of a cluster: URL,URL,...",
     )(command)
+
+
+def transport_options(command: F) -> F:
+    """``--transport`` and ``--grpc-port``, kept in the environment while the command runs."""
+    port = click.option(
+        "--grpc-port",
+        type=click.IntRange(1, 65535),
+        metavar="PORT",
+        expose_value=False,
+        callback=_into_environment("CBMIR_GRPC_PORT"),
+        help="gRPC port of a server; one above the URL's unless given (or CBMIR_GRPC_PORT).",
+    )
+    transport = click.option(
+        "--transport",
+        type=click.Choice(["auto", "grpc", "rest"]),
+        expose_value=False,
+        callback=_into_environment("CBMIR_TRANSPORT"),
+        help="To a server; auto unless given (or CBMIR_TRANSPORT): gRPC, but REST where only that can answer.",
+    )
+    return transport(port(command))
+
+
+def _into_environment(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    def keep(context: click.Context, _: click.Parameter, value: object) -> None:
+        if value is None:
+            return
+        before = os.environ.get(name)
+        os.environ[name] = str(value)
+        context.call_on_close(lambda: os.environ.pop(name) if before is None else os.environ.update({name: before}))
+
+    return keep
 
 
 def json_option(command: F) -> F:
@@ -164,6 +197,7 @@ def run(command: click.Command, name: str) -> NoReturn:
     """Run a command as a program: errors of ours as one line, the exit code as documented."""
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says comes back in our own error
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     code = _exit_code(command, name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done: a late Ctrl-C would only show a traceback
     sys.exit(code)

@@ -35,17 +35,19 @@ class PayloadField:
         kind: Type of its values; ``text`` and ``object`` fields are stored, not indexed, and can't be filtered by.
         many: Whether the field holds a list.
         tenant: Whether the engine should group the points of equal values on disk.
+        internal: Whether the field only serves later ingests: not indexed, and not shown with hits.
     """
 
     name: str
     kind: Kind
     many: bool = False
     tenant: bool = False
+    internal: bool = False
 
     @property
     def indexed(self) -> bool:
         """Whether an index is made for the field, so that filters and facets can use it."""
-        return self.kind not in ("text", "object")
+        return self.kind not in ("text", "object") and not self.internal
 
 
 PAYLOAD_FIELDS = (
@@ -61,6 +63,7 @@ PAYLOAD_FIELDS = (
     PayloadField("study_id", "keyword"),
     PayloadField("series_id", "keyword"),
     PayloadField("sha256", "keyword"),
+    PayloadField("decoder", "integer", internal=True),
     PayloadField("kind", "keyword"),
     PayloadField("width", "integer"),
     PayloadField("height", "integer"),
@@ -124,6 +127,7 @@ class ImageRecord:
         labels: Slugs ``modality/region/pathology``, none, one or several.
         patient_id: Pseudonym of the patient (of the source, for volumes): never a raw DICOM identifier.
         sha256: Hash of the pixel file, hexadecimal.
+        decoder: Version of the decoder that read the file, `cbmir.media.DECODER`; None before there were versions.
         kind: ``image`` or ``volume``.
         width: Columns of the image, or of a volume's axial slices.
         height: Rows of the same.
@@ -141,6 +145,7 @@ class ImageRecord:
     study_id: str | None = None
     series_id: str | None = None
     sha256: str | None = None
+    decoder: int | None = None
     kind: RecordKind = "image"
     width: int | None = None
     height: int | None = None

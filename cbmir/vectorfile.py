@@ -141,8 +141,10 @@ class PerImageFile:
 
 
 def _spellings(filepath: str) -> list[str]:
-    """A path as it is, and with accented letters as one sign and as two."""
-    return list(dict.fromkeys((filepath, *(unicodedata.normalize(form, filepath) for form in ("NFC", "NFD")))))
+    r"""A path as it is, with / for \ or \ for /, and each with accented letters as one sign and as two."""
+    signs = (filepath, filepath.replace("\\", "/"), filepath.replace("/", "\\"))
+    forms = (unicodedata.normalize(form, text) for text in signs for form in ("NFC", "NFD"))
+    return list(dict.fromkeys((*signs, *forms)))
 
 
 def open_embeddings(path: Path) -> EmbeddingsFile:

@@ -21,8 +21,10 @@ from cbmir.options import (
     say,
     store_option,
 )
+from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
 from ingest.console import NeededToStore, dry_run_option, failed, finish, seen_by, show_readings
+from ingest.deferred import open_or_defer
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import ingest_images
 from ingest.reindex.cli import reindex_
@@ -49,7 +51,7 @@ def ingest() -> None:
     "--encoder",
     required=True,
     cls=NeededToStore,
-    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG or hf:ORG/REPO.",
+    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG, or ORG/REPO of the model hub.",
 )
 @_store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
@@ -94,7 +96,7 @@ def images(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Embed the images (or CT volumes, .nii) of SOURCE, a folder or a table (CSV, Parquet), into a collection."""
+    """Embed the images (or CT volumes) of SOURCE, a folder or a table (CSV, Excel, Parquet), into a collection."""
     how = SourceOptions(
         options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"]), table
     )
@@ -104,12 +106,13 @@ def images(
     if dry_run:
         return 0
     network = get(encoder, options["settings"])
-    say(f"{encoder} on {network.running_on}, {network.batch_size} {network.preprocessing.kind}s a step")
-    name, layout = options["name"] or _slug(encoder), options["layout"].expecting(items.total)
+    say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
+    name, layout = options["name"] or _slug(network.card.name), options["layout"].expecting(whole.total)
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None
-        with open_in_turn(store, name, network.card, layout, waiting) as collection:
+        opening = partial(open_in_turn, store, name, network.card, layout, waiting)
+        with open_or_defer(store, name, network.card, opening) as collection:
             with tqdm(total=items.total, unit="image", disable=None) as bar:
                 seen, place = seen_by(bar), options["place"]
                 report = ingest_images(items, network, collection, options["workers"], seen, place)
@@ -117,7 +120,7 @@ def images(
             code = finish(collection, report, options["failures"], as_json)
             if options["embeddings"] and not report.interrupted:
                 path = options["embeddings"] / f"{collection.name}.h5"
-                say(f"{write_embeddings(collection, path):,} vectors written to {path}")
+                say(f"{counted(write_embeddings(collection, path), 'vector')} written to {path}")
     return code
 
 
@@ -155,7 +158,8 @@ def embeddings(
         card = vectors.card(encoder, records(sources))
         layout = options["layout"].expecting(vectors.count)
         foretell(store, name, card, layout)
-        with store.open_or_create(name, card, layout) as collection:
+        opening = partial(store.open_or_create, name, card, layout)
+        with open_or_defer(store, name, card, opening) as collection:
             report = ingest_embeddings(sources, vectors, collection)
             report.readings = readings
             return finish(collection, report, options["failures"], options["as_json"])
@@ -221,7 +225,7 @@ def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool)
     if as_json:
         print_json(merged.as_json())
     for path, count in merged.rows.items():
-        say(f"{path}: {count:,} rows")
+        say(f"{path}: {counted(count, 'row')}")
     say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
 
 

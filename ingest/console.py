@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
 from cbmir.store import Collection
+from ingest.deferred import Deferred
 from ingest.pipeline import Seen
 from ingest.report import IngestReport, write_failures
 from ingest.sources import Failure, ReadSource
@@ -52,6 +53,10 @@ def show_readings(sources: Sequence[ReadSource], as_json: bool) -> tuple[Reading
     return readings
 
 
+_SHOWN = 3
+"""Failures on the terminal; all are in the file."""
+
+
 def finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
     """Index and report; the report comes out even where the indexing is stopped or fails.
 
@@ -64,6 +69,8 @@ def finish(collection: Collection, report: IngestReport, failures: Path | None, 
                 report.timed("index", lambda: collection.finish(show))
     finally:
         _conclude(report, failures, as_json)
+        if isinstance(collection, Deferred) and collection.made is None:
+            say(f"no image was stored: there is no collection {collection.name}")
     if report.interrupted:
         say("interrupted; run the same command again to go on")
         return EXIT_INTERRUPTED
@@ -85,7 +92,11 @@ def failed(failures: list[Failure], path: Path) -> int:
     if not failures:
         return 0
     write_failures(failures, path)
-    say(f"{len(failures):,} failed, each with its reason in {path}")
+    say(f"{len(failures):,} failed, {'with its' if len(failures) == 1 else 'each with its'} reason in {path}")
+    for item in failures[:_SHOWN]:
+        say(f"  {item.filepath or item.place}: {item.reason}")
+    if len(failures) > _SHOWN:
+        say(f"  and {len(failures) - _SHOWN:,} more")
     return EXIT_FAILURES
 
 

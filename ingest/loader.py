@@ -21,10 +21,8 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
-from cbmir.images import Preprocessing, decode, preprocess, read, sha256
-from cbmir.volumes import VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
+from cbmir.media import DECODER, Asset, Note, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
 from ingest.shared import SharedPixels
-from ingest.thumbnails.drawing import Drawing, slice_thumbnail, thumbnail
 from ingest.thumbnails.place import is_there, write
 
 CHUNK = {"image": 16, "volume": 1}
@@ -32,6 +30,18 @@ CHUNK = {"image": 16, "volume": 1}
 
 _CHUNK_BYTES = 8 << 20  # of pixels
 _CHUNKS_IN_FLIGHT = 3  # a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What a worker does where thumbnails are all that is wanted, and nothing for an encoder.
+
+    Attributes:
+        window_hu: Of volumes, black to white; None for the range of each slice.
+    """
+
+    window_hu: tuple[float, float] | None = None
+
 
 How = Preprocessing | VolumePreprocessing | Drawing
 """What is made of each file."""
@@ -51,12 +61,15 @@ class Wanted:
         known_sha256: Hash under which it is stored already; a file that still has it isn't decoded.
         thumbnail: Where a thumbnail is to be; None for none.
         shown: Whether the stored image has that thumbnail; then a known file gets it only where it isn't there.
+        known_decoder: Version of the decoder that read the stored image; a known file that reads otherwise now is
+            decoded again.
     """
 
     path: Path
     known_sha256: str | None
     thumbnail: Path | None = None
     shown: bool = False
+    known_decoder: int = DECODER
 
     def due(self, known: bool) -> Path | None:
         """Where to write a thumbnail now, once it is clear whether the file is as it was stored."""
@@ -77,6 +90,8 @@ class Loaded:
         pixels: `Pixels` or `Voxels` for the encoder; None where the image is known or unusable.
         reason: Why it is unusable, None otherwise.
         drawn: Whether its thumbnail was written.
+        again: Whether the file is as it was stored, and pixels are given because the decoder has changed since.
+        notes: What was done in decoding that people may want to know.
     """
 
     sha256: str = ""
@@ -86,6 +101,8 @@ class Loaded:
     pixels: NDArray[Any] | None = None
     reason: str | None = None
     drawn: bool = False
+    again: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 def load_image(wanted: Wanted, how: How) -> Loaded:
@@ -98,56 +115,47 @@ def load_image(wanted: Wanted, how: How) -> Loaded:
         ThumbnailError: the thumbnail can't be written, which isn't the image's fault.
     """
     try:
-        if isinstance(how, Drawing):
-            return _draw(wanted, how)
-        if isinstance(how, VolumePreprocessing):
-            return _load_volume(wanted, how)
-        data = read(wanted.path)
-        digest = sha256(data)
-        known = digest == wanted.known_sha256
-        due = wanted.due(known)
-        if known and due is None:
-            return Loaded(digest)
-        picture = decode(data)
-        pixels = None if known else preprocess(picture, how)
-        if due is not None:
-            write(thumbnail(picture), due)
-        if known:
-            return Loaded(digest, drawn=True)
-        return Loaded(digest, picture.width, picture.height, pixels=pixels, drawn=due is not None)
+        return _draw(wanted, how) if isinstance(how, Drawing) else _load(wanted, how)
     except ImageError as error:
         return Loaded(reason=str(error))
     except MemoryError:
         return Loaded(reason="is too large for the memory of this machine")
 
 
-def _load_volume(wanted: Wanted, how: VolumePreprocessing) -> Loaded:
-    digest = file_sha256(wanted.path)
-    known = digest == wanted.known_sha256
+def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
+    asset = Asset(wanted.path)
+    same = asset.sha256 == wanted.known_sha256
+    known = same and not asset.changed_since(wanted.known_decoder)
     due = wanted.due(known)
     if known and due is None:
-        return Loaded(digest)
-    volume = read_volume(wanted.path)
-    voxels = None if known else preprocess_volume(volume, how)
+        return Loaded(asset.sha256)
+    prepared = None if known else prepare(asset, how)
     if due is not None:
-        write(slice_thumbnail(volume, how.window_hu), due)
-    if known:
-        return Loaded(digest, drawn=True)
-    width, height, depth = volume.values.shape
-    return Loaded(digest, width, height, depth, voxels, drawn=due is not None)
+        window_hu = how.window_hu if isinstance(how, VolumePreprocessing) else None
+        write(thumbnail(render(asset, window_hu)), due)
+    if prepared is None:
+        return Loaded(asset.sha256, drawn=True)
+    return Loaded(
+        asset.sha256,
+        prepared.width,
+        prepared.height,
+        prepared.depth,
+        pixels=prepared.pixels,
+        drawn=due is not None,
+        again=same,
+        notes=prepared.notes,
+    )
 
 
 def _draw(wanted: Wanted, how: Drawing) -> Loaded:
     due = wanted.due(known=True)
     if due is None:
         return Loaded()
-    volume = is_volume(wanted.path)
-    data = b"" if volume else read(wanted.path)
-    digest = file_sha256(wanted.path) if volume else sha256(data)
-    if wanted.known_sha256 not in (None, digest):
-        return Loaded(digest, reason="has changed since it was embedded: run `cbmir ingest images` again")
-    write(slice_thumbnail(read_volume(wanted.path), how.window_hu) if volume else thumbnail(decode(data)), due)
-    return Loaded(digest, drawn=True)
+    asset = Asset(wanted.path)
+    if wanted.known_sha256 not in (None, asset.sha256):
+        return Loaded(asset.sha256, reason="has changed since it was embedded: run `cbmir ingest images` again")
+    write(thumbnail(render(asset, how.window_hu)), due)
+    return Loaded(asset.sha256, drawn=True)
 
 
 @dataclass(frozen=True, slots=True)

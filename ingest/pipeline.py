@@ -11,6 +11,7 @@ import numpy as np
 
 from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
+from cbmir.media import DECODER
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
 from ingest.encoding import AT_ONCE, Encoding, Item
@@ -40,7 +41,7 @@ class _Task:
     def wanted(self) -> Wanted:
         old = self.stored.payload if self.stored else {}
         shown = old.get("thumbnail_url") == self.image.record.thumbnail_url
-        return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown)
+        return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown, _decoder(old))
 
 
 def ingest_images(
@@ -54,7 +55,8 @@ def ingest_images(
     """Embed the images of a source into a collection.
 
     Images whose id, file hash and encoder fingerprint are stored already are not decoded; where only their payload
-    changed, it is brought up to date. Ctrl-C finishes the images in hand.
+    changed, it is brought up to date. Those that an earlier decoder read otherwise are embedded again. Ctrl-C finishes
+    the images in hand.
 
     With a place, images whose source names no thumbnail get one there, written before the image is stored; those that
     are stored already get it where it or its URL is missing or the URL is another.
@@ -81,8 +83,14 @@ def ingest_images(
 
 def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
     """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since."""
-    known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "width", "height", "depth")}
+    known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "decoder", "width", "height", "depth")}
     return replace(record, **known, thumbnail_url=record.thumbnail_url or payload.get("thumbnail_url"))
+
+
+def _decoder(payload: Mapping[str, Any]) -> int:
+    """Version of the decoder that read a stored image; the first stored none."""
+    version = payload.get("decoder")
+    return version if isinstance(version, int) else 1
 
 
 class _Run:
@@ -198,13 +206,15 @@ class _Run:
             self._skip(record, task.stored, loaded.drawn)
         else:
             size: dict[str, Any] = {"width": loaded.width, "height": loaded.height, "depth": loaded.depth}
-            sized = replace(record, sha256=loaded.sha256, **size)
+            sized = replace(record, sha256=loaded.sha256, decoder=DECODER, **size)
+            self.report.decoded_again += loaded.again
+            self.report.notes.update(loaded.notes)
             self._buffer.append((sized, loaded.pixels))
 
     def _skip(self, record: ImageRecord, stored: StoredPoint | None, drawn: bool) -> None:
         self.report.skipped += 1
         old = dict(stored.payload) if stored else {}
-        known = as_stored(record, old)
+        known = replace(as_stored(record, old), decoder=max(_decoder(old), DECODER))
         new = known.payload()
         self.report.updated += drawn or new != old
         if new == old:

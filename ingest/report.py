@@ -2,12 +2,15 @@
 
 import csv
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cbmir.errors import SourceError
+from cbmir.media import NOTES, Note, noted, passed_over
+from cbmir.units import counted, rate
 from ingest.sources import Failure
 from ingest.tables.reading import Reading
 
@@ -25,8 +28,10 @@ class IngestReport:
         stored: Images written, new or changed.
         skipped: Images known already, by id, file hash and fingerprint.
         updated: Of the skipped, those whose payload or thumbnail was brought up to date.
+        decoded_again: Images whose file was known, but read otherwise by an earlier decoder, and so embedded again.
+        notes: How many images were turned by their EXIF, inverted, or the first of several frames.
         failures: Images that were not stored, each with its reason.
-        ignored: Files of a folder without an image suffix, by suffix.
+        ignored: Files of a folder without an image suffix, by suffix or as DICOM.
         without_row: Vectors of an embeddings file that no row of a table names.
         seconds: By stage; the stages overlap, ``decode`` is the mean over the workers, ``total`` is the clock.
         interrupted: Whether the run was stopped before the source was read.
@@ -41,6 +46,8 @@ class IngestReport:
     stored: int = 0
     skipped: int = 0
     updated: int = 0
+    decoded_again: int = 0
+    notes: Counter[Note] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     ignored: Mapping[str, int] = field(default_factory=dict)
     without_row: int = 0
@@ -62,8 +69,12 @@ class IngestReport:
     @property
     def images_per_s(self) -> float:
         """Images read a second, the final indexing left out."""
-        working = self.seconds.get("total", 0.0) - self.seconds.get("index", 0.0)
-        return self.read / working if working > 0 else 0.0
+        return self.read / self.working_s if self.working_s > 0 else 0.0
+
+    @property
+    def working_s(self) -> float:
+        """Seconds by the clock, the final indexing left out."""
+        return self.seconds.get("total", 0.0) - self.seconds.get("index", 0.0)
 
     def timed(self, stage: str, work: Callable[[], None]) -> None:
         """Do some last work and add its seconds to the report."""
@@ -83,6 +94,8 @@ class IngestReport:
             "stored": self.stored,
             "skipped": self.skipped,
             "updated": self.updated,
+            "decoded_again": self.decoded_again,
+            "notes": {name: self.notes[name] for name in NOTES},
             "failed": self.failed,
             "without_row": self.without_row,
             "ignored": dict(self.ignored),
@@ -100,15 +113,30 @@ class IngestReport:
             f"{self.collection}: read {self.read:,} = stored {self.stored:,} + skipped {self.skipped:,} "
             f"+ failed {self.failed:,}" + (f" ({self.updated:,} of the skipped updated)" if self.updated else "")
         ]
+        if self.decoded_again:
+            lines.append(
+                f"{self.decoded_again:,} known files were read otherwise by an earlier cbmir: they are embedded again"
+            )
+        lines += noted(self.notes)
         if self.without_row:
-            lines.append(f"{self.without_row:,} vectors have no row in a table and were left out")
-        if self.ignored:
-            kinds = ", ".join(f"{suffix} {count:,}" for suffix, count in self.ignored.items())
-            lines.append(f"passed over, no image suffix: {kinds}")
+            has, was = ("has", "was") if self.without_row == 1 else ("have", "were")
+            lines.append(f"{counted(self.without_row, 'vector')} {has} no row in a table and {was} left out")
+        lines += passed_over(self.ignored)
+        if self.stored and self.running_on:
+            lines.append(f"{self.encoder} ran on {self.running_on}")
         stages = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items() if name != "total")
+        speed = rate(self.read, self.working_s, "image")
         lines.append(
-            f"{stages}; {self.seconds.get('total', 0.0):.1f} s in all, {self.images_per_s:.1f} images/s, "
-            f"bottleneck: {self.bottleneck}"
+            ", ".join(
+                filter(
+                    None,
+                    (
+                        f"{stages}; {self.seconds.get('total', 0.0):.1f} s in all",
+                        speed,
+                        f"bottleneck: {self.bottleneck}",
+                    ),
+                )
+            )
         )
         return lines
 

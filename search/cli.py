@@ -70,11 +70,21 @@ def search() -> None:
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""
+    from cbmir.media import noted, passed_over  # Pillow: a search by id needs none
+
+    files, ignored = image_files(paths)
+    if not files:
+        raise ImageError("; ".join((f"no image below {', '.join(map(str, paths))}", *passed_over(ignored))))
+    for line in passed_over(ignored):
+        say(line)
     with _searcher(options, settings) as searcher:
-        answers = list(searcher.images(image_files(paths), _query(options)))
+        answers = list(searcher.images(files, _query(options)))
+        window_hu = searcher.collection.card.window_hu
+    for line in noted(Counter(note for answer in answers for note in answer.notes)):
+        say(f"queries: {line}")
     if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
         say(f"{unknown} of {len(answers)} query images are not stored, so their patients are unknown and not left out")
-    return _print(answers, options)
+    return _print(answers, options, window_hu)
 
 
 @search.command()
@@ -84,7 +94,8 @@ def like(ids: Sequence[str], **options: Any) -> int:
     """Search by images that are stored: their id, or data set and file path."""
     with _searcher(options) as searcher:
         answers = [searcher.like(id, _query(options)) for id in ids]
-    return _print(answers, options)
+        window_hu = searcher.collection.card.window_hu
+    return _print(answers, options, window_hu)
 
 
 @search.command()
@@ -95,8 +106,9 @@ def vector(file: Path, **options: Any) -> int:
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
         answers = searcher.vectors(vectors, _query(options))
+        window_hu = searcher.collection.card.window_hu
     named = [Answer(f"{file.name} row {row}", tuple(found.hits), way=found.way) for row, found in enumerate(answers)]
-    return _print(named, options)
+    return _print(named, options, window_hu)
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
@@ -118,7 +130,7 @@ def _read_vectors(file: Path) -> Vectors:
     return normalise(vectors)
 
 
-def _print(answers: list[Answer], options: dict[str, Any]) -> int:
+def _print(answers: list[Answer], options: dict[str, Any], window_hu: tuple[float, float] | None) -> int:
     failed = [answer for answer in answers if answer.reason is not None]
     if answers and len(failed) == len(answers):
         raise ImageError(f"no query could be used; the first, {failed[0].query}, {failed[0].reason}")
@@ -130,7 +142,7 @@ def _print(answers: list[Answer], options: dict[str, Any]) -> int:
     if options["sheet"]:
         from search.sheet import draw_sheet
 
-        drawn = draw_sheet(answers, options["root"], options["sheet"])
+        drawn = draw_sheet(answers, options["root"], options["sheet"], window_hu)
         missing = f", {drawn.missing} pictures not found below --root {options['root']}" if drawn.missing else ""
         say(f"{drawn.rows} of {len(answers)} queries drawn to {options['sheet']}{missing}")
     for answer in failed:

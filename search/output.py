@@ -8,7 +8,7 @@ from typing import Any
 from cbmir.schema import PAYLOAD_FIELDS
 from search.searcher import Answer
 
-_COLUMNS = tuple(field.name for field in PAYLOAD_FIELDS if field.kind != "object")
+_COLUMNS = tuple(field.name for field in PAYLOAD_FIELDS if field.kind != "object" and not field.internal)
 
 
 def table(answers: Sequence[Answer]) -> str:

@@ -1,22 +1,26 @@
 """A query to hits: by image, by stored image, by vector."""
 
+import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.errors import CollectionError, EncoderError, ImageError
+from cbmir.errors import CollectionError, EncoderError, ImageError, WeightsError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
 from cbmir.store.ways import BUDGET_MS, Found, Wanted, Way
+
+if TYPE_CHECKING:
+    from cbmir.media import Note, Prepared
 
 BATCH = {"image": 64, "volume": 1}
 """Files read and embedded at once."""
@@ -50,6 +54,7 @@ class Answer:
         stored: The query image in the collection, where it is there.
         reason: Why the query failed, None otherwise.
         way: How the hits were found; None where the query failed.
+        notes: What was done to a query image in decoding, of `cbmir.media.NOTES`.
     """
 
     query: str
@@ -57,6 +62,7 @@ class Answer:
     stored: StoredPoint | None = None
     reason: str | None = None
     way: Way | None = None
+    notes: "tuple[Note, ...]" = ()
 
 
 class Searcher:
@@ -103,7 +109,15 @@ class Searcher:
                     f"collection {self.collection.name} holds vectors of {card.name} that were made elsewhere: "
                     "it can be asked by stored id or by vector, not by image"
                 )
-            loaded = get(card.name, self._settings)
+            try:
+                loaded = get(card.name, self._settings)
+            except WeightsError as error:
+                if self._settings.weights:
+                    raise
+                raise WeightsError(
+                    f"collection {self.collection.name} was made with weights of {card.name} that are not here "
+                    f"({card.weights[:19]}): give --weights FILE|DIR, the ones it was made with; {error}"
+                ) from error
             card.require(loaded.card, f"collection {self.collection.name}")
             self._encoder = loaded
         return self._encoder
@@ -121,19 +135,19 @@ class Searcher:
 
     def images(self, paths: Iterable[Path], query: Query | None = None) -> Iterator[Answer]:
         """Answers for many image files, in their order; a file that can't be used gives an answer with a reason."""
+        from cbmir.media import prepare  # Pillow: a search by id needs none
+
         query = self._resolved(query)
         encoder = self.encoder
         rest = iter(paths)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
-            pixels, hashes, reasons = [], [], {}
+            usable, reasons = [], {}
             for path in part:
                 try:
-                    prepared, digest = _prepared(path, encoder)
-                    pixels.append(prepared)
-                    hashes.append((str(path), digest))
+                    usable.append((str(path), prepare(path, encoder.preprocessing, encoder.card.name)))
                 except ImageError as error:
                     reasons[path] = str(error)
-            answers = iter(self._embedded(encoder, pixels, hashes, query))
+            answers = iter(self._embedded(encoder, usable, query))
             for path in part:
                 yield Answer(str(path), reason=reasons[path]) if path in reasons else next(answers)
 
@@ -173,21 +187,19 @@ class Searcher:
     def _search(self, vectors: Vectors, query: Query, wheres: list[Where]) -> list[Found]:
         return self.collection.search(vectors, query.k, wheres, way=query.way)
 
-    def _embedded(
-        self, encoder: Encoder, pixels: list[np.ndarray], hashes: list[tuple[str, str]], query: Query
-    ) -> Iterator[Answer]:
-        if not pixels:
+    def _embedded(self, encoder: Encoder, images: "list[tuple[str, Prepared]]", query: Query) -> Iterator[Answer]:
+        if not images:
             return
-        vectors = encoder.embed(np.stack(pixels))
+        vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
         fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
-        stored = [self._same_file(digest) for _, digest in hashes]
+        stored = [self._same_file(prepared.sha256) for _, prepared in images]
         wheres = [(*_parsed(query), *self._others(query, point)) for point in stored]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         answers = iter(self._search(vectors[fine], query, asked))
-        for (path, _), point, good in zip(hashes, stored, fine, strict=True):
+        for (path, prepared), point, good in zip(images, stored, fine, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(path, tuple(found.hits), point, way=found.way)
+                yield Answer(path, tuple(found.hits), point, way=found.way, notes=prepared.notes)
             else:
                 yield Answer(path, stored=point, reason="has no vector (an even picture)")
 
@@ -221,34 +233,29 @@ class Searcher:
         return found[0]
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are given, folders replaced by the images and volumes below them, sorted."""
-    from cbmir.images import IMAGE_SUFFIXES
-    from cbmir.volumes import is_volume
+def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
+    """Files as they are given, folders replaced by the images and volumes below them, sorted.
+
+    Returns:
+        The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
+    """
+    from cbmir.media import is_image, is_volume, passed_over_as, without_hidden
 
     found: list[Path] = []
+    others: Counter[str] = Counter()
     for path in paths:
         if path.is_dir():
-            found += sorted(
-                item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES or is_volume(item)
-            )
+            below = [
+                Path(folder, name)
+                for folder, folders, files in os.walk(path)
+                for name in without_hidden(folders, files, others)
+            ]
+            images = sorted(item for item in below if is_image(item) or is_volume(item))
+            others.update(passed_over_as(item) for item in set(below).difference(images))
+            found += images
         else:
             found.append(path)
-    return found
-
-
-def _prepared(path: Path, encoder: Encoder) -> tuple[NDArray[Any], str]:
-    """What the encoder takes of a file, and the file's hash."""
-    from cbmir.images import decode, preprocess, read, sha256  # Pillow: a search by id needs none
-    from cbmir.volumes import VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
-
-    how = encoder.preprocessing
-    if is_volume(path) != isinstance(how, VolumePreprocessing):
-        raise ImageError(f"is {'a volume' if is_volume(path) else 'an image'}; {encoder.card.name} takes {how.kind}s")
-    if isinstance(how, VolumePreprocessing):
-        return preprocess_volume(read_volume(path), how), file_sha256(path)
-    data = read(path)
-    return preprocess(decode(data), how), sha256(data)
+    return found, {key: count for key, count in sorted(others.items()) if count}
 
 
 def _parsed(query: Query) -> Where:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cbmir.errors import ImageError
-from cbmir.images import decode, read
+from cbmir.media import render
 from search.searcher import Answer
 
 TILE_PX = 192
@@ -31,13 +31,16 @@ class SheetResult:
     missing: int
 
 
-def draw_sheet(answers: Sequence[Answer], root: Path, path: Path) -> SheetResult:
+def draw_sheet(
+    answers: Sequence[Answer], root: Path, path: Path, window_hu: tuple[float, float] | None = None
+) -> SheetResult:
     """Draw queries and hits into a PNG.
 
     Args:
         answers: A row each.
         root: Folder that the stored file paths are relative to.
         path: The PNG.
+        window_hu: Black and white of volumes, which are drawn as their middle slice; None for the range of each.
 
     Raises:
         ImageError: the file can't be written.
@@ -45,7 +48,7 @@ def draw_sheet(answers: Sequence[Answer], root: Path, path: Path) -> SheetResult
     shown = [answer for answer in answers if answer.reason is None][:MAX_ROWS]
     columns = 1 + max((len(answer.hits) for answer in shown), default=0)
     size = (_GAP_PX + columns * (TILE_PX + _GAP_PX), _GAP_PX + max(len(shown), 1) * (TILE_PX + _TEXT_PX + _GAP_PX))
-    sheet = _Sheet(Image.new("RGB", size, _PAPER))
+    sheet = _Sheet(Image.new("RGB", size, _PAPER), window_hu)
     for row, answer in enumerate(shown):
         own = answer.stored.payload if answer.stored else {}
         query = Path(answer.query) if Path(answer.query).exists() else root / str(own.get("filepath", answer.query))
@@ -62,8 +65,9 @@ def draw_sheet(answers: Sequence[Answer], root: Path, path: Path) -> SheetResult
 
 
 class _Sheet:
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, window_hu: tuple[float, float] | None) -> None:
         self.image = image
+        self._window_hu = window_hu
         self.missing = 0
         self._draw = ImageDraw.Draw(image)
         self._font = ImageFont.load_default(14)
@@ -72,7 +76,7 @@ class _Sheet:
         left = _GAP_PX + column * (TILE_PX + _GAP_PX)
         top = _GAP_PX + row * (TILE_PX + _TEXT_PX + _GAP_PX)
         try:
-            tile = ImageOps.contain(decode(read(picture)), (TILE_PX, TILE_PX))
+            tile = ImageOps.contain(render(picture, self._window_hu), (TILE_PX, TILE_PX))
             self.image.paste("black", (left, top, left + TILE_PX, top + TILE_PX))
             self.image.paste(tile, (left + (TILE_PX - tile.width) // 2, top + (TILE_PX - tile.height) // 2))
         except ImageError as error:

@@ -50,6 +50,7 @@ class Standin:
     Attributes:
         root: One sub-folder a collection.
         url: As `cbmir.store.open_store` takes it: gRPC is on the port one above.
+        grpc_port: That port.
         aliases: Aliases to the names of the collections they lead to.
         key: Asked of every call; None for no key.
         lock: Held while a request is answered.
@@ -80,6 +81,7 @@ class Standin:
         self._server = self._made_server()
         self._lower = side_by_side(self._port, lambda port: self._server.add_insecure_port(f"127.0.0.1:{port}"))
         self.url = f"http://127.0.0.1:{self._lower.getsockname()[1]}"
+        self.grpc_port = self._lower.getsockname()[1] + 1
         self._server.start()
         self._http = _Http(self._lower, self._rest_handler, self) if self._rest_handler else None
         return self

@@ -144,12 +144,26 @@ def test_encoders_list(cbmir):
     assert all(spec.name in done.stdout for spec in specs())
     assert all(f"\n{form}" in done.stdout for form in ("timm:NAME", "open_clip:ARCH/TAG", "hf:ORG/REPO"))
     assert "CC-BY-NC-4.0 (non-commercial)" in done.stdout
+    heads, *rows = done.stdout.splitlines()
+    columns = ("name", "dim", "input px", "offline now", "text", "trained on", "licence")
+    starts = [heads.index(f"  {name}  ".strip() if name == "name" else name) for name in columns]
+    cells = {
+        row.split()[0]: [row[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        for row in rows[: len(specs())]
+    }
+    assert list(cells) == [spec.name for spec in specs()]
+    assert cells["efficientnet-lite1"][1:6] == ["1280", "240", "yes", "no", "ImageNet-1k"]
+    assert cells["medsiglip"][1:5] == ["1152", "448", "no", "yes"]  # the tests' cache of the hub is empty
+    assert cells["astra-ct"][2] == "224 x 224 x 160"
+    assert all(cell[2] and cell[5] for cell in cells.values())
 
 
 def test_encoders_list__json(cbmir):
     rows = json.loads(cbmir("encoders", "list", "--json").stdout)
     assert [row["name"] for row in rows] == [spec.name for spec in specs()]
     assert all(row.keys() == rows[0].keys() for row in rows)
+    assert {row["name"]: row["works_offline_now"] for row in rows}["pixels"] is True
+    assert {row["name"]: row["takes"] for row in rows}["rad-dino"] == "518"
     assert {"name", "source", "revision", "licence", "gated", "trained_on", "citation", "dim", "text"} <= set(rows[0])
 
 
@@ -175,7 +189,7 @@ def test_encoders_pull__terms_come_before_the_download(cbmir_process, tmp_path):
     done = cbmir_process("encoders", "pull", "medsiglip", "--to", tmp_path / "to")  # the tests have no hub
     first, *_, last = done.stderr.splitlines()
     assert (done.returncode, first[:19]) == (1, "medsiglip is gated:")
-    assert last.startswith("error: no weights for google/medsiglip-448 from the model hub")
+    assert last.startswith("error: no weights for google/medsiglip-448: give --weights FILE|DIR; from the model hub")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pipe to break")

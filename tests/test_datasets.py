@@ -275,6 +275,50 @@ def test_chexpert__takes_the_folder_above(chex):
     assert f"CheXpert-v1.0-small/{file_of(VALID_ROW)}" in found
 
 
+@pytest.fixture
+def batches(tmp_path):
+    """The full edition as it is downloaded; of the third batch the archive made a folder of its own."""
+    folder = tmp_path / "chexpertchestxrays"
+    first = folder / "CheXpert-v1.0 batch 1 (validate & csv)"
+    rows = [chexpert_row(number, start="CheXpert-v1.0/", Edema="1.0") for number in (1, 22000, 44000, 50000)]
+    valid = chexpert_row(64541, split="valid", start="CheXpert-v1.0/", Cardiomegaly="1.0")
+    write(first / "train.csv", CHEXPERT_HEAD, *rows)
+    write(first / "valid.csv", CHEXPERT_HEAD, valid)
+    touch(first, file_of(valid))
+    third = "CheXpert-v1.0 batch 3 (train 2)"
+    parts = ("CheXpert-v1.0 batch 2 (train 1)", f"{third}/{third}", "CheXpert-v1.0 batch 4 (train 3)")
+    images = [f"{part}/{file_of(row).partition('/')[2]}" for part, row in zip(parts, rows, strict=False)]
+    touch(folder, *images)
+    return folder, images, f"{first.name}/{file_of(valid)}"
+
+
+def test_chexpert__finds_the_batches_of_the_download(batches):
+    folder, images, valid = batches
+    touch(folder, "CheXpert-v1.0 batch 2 (train 1)/patient64541/study1/view1_frontal.jpg")  # of no list
+    prepared = prepare("chexpert", folder)
+    found = by_file(prepared)
+    assert set(found) == {*images, valid}
+    assert {found[image][0] for image in images} <= {"train", "val"}
+    assert found[valid][0] == "test"
+    assert [failure.filepath for failure in prepared.failures] == [
+        "CheXpert-v1.0/train/patient50000/study1/view1_frontal.jpg"
+    ]
+
+
+@pytest.mark.parametrize("name", ["CheXpert-v1.0_batch_2_train_1", "chexpert batch 2 (train 1) copy", "batch2-train1"])
+def test_chexpert__finds_batches_under_other_names(batches, name):
+    folder, images, _ = batches
+    (folder / images[0].partition("/")[0]).rename(folder / name)
+    assert f"{name}/{images[0].partition('/')[2]}" in by_file(prepare("chexpert", folder))
+
+
+def test_chexpert__refuses_an_image_in_two_batches(batches):
+    folder, images, _ = batches
+    touch(folder, images[0].replace("batch 2 (train 1)", "batch 4 (train 3)"))
+    with pytest.raises(SourceError, match=r"batch 2 \(train 1\)/patient00001.* and .*batch 4 .*: which is meant"):
+        prepare("chexpert", folder)
+
+
 def test_chexpert__refuses_two_editions_side_by_side(chex):
     write(chex.parent / "CheXpert-v1.0/train.csv", CHEXPERT_HEAD, *CHEXPERT_ROWS)
     with pytest.raises(SourceError, match=r"train\.csv lies in CheXpert-v1\.0 and in CheXpert-v1\.0-small"):
@@ -511,6 +555,13 @@ def test_walk__follows_links_once_and_ends_in_a_loop(tmp_path):
     (tmp_path / "tree/linked").symlink_to(tmp_path / "real")
     (tmp_path / "real/deep/up").symlink_to(tmp_path / "tree")
     assert Tree.walk(tmp_path / "tree").files == {"linked/a.png", "linked/deep/b.png"}
+
+
+def test_walk__passes_over_what_is_hidden(tmp_path):
+    touch(tmp_path, "images/a.png", ".Trash-1000/files/a.png", "@eaDir/a.png", "__MACOSX/images/._a.png", "Thumbs.db")
+    tree = Tree.walk(tmp_path)
+    assert tree.files == {"images/a.png"}
+    assert tree.by_name("list.csv", ".png") == {"a.png": "images/a.png"}
 
 
 @given(st.lists(st.lists(st.sampled_from([1, 0, -1]), min_size=4, max_size=4), min_size=1))

@@ -14,7 +14,7 @@ from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.astra import SPECS, VolumeSpec, load
 from cbmir.encoders.registry import pull
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.volumes import VolumePreprocessing
+from cbmir.media import VolumePreprocessing
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")

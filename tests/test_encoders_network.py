@@ -19,7 +19,7 @@ from cbmir.encoders.device import Placement
 from cbmir.encoders.forward import fastest
 from cbmir.encoders.network import encoder
 from cbmir.errors import EncoderError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 
 HOW = Preprocessing((16, 16), "squash", 16, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 SPEC = EncoderSpec(name="made", architecture="made", source="none", licence="none", trained_on="nothing")
@@ -132,7 +132,7 @@ def test_embed__a_precision_that_moves_vectors_is_used_only_if_asked_for(caplog,
     assert asked.running_on == "cpu, bf16"
     monkeypatch.setattr("cbmir.encoders.device.has_bf16", lambda device: True)  # as on a newer processor
     left_to_choose = get("efficientnet-lite0", replace(CPU, precision="auto"))
-    assert left_to_choose.running_on == "cpu, bf16"
+    assert left_to_choose.running_on == "cpu"  # not settled yet
     np.testing.assert_array_equal(left_to_choose.embed(pixels), full.embed(pixels))
     assert left_to_choose.running_on == "cpu, fp32"
     assert [record.message[:45] for record in caplog.records] == ["efficientnet-lite0 in bf16: lowest cosine to "] * 2

@@ -16,7 +16,7 @@ from cbmir.encoders import Encoder, EncoderSettings, get, specs
 from cbmir.encoders.openclip import OpenClipSpec, load
 from cbmir.encoders.registry import pull
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
@@ -464,6 +464,28 @@ def test_load__a_training_checkpoint_as_bmc_clips(tiny, hub, tmp_path):
     _same_texts(encoders[0], model, open_clip.get_tokenizer("tiny"))
 
 
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda state: {"model": {f"module.{name}": value for name, value in state.items()}}, "prefix module., "),
+        (lambda state: {f"clip.{name}": value for name, value in state.items()}, "removed the prefix clip., "),
+        (lambda state: {name: value for name, value in state.items() if name.startswith("visual.")}, "took mine.pt, "),
+        (lambda state: {name[7:]: value for name, value in state.items() if name.startswith("visual.")}, "took mine"),
+        (lambda state: {"teacher": state, "student": {name: value + 1 for name, value in state.items()}}, "teacher"),
+    ],
+    ids=["parallel", "a model of it", "image tower", "image tower without a prefix", "chosen"],
+)
+def test_load__a_file_of_another_training_program(tiny, tmp_path, caplog, form, said):
+    state = open_clip.factory.load_state_dict(str(tiny))
+    torch.save(form(state), tmp_path / "mine.pt")
+    file = tmp_path / ("mine.pt#teacher" if said == "teacher" else "mine.pt")
+    encoder = get("open_clip:tiny/quick", _settings(file))
+    assert encoder.card.fingerprint == get("open_clip:tiny/quick", _settings(tiny)).card.fingerprint
+    assert said in caplog.messages[0]
+    if len(torch.load(tmp_path / "mine.pt", weights_only=True)) == len(state):
+        assert encoder.embed_text(TEXTS).shape == (len(TEXTS), encoder.card.dim)
+
+
 def test_load__a_text_tower_as_unimed_clips(tiny, folders, hub, tmp_path):
     """Its BERT lies under text_encoder. ; the reference are open_clip's two towers of the same kind."""
     from cbmir.encoders import openclip
@@ -555,11 +577,11 @@ def test_load__a_hub_that_has_it_not(tiny, tmp_path, hub):
     for name, reason in (
         (
             "open_clip:hf-hub:acme/none",
-            "no weights for open_clip:hf-hub:acme/none from the model hub: .*give --weights",
+            "no weights for open_clip:hf-hub:acme/none: give --weights .* from the model hub: ",
         ),
         ("open_clip:hf-hub:acme/empty", "acme/empty has no open_clip_model.safetensors or open_clip_pytorch_model.bin"),
         ("open_clip:tiny/nowhere", "the weights of open_clip:tiny/nowhere are not at the model hub"),
-        ("biomedclip", "no weights for biomedclip from the model hub: .*give --weights"),
+        ("biomedclip", "no weights for biomedclip: give --weights .* from the model hub: "),
     ):
         with pytest.raises(WeightsError, match=reason) as caught:
             get(name, _settings())

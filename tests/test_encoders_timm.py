@@ -27,9 +27,10 @@ from cbmir.encoders import timm as loader
 from cbmir.encoders.base import Encoder
 from cbmir.encoders.registry import find, pull
 from cbmir.encoders.timm import TimmSpec
+from cbmir.encoders.timm_names import without_decoder
 from cbmir.encoders.weights import in_order, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 
 timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
@@ -589,7 +590,7 @@ def test_specs__at_full_size_sam_is_the_network_of_transformers():
     with torch.device("meta"):
         ours = timm.create_model("samvit_base_patch16", num_classes=0)
         there = transformers.SamModel(transformers.SamConfig()).state_dict()
-    named = loader._without_decoder(there)
+    named = without_decoder(there)
     assert {key: value.shape for key, value in named.items()} == {
         key: value.shape for key, value in ours.state_dict().items()
     }

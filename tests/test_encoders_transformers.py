@@ -22,7 +22,7 @@ from PIL import Image
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.registry import find
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import preprocess
+from cbmir.media import preprocess
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -767,9 +767,10 @@ run(click.Command("work", callback=work), "work")
     expected = f"{encoder.card.fingerprint} {encoder.embed_text(['lung'])[0, 0]:.4f}"
     assert online == [expected]
     assert offline == [expected] * 2
-    assert gone.startswith("error: no weights for acme/gone from the model hub: ")
-    assert unreachable.startswith("error: no weights for google/medsiglip-448 from the model hub: ")
-    assert unreachable.endswith("; give --weights FILE|DIR")
+    assert gone.startswith("error: no weights for acme/gone: give --weights FILE|DIR; from the model hub: ")
+    assert unreachable.startswith(
+        "error: no weights for google/medsiglip-448: give --weights FILE|DIR; from the model hub: "
+    )
     assert {"config.json", "preprocessor_config.json", "vocab.json", "merges.txt", "tokenizer_config.json"} <= {
         file.name for file in (tmp_path / "pulled").iterdir()
     }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cbmir.errors import ImageError
-from cbmir.images import IMAGE_SUFFIXES, MAX_BYTES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
+from cbmir.media import IMAGE_SUFFIXES, MAX_BYTES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (33, 47), dtype=np.uint8)
@@ -161,11 +161,10 @@ def test_decode__pictures_of_one_pixel_or_line():
 # decode: what is refused
 
 
-@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_decode__several_frames(form):
+def test_decode__several_pages():
     frames = [Image.fromarray(np.full((9, 9), value, np.uint8)) for value in (0, 100, 200)]
     with pytest.raises(ImageError, match="holds 3 frames; save each as an image of its own"):
-        decode(_bytes(frames[0], form, save_all=True, append_images=frames[1:]))
+        decode(_bytes(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +212,7 @@ def test_decode__a_bomb_takes_no_memory():
     code = """
 import resource, sys
 from cbmir.errors import ImageError
-from cbmir.images import decode
+from cbmir.media import decode
 data = sys.stdin.buffer.read()
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 try:

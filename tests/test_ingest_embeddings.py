@@ -110,7 +110,7 @@ def test_ingest_embeddings__reads_back_what_ingest_images_wrote(written, tmp_pat
     table = written / "data/table.csv"
     report = run(written / "vectors/pixels.h5", "--table", table, *options(tmp_path, "pixels"), "--collection", "copy")
     assert (report["stored"], report["failed"], report["without_row"]) == (COUNT, 0, 0)
-    of_file = ("sha256", "width", "height")
+    of_file = ("sha256", "decoder", "width", "height")
     want = {
         id: ({name: value for name, value in payload.items() if name not in of_file}, vector)
         for id, (payload, vector) in contents(written / "store", "pixels").items()
@@ -454,6 +454,19 @@ def test_ingest_embeddings__keeps_what_an_ingest_of_images_knew_of_the_file(writ
         shutil.copytree(written / "data/images", tmp_path / "images")
         again = ingest_images(open_source(table), encoder, collection, 1)
     assert (again.stored, again.skipped, again.updated) == (0, COUNT, 0)
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(("key", "name"), [("a/b.png", "a\\b.png"), ("a\\b.png", "a/b.png"), ("a\\b.png", "a\\b.png")])
+def test_ingest_embeddings__backslashes_and_slashes_are_one_key(tmp_path, key, name, there):
+    """Whether or not the file is there, after whose spelling the image is named."""
+    if there:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/b.png").touch()
+    with EmbeddingsFiles([published(tmp_path / "v.h5", {key: vectors(1)[0]})]) as files:
+        (record,) = records([open_source(table_of(tmp_path / "t.csv", [name]))])
+        assert record.filepath == ("a/b.png" if there else name)
+        assert files.vector(record, vectors(1).shape[1]) == pytest.approx(normalise(vectors(1))[0], abs=1e-6)
 
 
 def test_ingest_embeddings__accented_letters_of_one_sign_or_two_are_one_key(tmp_path):

@@ -17,9 +17,8 @@ from pictures import LABELS, cbmir, command, environment, write_picture, write_t
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import FingerprintError
 from cbmir.fingerprint import external_card
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing, VolumePreprocessing
 from cbmir.store import open_store
-from cbmir.volumes import VolumePreprocessing
 from ingest import SourceOptions, ingest_images, open_source
 from ingest.loader import Loader, Wanted, chunk_size, load_image
 
@@ -214,7 +213,7 @@ def test_loader__survives_the_death_of_a_worker(tmp_path):
 def test_loader__workers_end_with_a_killed_parent(tmp_path):
     write_picture(tmp_path / "1.png", 1)
     code = (
-        "import sys, time; from ingest.loader import *; from cbmir.images import Preprocessing\n"
+        "import sys, time; from ingest.loader import *; from cbmir.media import Preprocessing\n"
         "if __name__ == '__main__':\n"
         "    how = Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1)\n"
         "    loader = Loader(how, 2); list(loader.load([[Wanted(Path(sys.argv[1]), None)]]))\n"

@@ -54,6 +54,32 @@ def test_folder__other_files_are_counted_by_suffix(tmp_path):
     assert open_source(tmp_path).ignored == {".txt": 2, "no suffix": 1}
 
 
+HIDDEN = (
+    *(".ipynb_checkpoints/1-checkpoint.png", "@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", ".Trash-1000/files/1.png"),
+    *("__MACOSX/._1.png", "$RECYCLE.BIN/1.png", "lost+found/1.png", "deep/.hidden/more/1.png", "#recycle/1.png"),
+)
+
+
+def test_folder__hidden_files_and_folders_are_counted_and_not_read(tmp_path):
+    folder = tmp_path / ".cache/XR"  # where the folder itself is doesn't matter
+    for name in ("1.png", "deep/2.png", "trash/3.png", "a.b.png", *HIDDEN):
+        write_picture(folder / name, 1)
+    for name in ("._1.png", "deep/.DS_Store", "Thumbs.db", "desktop.ini", "notes.txt"):
+        (folder / name).touch()
+    source = open_source(folder)
+    assert [item.record.filepath for item in source] == ["1.png", "a.b.png", "deep/2.png", "trash/3.png"]
+    assert source.ignored == {".txt": 1, "hidden files": 4, "hidden folders": 8}
+    notes = source.reading().notes
+    assert notes[0] == "passed over, no image suffix: .txt 1"
+    assert notes[1] == "passed over, hidden or made by an operating system: hidden files 4, hidden folders 8"
+
+
+def test_folder__of_hidden_images_alone_says_so(tmp_path):
+    write_picture(tmp_path / ".data/1.png", 1)
+    with pytest.raises(SourceError, match=r"no image below .*; passed over, hidden .*: hidden folders 1$"):
+        open_source(tmp_path)
+
+
 def test_folder__without_images_is_an_error(tmp_path):
     with pytest.raises(SourceError, match="no image below"):
         open_source(tmp_path)

@@ -13,7 +13,7 @@ from cbmir.collections.versions.versions import begin, promote, rollback, versio
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import CollectionError, FingerprintError, StoreError
 from cbmir.fingerprint import external_card
-from cbmir.images import decode, preprocess, read
+from cbmir.media import decode, preprocess, read
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord
 from cbmir.store import Layout, open_store
 from cbmir.store.server import ServerStore

@@ -157,11 +157,12 @@ def test_image_record__unknown_split():
         ImageRecord(filepath="x", dataset="d", split="dev")
 
 
-def test_payload_fields__text_and_objects_have_no_index():
+def test_payload_fields__text_objects_and_internal_ones_have_no_index():
     assert {item.name for item in PAYLOAD_FIELDS} - {item.name for item in INDEXED_FIELDS} == {
         "filepath",
         "thumbnail_url",
         "extra",
+        "decoder",
     }
 
 

@@ -145,11 +145,12 @@ def test_image_files__folders_become_the_images_below_them(archive, tmp_path):
     (tmp_path / "notes.txt").touch()
     write_picture(tmp_path / "deep/er/b.png", 1)
     write_picture(tmp_path / "a.png", 1)
-    assert image_files([tmp_path, archive / "x.png"]) == [
-        tmp_path / "a.png",
-        tmp_path / "deep/er/b.png",
-        archive / "x.png",
-    ]
+    write_picture(tmp_path / ".Trash-1000/files/c.png", 1)
+    write_picture(tmp_path / "deep/._b.png", 1)
+    (tmp_path / "folder.png").mkdir()
+    files, ignored = image_files([tmp_path, archive / "x.png"])
+    assert files == [tmp_path / "a.png", tmp_path / "deep/er/b.png", archive / "x.png"]
+    assert ignored == {".txt": 1, "hidden files": 1, "hidden folders": 1}
 
 
 def test_output__the_forms_agree(archive, searcher):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 from standin import Standin
+from standin_rest_calls import RestCalls
 
 from cbmir.errors import CollectionError, FilterError, FingerprintError, RecordError, StoreError
 from cbmir.filters import Condition, Where, parse, resolve
@@ -77,6 +78,7 @@ def _keys(ids: list[str]) -> str:
         "edge",
         "memory",
         "standin",
+        "rest",
         pytest.param("server", marks=pytest.mark.server),
         pytest.param("cluster", marks=pytest.mark.server),
     ],
@@ -101,6 +103,9 @@ def _opened(engine: str, folder: Path) -> Iterator[Store]:
             made = ServerStore.over(QdrantClient(":memory:"), "memory")
         elif engine == "standin":
             made = open_store(stack.enter_context(Standin(folder, "a-key")).url, "a-key")
+        elif engine == "rest":
+            standin = stack.enter_context(Standin(folder, "a-key", rest_handler=RestCalls))
+            made = open_store(standin.url, "a-key", transport="rest")
         else:
             variable = {"server": "QDRANT_URL", "cluster": "QDRANT_CLUSTER_URLS"}[engine]
             url = os.environ.get(variable, "").split(",")[0].strip()

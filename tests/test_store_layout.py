@@ -95,6 +95,8 @@ def test_announcement__with_and_without_a_number():
         "profile ram: 1,600,000 images of 512 dimensions take"
     )
     assert "give --images" in announcement(Layout("disk"), 512)
+    one = announcement(Layout("small", 1), 512)
+    assert one == "profile small: 1 image of 512 dimensions takes about 3.7 KiB of memory and 5.4 KiB of disk"
 
 
 @given(st.integers(1, 10**7), st.integers(1, 4096), st.sampled_from(PROFILES))
@@ -183,5 +185,7 @@ def test_create_command__says_what_it_will_take(tmp_path, cbmir):
 
 def test_push__says_it_for_a_new_collection_only(tmp_path, shelf, cbmir):
     command = ("collections", "push", "eight", "--store", shelf, "--to", tmp_path / "copy", "--profile", "disk")
-    assert cbmir(*command).stderr.startswith("profile disk: 30 images of 8 dimensions take about 0.0 GiB of memory")
+    assert cbmir(*command).stderr.startswith(
+        "profile disk: 30 images of 8 dimensions take about next to no memory and "
+    )
     assert cbmir(*command).stderr == ""

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pictures import write_picture
 
-from cbmir.errors import SourceError
+from cbmir.errors import ImageError, SourceError
+from cbmir.media.files import read
 from cbmir.modalities import MODALITIES
+from cbmir.schema import PAYLOAD_FIELDS
 from ingest import SourceOptions, open_source
 from ingest.sources import SourceImage
 from ingest.tables.columns import ALIASES, FIELDS
@@ -71,6 +73,14 @@ def test_columns__two_for_one_field_are_refused_with_both_names(tmp_path):
         opened(tmp_path, "filepath,PatientID,subject_id\na.png,1,2\n")
     (record,) = records(tmp_path, "filepath,PatientID,subject_id\na.png,1,2\n", columns={"subject_id": "patient_id"})
     assert (record.patient_id, record.extra) == ("2", {"PatientID": "1"})
+
+
+def test_columns__every_field_of_a_stored_image_is_read_or_left_to_the_file(tmp_path):
+    """As in a table of what another collection holds: none of it becomes a label or goes to extra."""
+    header = ",".join(item.name for item in PAYLOAD_FIELDS)
+    source = opened(tmp_path, f"{header}\na.png{',' * (len(PAYLOAD_FIELDS) - 1)}\n")
+    computed = {"pathology", "primary_label", "sha256", "decoder", "kind", "width", "height", "depth", "extra"}
+    assert became(source) == {item.name: "ignored" if item.name in computed else item.name for item in PAYLOAD_FIELDS}
 
 
 def test_columns__user_says_what_they_are(tmp_path):
@@ -292,6 +302,21 @@ def test_values__labels_and_paths_in_either_unicode_form(tmp_path):
     assert folder.record.id != item.record.id  # another key: the folder's own
     (again,) = opened(tmp_path, f"filepath\nimg/{two}.png\n")
     assert again.record.id == item.record.id
+
+
+def test_values__paths_of_windows(tmp_path):
+    write_picture(tmp_path / "img/deep/ö.png", 1)
+    write_picture(tmp_path / "as\\named.png", 2)
+    listed = ("img/deep/ö.png", "img\\deep\\ö.png", "as\\named.png", "img\\none.png", "C:\\img\\deep\\ö.png")
+    slash, back, literal, missing, absolute = opened(tmp_path, "filepath\n" + "".join(f"{name}\n" for name in listed))
+    assert back.path.is_file()
+    assert (back.record.filepath, back.record.id) == (slash.record.filepath, slash.record.id)
+    assert (literal.record.filepath, literal.path.is_file()) == ("as\\named.png", True)  # a sign like any other here
+    for item in (missing, absolute):
+        with pytest.raises(ImageError, match=r"No such file.*: the path has backslashes.*; write it with /"):
+            read(item.path)
+    with pytest.raises(ImageError, match=r"^No such file or directory$"):
+        read(tmp_path / "img/none.png")
 
 
 def test_reading__lines_say_all_of_it(tmp_path):

@@ -27,14 +27,12 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import FilterError, ThumbnailError
 from cbmir.filters import parse
 from cbmir.fingerprint import EncoderCard
-from cbmir.images import decode
+from cbmir.media import LONGEST_PX, Volume, VolumePreprocessing, decode, read_volume, slice_thumbnail, thumbnail
 from cbmir.schema import NAMESPACE, EmbeddedBatch, ImageRecord
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
-from cbmir.volumes import Volume, VolumePreprocessing, read_volume
 from ingest import ingest_images, open_source
 from ingest.thumbnails import existing
-from ingest.thumbnails.drawing import LONGEST_PX, slice_thumbnail, thumbnail
 from ingest.thumbnails.existing import set_thumbnails
 from ingest.thumbnails.place import open_place, write
 
@@ -519,7 +517,7 @@ def test_commands(tmp_path, cbmir):
     assert report["same"] == report["elsewhere"] == 0
     with failures.open(newline="") as stream:
         assert [row["filepath"] for row in csv.DictReader(stream)] == ["images/00005.png"]
-    assert f"1 failed, each with its reason in {failures}" in some.stderr
+    assert f"1 failed, with its reason in {failures}" in some.stderr
 
 
 def test_commands__wrong_options_end_before_any_work(tmp_path, cbmir):

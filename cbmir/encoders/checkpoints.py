@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.weights import no_weights, read_state_dict
+from cbmir.encoders.fitting import fit
+from cbmir.encoders.weights import no_weights
 from cbmir.errors import WeightsError
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX, PREFIX_FORM = None, ""
 _log = logging.getLogger(__name__)
+_ROTARY = "rope.freqs_cos"
 _SAME_COSINES = 1e-2
 """Above the rounding of half precision, far below what another grid of rotary positions gives."""
 
@@ -70,7 +72,7 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
 
     ours, weights = cast("CheckpointSpec", spec), settings.weights
     file = _fetch(ours) if weights is None else weights / ours.file if weights.is_dir() else weights
-    return encoder(ours, _network(ours, file), ours.preprocessing, settings)
+    return encoder(ours, _network(ours, file, say=weights is not None), ours.preprocessing, settings)
 
 
 def pull(spec: EncoderSpec, to: Path) -> None:
@@ -95,29 +97,25 @@ def _fetch(spec: CheckpointSpec, to: Path | None = None) -> Path:
         raise no_weights(spec.name, None, error) from error
 
 
-def _network(spec: CheckpointSpec, file: Path) -> "torch.nn.Module":
+def _network(spec: CheckpointSpec, file: Path, say: bool) -> "torch.nn.Module":
     import timm
     import torch
 
-    given = _read(spec, file)
     channels = spec.preprocessing.channels
     network: Any = timm.create_model(spec.architecture, num_classes=0, in_chans=channels, **dict(spec.options))
     if spec.head:
         network.set_submodule(spec.head, torch.nn.Linear(network.num_features, spec.dim, bias=False))
-    state = _renamed(spec, given)
-    if spec.stem in state:
-        state[spec.stem] = state[spec.stem].sum(dim=1, keepdim=True)
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise no_weights(spec.name, file, error) from error
-    _compare_rotary(spec, network, given)
-    return network  # type: ignore[no-any-return]
+    tables: list[torch.Tensor] = []
 
+    def convert(given: "StateDict") -> "StateDict":
+        tables.extend(tensor for name, tensor in given.items() if name == _ROTARY)
+        state = _renamed(spec, given)
+        if spec.stem in state and state[spec.stem].shape[1] == 3:
+            state[spec.stem] = state[spec.stem].sum(dim=1, keepdim=True)
+        return state
 
-def _read(spec: CheckpointSpec, file: Path) -> "StateDict":
     try:
-        return read_state_dict(file)
+        taken = fit(file, spec.name, network.state_dict(), convert)
     except WeightsError as error:
         if not spec.plain or "Unsupported global" not in str(error.__cause__):
             raise
@@ -125,6 +123,9 @@ def _read(spec: CheckpointSpec, file: Path) -> "StateDict":
             f"{file} can't be read without running what is in it; "
             f"if you trust it, run {spec.plain.replace('{file}', str(file))}; then give --weights FILE"
         ) from error
+    network.load_state_dict(taken.take(spec.name, say), strict=True)
+    _compare_rotary(spec, network, tables)
+    return network  # type: ignore[no-any-return]
 
 
 def _renamed(spec: CheckpointSpec, given: "StateDict") -> "StateDict":
@@ -156,13 +157,13 @@ def _joined(state: "StateDict") -> "StateDict":
     return whole | {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
-def _compare_rotary(spec: CheckpointSpec, network: Any, given: "StateDict") -> None:
+def _compare_rotary(spec: CheckpointSpec, network: Any, tables: "list[torch.Tensor]") -> None:
     """Say so if a checkpoint's own table of rotary positions isn't the one that its authors' loader makes anew."""
     import torch
 
-    table = given.get("rope.freqs_cos")
-    if table is None:
+    if not tables:
         return
+    table = tables[0]
     _, cosines = network.rope.get_embed().chunk(2, dim=-1)
     if table.shape != cosines.shape or not torch.allclose(table.float(), cosines.float(), atol=_SAME_COSINES):
         _log.warning("%s: its weights hold other rotary positions than its authors' code, which is followed", spec.name)

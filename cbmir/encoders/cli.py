@@ -10,7 +10,9 @@ from cbmir.encoders import registry
 from cbmir.encoders.base import EncoderSpec
 from cbmir.options import json_option, print_json, say
 
-_SHOWN = EncoderSpec.__dataclass_fields__.keys() - {"volume"}
+_SHOWN = EncoderSpec.__dataclass_fields__.keys() - {"volume", "input_px"}
+_WIDEST = 48
+"""Characters of a column; `show` has the whole text."""
 
 
 @click.group()
@@ -21,19 +23,31 @@ def encoders() -> None:
 @encoders.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Print name, length of the vectors, text tower, terms, training data and source of the weights."""
+    """Print what is known of each: length of its vectors, input, whether it works offline now, training data, terms."""
     known = registry.specs()
     if as_json:
         print_json([_as_json(spec) for spec in known])
         return
-    for spec in known:
-        click.echo(
-            f"{spec.name:30} {spec.dim or '':>5} {'text' if spec.text else '':4}  {_terms(spec)}; "
-            f"trained on {spec.trained_on}; weights: {spec.source}"
+    rows = [("name", "dim", "input px", "offline now", "text", "trained on", "licence")]
+    rows += [
+        (
+            spec.name,
+            str(spec.dim or ""),
+            spec.takes,
+            _yes(registry.at_hand(spec)),
+            _yes(spec.text),
+            spec.trained_on,
+            _terms(spec),
         )
+        for spec in known
+    ]
+    widths = [min(max(len(row[column]) for row in rows), _WIDEST) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(_cell(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
     for loader in registry.loaders():
         if loader.PREFIX:
-            click.echo(f"{loader.PREFIX + loader.PREFIX_FORM:30} any network of this library, or --weights")
+            click.echo(f"{loader.PREFIX + loader.PREFIX_FORM}: any network of this library")
+    click.echo("offline now: the weights are on this machine. `cbmir encoders show NAME` prints all of one encoder.")
 
 
 @encoders.command()
@@ -60,6 +74,14 @@ def pull(name: str, to: Path) -> None:
     say(f"{name} is in {to}: use --encoder {name} --weights {to}")
 
 
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
+def _cell(text: str, width: int) -> str:
+    return (text if len(text) <= width else f"{text[: width - 3].rstrip(' ,;:')}...").ljust(width)
+
+
 def _terms(spec: EncoderSpec) -> str:
     notes = [text for text, holds in (("gated", spec.gated), ("non-commercial", spec.non_commercial)) if holds]
     return f"{spec.licence} ({', '.join(notes)})" if notes else spec.licence
@@ -69,4 +91,5 @@ def _as_json(spec: EncoderSpec) -> dict[str, Any]:
     """The fields that all encoders have; preprocessing as it goes into the fingerprint, None where the weights say."""
     how = spec.preprocessing or spec.volume
     data = {name: value for name, value in asdict(spec).items() if name in _SHOWN}
-    return {**data, "preprocessing": how.as_json() if how else None}
+    more = {"takes": spec.takes, "works_offline_now": registry.at_hand(spec)}
+    return {**data, "preprocessing": how.as_json() if how else None, **more}

@@ -18,7 +18,7 @@ from cbmir.encoders.forward import Forward, fastest
 from cbmir.encoders.weights import weights_hash
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
-from cbmir.images import Pixels, Preprocessing
+from cbmir.media import Pixels, Preprocessing
 from cbmir.schema import Vectors, normalise
 
 if TYPE_CHECKING:
@@ -109,8 +109,10 @@ class TorchEncoder:
 
     @property
     def running_on(self) -> str:
-        """Device and precision."""
-        return str(self._placement)
+        """Device and precision; only the device until the first inputs have settled the precision."""
+        placement = self._placement
+        unsettled = placement.auto and placement.precision != "fp32" and self._forward is None
+        return placement.device if unsettled else str(placement)
 
     def embed(self, pixels: Pixels) -> Vectors:
         """(n, dim) rows of unit length, see `Encoder`.

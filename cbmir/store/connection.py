@@ -1,13 +1,17 @@
 """The way to a server: one node or several, a key, and one policy of what is tried again."""
 
+import logging
+import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
+import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.models import ReadConsistencyType
 
@@ -28,6 +32,12 @@ Consistency = Literal["majority", "quorum", "all"] | int
 """How many replicas must agree on what is read."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+TRANSPORTS = ("auto", "grpc", "rest")
+
+_PORTS = {"http": 80, "https": 443}
+_REST_S = 5.0
+"""Time for REST to answer where gRPC is silent."""
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -88,27 +98,65 @@ class Connection:
                 self._asked = (asked + 1) % len(self.nodes)
 
 
-def connect(urls: str, api_key: str | None = None, read_consistency: str | None = None) -> Connection:
-    """Reach a server, over gRPC on the port one above the URL's.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How servers are reached.
+
+    Attributes:
+        transport: ``grpc``; ``rest``, through the URL's own port; ``auto``: gRPC, but REST where the URL has a path or
+            the port 80 or 443, as of a proxy, or where only REST answers.
+        grpc_port: None for the one above the URL's.
+    """
+
+    transport: str = "auto"
+    grpc_port: int | None = None
+
+    @classmethod
+    def chosen(cls, transport: str | None, grpc_port: int | None) -> "Way":
+        """What was asked for, or else what the environment says in CBMIR_TRANSPORT and CBMIR_GRPC_PORT.
+
+        Raises:
+            StoreError: there is no such transport, or the port is none.
+        """
+        transport = transport or os.environ.get("CBMIR_TRANSPORT") or "auto"
+        port = str(grpc_port or os.environ.get("CBMIR_GRPC_PORT") or "")
+        if transport not in TRANSPORTS:
+            raise StoreError(f"no transport {transport!r}; there are {', '.join(TRANSPORTS)}")
+        if port and not (port.isdigit() and 0 < int(port) < 65536):
+            raise StoreError(f"the gRPC port {port!r} is no port; give 1 to 65535")
+        return cls(transport, int(port) if port else None)
+
+
+def connect(
+    urls: str, api_key: str | None = None, read_consistency: str | None = None, way: Way | None = None
+) -> Connection:
+    """Reach a server.
 
     Args:
-        urls: ``http(s)://host[:port]``, the port 6333 unless given; or several nodes of a cluster, parted by commas.
+        urls: ``http(s)://host[:port][/path]``, the port 6333 unless given, with a path that of the scheme; or several
+            nodes of a cluster, separated by commas.
         api_key: Sent with every call; never printed.
         read_consistency: ``majority``, ``quorum``, ``all`` or a number of replicas.
+        way: Transport and gRPC port.
 
     Raises:
         StoreError: a URL is none, no server answers, it refuses the key, or its version is too far from the client's.
     """
     consistency = parse_consistency(read_consistency) if read_consistency else None
-    nodes: list[Node] = []
+    way = way or Way()
+    places = [_Place.parse(url.strip()) for url in urls.split(",")]
     try:
-        for url in urls.split(","):
-            nodes.append(_node(url.strip(), api_key))
-        _greet(nodes)
-    except StoreError:
-        for _, client in nodes:
-            client.close()
-        raise
+        nodes = _greeted(places, api_key, way)
+    except StoreError as error:
+        if way.transport != "auto" or not silent(error.__cause__) or not any(map(_answers_rest, places)):
+            raise
+        nodes = _greeted(places, api_key, replace(way, transport="rest"))
+        _log.warning(
+            "no gRPC at port %d of %s: it goes on over REST, which is slower; --grpc-port names another port",
+            *(places[0].grpc_port(way), places[0]),
+        )
+    if api_key and any(place.scheme == "http" and place.host not in LOOPBACK for place in places):
+        _log.warning("the key travels unencrypted to %s: use https", ",".join(map(str, places)))
     return Connection(nodes, STREAMS, consistency)
 
 
@@ -130,24 +178,60 @@ def _consistency(value: Consistency) -> int | ReadConsistencyType:
     return value if isinstance(value, int) else ReadConsistencyType(value)
 
 
-def _node(url: str, api_key: str | None) -> Node:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A URL in its parts; as text it has no password."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> "_Place":
+        try:
+            parts = urlsplit(url)
+            host, port, path = parts.hostname, parts.port, parts.path.rstrip("/")
+        except ValueError as error:
+            raise StoreError(f"the store {_bare(url)!r} is no URL: {error}") from error
+        if parts.scheme not in ("http", "https"):
+            raise StoreError(f"the store {_bare(url)!r} is neither a directory nor an http(s) URL")
+        if not host:
+            raise StoreError(f"the store {_bare(url)!r} names no host")
+        usual = _PORTS[parts.scheme] if path else 6333
+        return cls(parts.scheme, host, port or usual, path)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    def grpc_port(self, way: Way) -> int:
+        return way.grpc_port or self.port + 1
+
+    def over_grpc(self, way: Way) -> bool:
+        if way.transport != "auto":
+            return way.transport == "grpc"
+        return way.grpc_port is not None or not (self.path or self.port in _PORTS.values())
+
+
+def _greeted(places: Sequence[_Place], api_key: str | None, way: Way) -> list[Node]:
+    nodes = [(str(place), _client(place, api_key, way)) for place in places]
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 6333
-    except ValueError as error:
-        raise StoreError(f"the store {_bare(url)!r} is no URL: {error}") from error
-    if parts.scheme not in ("http", "https"):
-        raise StoreError(f"the store {_bare(url)!r} is neither a directory nor an http(s) URL")
-    if not host:
-        raise StoreError(f"the store {_bare(url)!r} names no host")
+        _greet(nodes)
+    except StoreError:
+        for _, client in nodes:
+            client.close()
+        raise
+    return nodes
+
+
+def _client(place: _Place, api_key: str | None, way: Way) -> QdrantClient:
     with warnings.catch_warnings():
-        if host in LOOPBACK:
-            warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
-        client = QdrantClient(
-            url=url,
-            port=port,
-            grpc_port=port + 1,
-            prefer_grpc=True,
+        warnings.filterwarnings("ignore", "Api key is used with an insecure connection")  # `connect` says so itself
+        return QdrantClient(
+            url=str(place),
+            grpc_port=place.grpc_port(way),
+            prefer_grpc=place.over_grpc(way),
             api_key=api_key,
             timeout=TIMEOUT_S,
             check_compatibility=False,
@@ -159,7 +243,14 @@ def _node(url: str, api_key: str | None) -> Node:
                 "grpc.http2.max_pings_without_data": 0,
             },
         )
-    return f"{parts.scheme}://{host}:{port}", client
+
+
+def _answers_rest(place: _Place) -> bool:
+    """Whether a Qdrant server answers at the URL itself, where gRPC doesn't."""
+    try:
+        return "version" in httpx.get(f"{place}/", timeout=_REST_S, follow_redirects=False).json()
+    except (httpx.HTTPError, ValueError, TypeError):
+        return False
 
 
 def _bare(url: str) -> str:

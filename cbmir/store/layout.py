@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from cbmir.errors import CollectionError
+from cbmir.units import counted, size
 
 Profile = Literal["small", "ram", "disk"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -121,7 +122,8 @@ def announcement(layout: Layout, dim: int) -> str:
     planned = plan(layout, dim)
     if planned.memory_bytes is None or planned.disk_bytes is None:
         return f"profile {layout.profile}: what it takes depends on the number of images, give --images"
+    memory = f"{size(planned.memory_bytes)} of memory" if planned.memory_bytes else "next to no memory"
     return (
-        f"profile {layout.profile}: {layout.images:,} images of {dim} dimensions take about "
-        f"{planned.memory_bytes / 2**30:.1f} GiB of memory and {planned.disk_bytes / 2**30:.1f} GiB of disk"
+        f"profile {layout.profile}: {counted(layout.images or 0, 'image')} of {dim} dimensions "
+        f"{'takes' if layout.images == 1 else 'take'} about {memory} and {size(planned.disk_bytes)} of disk"
     )

@@ -1,4 +1,4 @@
-"""A URL as a store: a Qdrant server or cluster over gRPC.
+"""A URL as a store: a Qdrant server or cluster over gRPC or REST.
 
 Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch at once.
 """
@@ -28,10 +28,12 @@ class ServerStore(Store):
 
     Attributes:
         connection: The way there.
+        streams: Writes that may be under way at once.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.streams = connection.streams
         self.location = connection.location
 
     @classmethod

@@ -17,7 +17,9 @@ USUAL = ("dataset", "view", "sex")
 USUAL_EXTRA = ("site", "hospital", "institution", "scanner", "manufacturer", "model_name", "station", "plane")
 """The same below the field ``extra``, in upper or lower case."""
 
-FITTING = tuple(name for name, field in FIELDS.items() if field.kind in ("keyword", "integer") and not field.many)
+FITTING = tuple(
+    name for name, field in FIELDS.items() if field.indexed and field.kind in ("keyword", "integer") and not field.many
+)
 """Payload fields that can be confounders: those of one keyword or whole number."""
 
 _EXTRA = "extra."

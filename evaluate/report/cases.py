@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cbmir.errors import ImageError
-from cbmir.images import decode, read
+from cbmir.media import render
 from cbmir.store import Collection
 from evaluate.metrics import Codes, Scores
 from evaluate.ranking.trial import NONE, text_ids
@@ -145,7 +145,7 @@ def cases_of(collection: Collection, measurement: Measurement, root: Path, count
     names = list(dict.fromkeys([*asked, *(name for names in found for name in names)]))
     fields = list(dict.fromkeys(["filepath", trial.protocol.label]))
     payloads = {point.id: point.payload for point in collection.get(names, fields=fields)} if names else {}
-    shelf = _Shelf(payloads, trial.protocol.label, root)
+    shelf = _Shelf(payloads, trial.protocol.label, root, collection.card.window_hu)
     cases = []
     for number, (row, query, hits) in enumerate(zip(rows, asked, found, strict=True)):
         tiles = tuple(
@@ -196,10 +196,17 @@ def _first(order: NDArray[np.int64], scores: Scores, clusters: Codes, count: int
 class _Shelf:
     """The pictures of some stored images, each read once."""
 
-    def __init__(self, payloads: Mapping[str, Mapping[str, Any]], label: str, root: Path) -> None:
+    def __init__(
+        self,
+        payloads: Mapping[str, Mapping[str, Any]],
+        label: str,
+        root: Path,
+        window_hu: tuple[float, float] | None,
+    ) -> None:
         self._payloads = payloads
         self._label = label
         self._root = root
+        self._window_hu = window_hu
         self._drawn: dict[str, tuple[str, str]] = {}
 
     def tile(self, id: str, rank: int = 0, cosine: float = 1.0, right: bool = True) -> Tile:
@@ -208,14 +215,14 @@ class _Shelf:
         label = values if isinstance(values, str) else ", ".join(values)
         filepath = str(payload.get("filepath", ""))
         if id not in self._drawn:
-            self._drawn[id] = _picture(self._root / filepath)
+            self._drawn[id] = _picture(self._root / filepath, self._window_hu)
         return Tile(id, filepath, label, *self._drawn[id], rank, cosine, right)
 
 
-def _picture(path: Path) -> tuple[str, str]:
+def _picture(path: Path, window_hu: tuple[float, float] | None) -> tuple[str, str]:
     """A ``data:`` URI and nothing, or nothing and the reason."""
     try:
-        small = ImageOps.contain(decode(read(path)), (TILE_PX, TILE_PX))
+        small = ImageOps.contain(render(path, window_hu), (TILE_PX, TILE_PX))
     except ImageError as error:
         return "", str(error)
     square = Image.new("RGB", (TILE_PX, TILE_PX))

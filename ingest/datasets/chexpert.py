@@ -1,5 +1,8 @@
 """CheXpert (Irvin et al., AAAI 2019): `train.csv` and `valid.csv`; the full and the small edition."""
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +12,9 @@ from ingest.datasets.observations import OBSERVATIONS, labels_of, one_hot, state
 from ingest.datasets.tree import Tree
 
 NAME = "CheXpert"
+_IN_BATCH = re.compile(r"(?:^|/)[^/]*batch[\W_]*\d+[\W_]*train[\W_]*\d+[^/]*/(?:.+/)?(patient\d+/study\d+/[^/]+)$")
+"""A file of the full edition as downloaded: in ``CheXpert-v1.0 batch 2 (train 1)`` and two more such folders."""
+
 _OPTIONAL = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 
 
@@ -41,7 +47,7 @@ def chexpert(tree: Tree, mode: Mode) -> Listing:
     rows = pd.DataFrame(
         {
             "listed": table["Path"],
-            "filepath": pd.Series(tree.locate(table["Path"], sources[0]), dtype=object),
+            "filepath": pd.Series(_located(tree, list(table["Path"]), sources[0]), dtype=object),
             "left_out": rule(state == 1, mode, (state == -1).any(axis=1)),
             "split": np.where(official_train, ids[0].map(drawn).fillna(""), "test"),
             "modality": "XR",
@@ -52,6 +58,28 @@ def chexpert(tree: Tree, mode: Mode) -> Listing:
         }
     )
     return Listing(dataset=NAME, sources=tuple(sources), rows=rows, labels=one_hot(state == 1, names))
+
+
+def _located(tree: Tree, listed: Sequence[str], beside: str) -> list[str | None]:
+    """The files of listed paths, in one folder or in the batches of the download, whose names the lists don't hold.
+
+    Raises:
+        SourceError: two batches hold the same image, and the list names it.
+    """
+    found = tree.locate(listed, beside)
+    if None not in found:
+        return found
+    batches: dict[str, list[str]] = {}
+    for path in tree.files:
+        if match := _IN_BATCH.search(path):
+            batches.setdefault(match[1], []).append(path)
+    for at, path in enumerate(listed):
+        if found[at] is None and "train" in path.split("/"):
+            there = sorted(batches.get("/".join(path.split("/")[-3:]), ()))
+            if len(there) > 1:
+                raise SourceError(f"{tree.folder} holds {there[0]} and {there[1]}: which is meant? Move one away")
+            found[at] = there[0] if there else None
+    return found
 
 
 def _ids(paths: "pd.Series[str]") -> pd.DataFrame:

@@ -10,11 +10,12 @@ from typing import Self
 import pandas as pd
 
 from cbmir.errors import SourceError
+from cbmir.media import is_hidden
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder and all files below it.
+    """A folder and all files below it that aren't hidden or made by an operating system.
 
     Attributes:
         folder: Where the data set lies, or a folder above it.
@@ -144,9 +145,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _files(folder: str, start: str, followed: set[str]) -> Iterator[str]:
-    """All files below a folder; `followed` holds the targets of links, so that a loop of links ends."""
+    """All files below a folder but hidden ones; `followed` holds the targets of links, so that a loop of links ends."""
     with os.scandir(folder) as entries:
         for entry in entries:
+            if is_hidden(entry.name):  # copies in a waste bin, thumbnails of a NAS
+                continue
             if not entry.is_dir():
                 yield start + entry.name
                 continue

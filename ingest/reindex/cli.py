@@ -19,6 +19,7 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.store import Layout
+from cbmir.units import counted
 from ingest.console import finish, seen_by
 from ingest.pipeline import ingest_images
 
@@ -69,7 +70,7 @@ def reindex_(
         layout = layout.expecting(source.total or None)
         foretell(store, new_name, network.card, layout)
         with open_target(store, old, network.card, new_name, layout) as new:
-            say(f"{name} -> {new.name}, which holds {new.count():,} images; {encoder} on {network.running_on}")
+            say(f"{name} -> {new.name}, which holds {counted(new.count(), 'image')}; {encoder} on {network.running_on}")
             with tqdm(total=source.total, unit="image", disable=None) as bar:
                 report = ingest_images(source, network, new, options["workers"], seen_by(bar))
             code = finish(new, report, options["failures"], as_json)

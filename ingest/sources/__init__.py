@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from cbmir.errors import SourceError
+from cbmir.media import HEAD_BYTES, remedy
 from ingest.sources.base import Failure, ReadSource, Source, SourceImage, SourceOptions
 from ingest.tables.columns import GIVEN_FIELDS
 
@@ -36,7 +37,16 @@ def open_source(path: Path, options: SourceOptions | None = None) -> ReadSource:
         raise SourceError(f"no source {path}") from error
     except OSError as error:  # too long, a loop of links, not allowed
         raise SourceError(f"can't read the source {path}: {error.strerror}") from error
+    if text := remedy(path, _head(path)):
+        raise SourceError(f"{path} {text}; then ingest the folder of what it wrote")
     raise SourceError(f"can't ingest {path}; a source is {' or '.join(reader.FORM for reader in readers)}")
+
+
+def _head(path: Path) -> bytes:
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def _readers() -> list[_Reader]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.schema import ImageRecord, RecordKind, label_slug
-from cbmir.volumes import is_volume
+from cbmir.media import kind_of
+from cbmir.schema import ImageRecord, label_slug
 from ingest.tables.columns import GIVEN_FIELDS
 from ingest.tables.options import TableOptions
 from ingest.tables.reading import Reading, Tally
@@ -127,8 +127,7 @@ def make_record(
         modality, region, *_ = slugs[0].split("/")
         values.setdefault("modality", modality)
         values.setdefault("anatomic_region", region)
-    kind: RecordKind = "volume" if is_volume(filepath) else "image"
-    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind, extra=extra, **values)
+    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind_of(filepath), extra=extra, **values)
 
 
 def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
@@ -167,10 +166,11 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
 
 
 def located(root: Path, filepath: str) -> str:
-    """A path as the disk spells it: ``ö`` may be one sign there or two, whichever the table has."""
-    if filepath.isascii():
+    r"""A path as the disk spells it: with / for \ of Windows, and ``ö`` as one sign or two, whichever the table has."""
+    if filepath.isascii() and "\\" not in filepath:
         return filepath
-    forms = dict.fromkeys((filepath, *(unicodedata.normalize(form, filepath) for form in ("NFC", "NFD"))))
+    signs = (filepath, filepath.replace("\\", "/"))
+    forms = dict.fromkeys((*signs, *(unicodedata.normalize(form, text) for text in signs for form in ("NFC", "NFD"))))
     return next((form for form in forms if _exists(root / form)), filepath)
 
 

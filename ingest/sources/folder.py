@@ -6,8 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.images import IMAGE_SUFFIXES
-from cbmir.volumes import VOLUME_SUFFIXES, is_volume
+from cbmir.media import (
+    IMAGE_SUFFIXES,
+    VOLUME_SUFFIXES,
+    is_image,
+    is_volume,
+    passed_over,
+    passed_over_as,
+    without_hidden,
+)
 from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record, printable, tally_of
 from ingest.tables.reading import Reading, tally_warnings
 
@@ -34,7 +41,7 @@ class FolderSource:
 
     Attributes:
         total: How many there are.
-        ignored: Files without an image suffix, counted by suffix.
+        ignored: Files without an image suffix, counted by suffix or as DICOM; hidden files and folders.
     """
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
@@ -47,7 +54,8 @@ class FolderSource:
         self.total: int | None = len(self._paths) + len(self._unreadable)
         if not self.total:
             suffixes = " ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}")
+            known = "".join(f"; {text}" for text in passed_over(self.ignored))
+            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}{known}")
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """The folders that can't be listed, then the images."""
@@ -59,24 +67,25 @@ class FolderSource:
         """How the folder is read, with counts of all its images."""
         tally = tally_of(self)
         rule = "from the folders, as in train/XR/chest/pneumonia" if self._options.folder_labels else "none are taken"
-        notes = tuple(f"passed over, no image suffix: {suffix} {count:,}" for suffix, count in self.ignored.items())
+        notes = tuple(passed_over(self.ignored))
         warnings = tuple(tally_warnings(tally))
         return Reading(self._place, "a folder", tally, label_rule=rule, notes=notes, warnings=warnings)
 
     def _list(self) -> Mapping[str, int]:
         others: Counter[str] = Counter()
         for folder, folders, files in os.walk(self._folder, onerror=self._fail):
+            shown = without_hidden(folders, files, others)
             folders.sort()
             if links := sum(_is_link(Path(folder, name)) for name in folders):
                 others["links to folders"] += links  # not followed: they may lead in circles
-            for name in files:
+            for name in shown:
                 path = Path(folder, name)
-                if path.suffix.lower() in IMAGE_SUFFIXES or is_volume(name):
+                if is_image(name) or is_volume(name):
                     self._paths.append(path.relative_to(self._folder).as_posix())
                 else:
-                    others[printable(path.suffix.lower()) or "no suffix"] += 1
+                    others[printable(passed_over_as(path))] += 1
         self._paths.sort()
-        return dict(sorted(others.items()))
+        return {key: count for key, count in sorted(others.items()) if count}
 
     def _fail(self, error: OSError) -> None:
         folder = Path(error.filename).relative_to(self._folder).as_posix()

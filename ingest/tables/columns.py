@@ -103,7 +103,7 @@ ALIASES = (
 """Which column names are which field. Case, spaces, ``_``, ``-`` and brackets don't matter."""
 
 FIELDS = tuple(alias.field for alias in ALIASES)
-_FROM_FILE = ("sha256", "kind", "width", "height", "depth")
+_FROM_FILE = ("sha256", "decoder", "kind", "width", "height", "depth")
 _DERIVED = ("pathology", "primary_label", "extra", *_FROM_FILE)
 
 

@@ -11,13 +11,12 @@ from tqdm import tqdm
 
 from cbmir.encoders.device import cores
 from cbmir.filters import Where, resolve
+from cbmir.media import kind_of
 from cbmir.schema import Payload, StoredPoint
 from cbmir.store import Collection
-from cbmir.volumes import is_volume
 from ingest.interrupt import Interrupt
-from ingest.loader import CHUNK, Loaded, Loader, Wanted
+from ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
 from ingest.sources import Failure
-from ingest.thumbnails.drawing import Drawing
 from ingest.thumbnails.place import Place, is_ours
 
 BATCH = 256
@@ -106,8 +105,7 @@ class _Run:
         self._changes: dict[str, Payload] = {}
 
     def go(self, workers: int) -> None:
-        window = self._collection.card.preprocessing.get("window_hu")  # of encoders of volumes
-        how = Drawing((window[0], window[1]) if window else None)
+        how = Drawing(self._collection.card.window_hu)
         with (
             tqdm(total=self._collection.count(self._where), unit="image", disable=None) as bar,
             Interrupt() as interrupt,
@@ -125,9 +123,8 @@ class _Run:
     def _wanted(self, interrupt: Interrupt) -> Iterator[list[Wanted]]:
         """Chunks for the loader; what they are for goes to `_tasks`, in the same order."""
         for points in self._collection.scroll(self._where, fields=_FIELDS):
-            for volumes, group in groupby(points, lambda point: is_volume(_filepath(point))):
-                alike = list(group)
-                size = CHUNK["volume" if volumes else "image"]
+            for kind, group in groupby(points, lambda point: kind_of(_filepath(point))):
+                alike, size = list(group), CHUNK[kind]
                 for start in range(0, len(alike), size):
                     if interrupt.asked:
                         return

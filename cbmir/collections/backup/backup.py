@@ -13,6 +13,7 @@ from cbmir.store import Store
 from cbmir.store.edge import EdgeCollection, EdgeStore
 from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class BackupReport:
         """A line for people."""
         aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
         return (
-            f"{self.collection}{aliases}: {self.points:,} images, fingerprint {self.fingerprint}; "
+            f"{self.collection}{aliases}: {counted(self.points, 'image')}, fingerprint {self.fingerprint}; "
             f"{self.folder} has {self.files} files, {self.bytes:,} bytes"
         )
 

@@ -24,6 +24,7 @@ from cbmir.errors import SourceError
 from cbmir.filters import Where, resolve
 from cbmir.schema import StoredPoint
 from cbmir.store.base import SCROLL_BATCH, Collection
+from cbmir.units import counted
 from cbmir.vectorfile import ColumnarFile, VectorWriter, open_embeddings
 
 VECTORS = "vectors.h5"
@@ -54,7 +55,7 @@ class ExportReport:
         """A line for people."""
         fields = ", ".join(f"{name} of {count:,}" for name, count in self.left_out.items())
         left_out = f"; left out, fields that cbmir doesn't know: {fields}" if fields else ""
-        return f"{self.collection}: {self.count:,} images in {self.folder}, {self.bytes:,} bytes{left_out}"
+        return f"{self.collection}: {counted(self.count, 'image')} in {self.folder}, {self.bytes:,} bytes{left_out}"
 
 
 def export(collection: Collection, folder: Path, where: Where = ()) -> ExportReport:

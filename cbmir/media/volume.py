@@ -1,31 +1,23 @@
-"""From a volume file, such as a CT series in NIfTI, to the voxels an encoder takes: for ingest and for queries."""
+"""A volume, and from it to the voxels an encoder takes: for ingest and for queries."""
 
-import gzip
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ImageError
-from cbmir.images import check_file
+from cbmir.media.window import windowed
 from cbmir.schema import RecordKind
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 1_000_000_000
 """Larger volumes are refused by their header: as float32 they take over 4 GB in each worker. A whole body in slices of
 1 mm, 512 x 512 x 2,000, has half as many."""
-MAX_BYTES = 8 * MAX_VOXELS
-"""Larger files are refused before they are read: no voxel that is taken here has more than 8 bytes."""
 
 Voxels = NDArray[np.float16]
 Fit = Literal["squash", "crop"]
-_MM = {"meter": 1000.0, "micron": 0.001}  # NIfTI's other units of length
-_HEADER_BYTES = 540  # of NIfTI-2, the longer one
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,71 +68,22 @@ class VolumePreprocessing:
         return {"kind": self.kind, "axes": "RAS", **data}
 
 
-def is_volume(name: str | Path) -> bool:
-    """Whether a file is a volume, by its name."""
-    return str(name).lower().endswith(VOLUME_SUFFIXES)
+def check_grid(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64]) -> None:
+    """Refuse what is no single volume of values, before its voxels are read.
 
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a volume file, which may be too large to be held in memory.
-
-    Raises:
-        ImageError: the file is missing, unreadable, empty, too large, or no regular file.
-    """
-    check_file(path, MAX_BYTES)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from error
-
-
-def read_volume(path: Path) -> Volume:
-    """A NIfTI volume, turned so that its axes run to the right, to the front and to the head.
-
-    An oblique volume is turned by the nearest quarter turns only, as nibabel and MONAI do.
+    Args:
+        shape: Voxels along each axis, as the header says.
+        dtype: Of the values.
+        affine: (4, 4) voxels to mm.
 
     Raises:
-        ImageError: the file is missing, unreadable or damaged, is no NIfTI, holds something else than one volume, says
-            no spacing or orientation, or has over `MAX_VOXELS` voxels.
+        ImageError: it is not.
     """
-    check_file(path, MAX_BYTES)
-    try:
-        with path.open("rb") as file:
-            return _nifti(gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file)
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError("is too large for the memory of this machine") from error
-    except Exception as error:  # nibabel, zlib and numpy raise whatever they like on damaged data
-        raise ImageError(f"can't be read: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
-
-
-def _nifti(stream: gzip.GzipFile | IO[bytes]) -> Volume:
-    import nibabel as untyped  # half of it has types
-
-    nibabel: Any = untyped
-    head = stream.read(_HEADER_BYTES)
-    stream.seek(0)
-    formats = (nibabel.Nifti1Image, nibabel.Nifti2Image)
-    found = next((item for item in formats if item.header_class.may_contain_header(head)), None)
-    if found is None:
-        raise ImageError("is no NIfTI volume")
-    image = nibabel.squeeze_image(found.from_stream(stream))
-    _check(image.shape, image.get_data_dtype(), image.affine)
-    image = nibabel.as_closest_canonical(image)
-    values = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-    stream.read(1)  # at the end of a compressed file this compares its checksum
-    if not np.isfinite(values).all():
-        raise ImageError("has voxels that are not finite")
-    unit = _MM.get(image.header.get_xyzt_units()[0], 1.0)
-    x, y, z = (float(size) * unit for size in nibabel.affines.voxel_sizes(image.affine))
-    return Volume(values, (x, y, z))
-
-
-def _check(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64]) -> None:
     if len(shape) > 3:
-        raise ImageError(f"holds {math.prod(shape[3:])} volumes; save each as a file of its own")
+        raise ImageError(
+            f"holds {math.prod(shape[3:])} volumes; save each as a file of its own, for example with fslsplit or "
+            "nibabel.four_to_three"
+        )
     if len(shape) < 3 or min(shape) < 2:
         raise ImageError(f"is no volume: it has {' x '.join(map(str, shape))} voxels")
     if math.prod(shape) > MAX_VOXELS:
@@ -149,6 +92,27 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.floa
         raise ImageError("has colours or complex numbers instead of values")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ImageError("says no spacing or orientation")
+
+
+def oriented(image: Any, unit_mm: float = 1.0) -> Volume:
+    """The volume of a nibabel image of three axes, turned so that they run to the right, to the front and to the head.
+
+    Args:
+        image: With an affine in `unit_mm`.
+        unit_mm: Length of its unit.
+
+    Raises:
+        ImageError: a value is not finite.
+    """
+    import nibabel as untyped  # half of it has types
+
+    nibabel: Any = untyped
+    turned = nibabel.as_closest_canonical(image)
+    values = np.ascontiguousarray(turned.get_fdata(dtype=np.float32, caching="unchanged"))
+    if not np.isfinite(values).all():
+        raise ImageError("has voxels that are not finite")
+    x, y, z = (float(size) * unit_mm for size in nibabel.affines.voxel_sizes(turned.affine))
+    return Volume(values, (x, y, z))
 
 
 def preprocess_volume(volume: Volume, how: VolumePreprocessing) -> Voxels:
@@ -177,10 +141,10 @@ def preprocess_volume(volume: Volume, how: VolumePreprocessing) -> Voxels:
         values = np.moveaxis(np.tensordot(weights, values, (1, axis)), 0, axis)
         margins.append(margin)
     low, high = how.window_hu
-    windowed = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    if windowed.min() == windowed.max():
+    scaled = windowed(values, low, high)
+    if scaled.min() == scaled.max():
         raise ImageError(f"is even within the window {low:g} to {high:g} HU")
-    return np.pad(windowed.astype(np.float16), margins)
+    return np.pad(scaled.astype(np.float16), margins)
 
 
 def _foreground(values: NDArray[np.float32], above: float) -> NDArray[np.float32]:

@@ -1,28 +1,16 @@
-"""From the bytes of an image file to the 8-bit pixels an encoder takes: one decoder for ingest and for queries."""
+"""From an image to the pixels an encoder takes, as torchvision does it."""
 
-import hashlib
-import io
-import math
-import stat
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cbmir.errors import ImageError
+from cbmir.media.raster import MAX_PIXELS
 from cbmir.schema import RecordKind
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".pgm", ".ppm", ".jp2")
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
-MAX_BYTES = 500_000_000
-"""Larger files are refused before they are read."""
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["shortest", "squash", "pad", "square"]
@@ -77,73 +65,6 @@ class Preprocessing:
         data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         later = {"crop": "round", "scaling": "fixed"}
         return {name: value for name, value in data.items() if later.get(name) != value}
-
-
-def read(path: Path) -> bytes:
-    """The bytes of an image file.
-
-    Raises:
-        ImageError: the file is missing, unreadable, empty, too large, or no regular file.
-    """
-    check_file(path, MAX_BYTES)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from error
-
-
-def check_file(path: Path, most_bytes: int) -> None:
-    """Refuse what can't be read as a file.
-
-    Raises:
-        ImageError: the file is missing, empty, too large, or no regular file (a pipe would block for ever).
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise ImageError(getattr(error, "strerror", None) or str(error)) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError("is not a regular file")
-    if status.st_size == 0:
-        raise ImageError("is empty")
-    if status.st_size > most_bytes:
-        raise ImageError(f"is too large: {status.st_size:,} bytes, {most_bytes:,} at most")
-
-
-def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def decode(data: bytes) -> Image.Image:
-    """An 8-bit RGB picture from the bytes of a file.
-
-    Grey pictures with more than 8 bits are scaled from their smallest to their largest value; a transparent picture is
-    laid on black.
-
-    Raises:
-        ImageError: the bytes are no picture, are damaged, hold several frames, or have over `MAX_PIXELS` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is checked here, and damaged tags don't matter
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                _check(picture)
-                if picture.format == "PNG":
-                    picture.verify()  # the checksums, which `load` passes over; it leaves the picture unusable
-                    return _to_rgb(Image.open(io.BytesIO(data), formats=_FORMATS))
-                picture.load()
-                return _to_rgb(picture)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("is not in a picture format known here") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"is too large: {error}") from error
-    except MemoryError as error:
-        raise ImageError("is too large for the memory of this machine") from error
-    except Exception as error:  # decoders raise whatever they like on damaged data
-        raise ImageError(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def preprocess(picture: Image.Image, how: Preprocessing) -> Pixels:
@@ -220,32 +141,3 @@ def _longest(size: tuple[int, int], target_px: int) -> tuple[int, int]:
     """Half pixels go up, as in Segment Anything's ResizeLongestSide."""
     scale = target_px / max(size)
     return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-
-
-def _check(picture: Image.Image) -> None:
-    pixels = picture.width * picture.height
-    if pixels > MAX_PIXELS:
-        raise ImageError(f"is too large: {picture.width} x {picture.height} pixels, {MAX_PIXELS:,} at most")
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"holds {frames} frames; save each as an image of its own")
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _scaled(np.asarray(picture))
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _scaled(values: NDArray[Any]) -> Image.Image:
-    low, high = float(values.min()), float(values.max())  # NaN where any value is
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ImageError("has pixels that are not finite")
-    grey = np.zeros(values.shape, np.uint8)
-    if high > low:
-        for row, of in zip(grey, values, strict=True):  # row by row: a whole picture in float64 is large
-            row[:] = np.round((of.astype(np.float64) - low) / (high - low) * 255.0)
-    return Image.fromarray(grey).convert("RGB")

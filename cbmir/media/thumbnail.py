@@ -1,11 +1,9 @@
 """The small picture of an image or of a volume."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
-from cbmir.volumes import Volume
+from cbmir.media.volume import Volume
 
 LONGEST_PX = 256
 """Longest side of a thumbnail; smaller pictures are not enlarged."""
@@ -13,22 +11,11 @@ LONGEST_PX = 256
 _ABOVE = 2.0  # large pictures are averaged to about twice the size first: faster, and no difference to see
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """What a worker does where thumbnails are all that is wanted, and nothing for an encoder.
-
-    Attributes:
-        window_hu: Of volumes, black to white; None for the range of each slice.
-    """
-
-    window_hu: tuple[float, float] | None = None
-
-
 def thumbnail(picture: Image.Image, shape: tuple[float, float] | None = None) -> Image.Image:
     """A picture scaled down to `LONGEST_PX`, grey where it has no colour, and without the metadata of its file.
 
     Args:
-        picture: 8-bit RGB or grey, as `cbmir.images.decode` gives it.
+        picture: 8-bit RGB or grey, as `cbmir.media.decode` gives it.
         shape: Width and height in some unit, where pixels are not square.
     """
     width, height = shape or picture.size

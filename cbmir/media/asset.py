@@ -1,0 +1,128 @@
+"""A thing that pixels come from, and what is made of it: the input of an encoder, or an image for people."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from cbmir.errors import ImageError
+from cbmir.media.files import file_sha256, read, sha256
+from cbmir.media.kinds import HEAD_BYTES, kind_of, kind_of_bytes
+from cbmir.media.preprocessing import Preprocessing, preprocess
+from cbmir.media.raster import DECODER, Decoded, Note, changed_since, decode_noted
+from cbmir.media.thumbnail import slice_thumbnail
+from cbmir.media.volume import Volume, VolumePreprocessing, preprocess_volume
+from cbmir.media.volumefile import lacks_orientation, read_volume
+from cbmir.schema import RecordKind
+
+_A = {"image": "an image", "volume": "a volume"}
+
+
+class Asset:
+    """A file or its bytes; it is read, hashed and decoded when that is first asked for, and once.
+
+    Attributes:
+        kind: ``image`` or ``volume``: of a file by its name, of bytes by their first.
+
+    Every property raises `ImageError` where the file can't be read or decoded.
+    """
+
+    def __init__(self, source: str | Path | bytes) -> None:
+        self._source = source if isinstance(source, bytes) else Path(source)
+        self.kind: RecordKind = kind_of_bytes(source[:HEAD_BYTES]) if isinstance(source, bytes) else kind_of(source)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of the file's bytes; a volume, which may be large, is not held in memory for it."""
+        if isinstance(self._source, Path) and self.kind == "volume":
+            return file_sha256(self._source)
+        return sha256(self._data)
+
+    @property
+    def image(self) -> Image.Image:
+        """The decoded 8-bit RGB image."""
+        return self._decoded.image
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The volume as it was measured."""
+        return read_volume(self._source)
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What was done to an image in decoding that people may want to know, see `Decoded`."""
+        return self._decoded.notes if self.kind == "image" else ()
+
+    def changed_since(self, decoder: int) -> bool:
+        """Whether an earlier decoder, by its version `DECODER`, gave other pixels; none is decoded to tell."""
+        if isinstance(self._source, Path) and self.kind == "volume":
+            return decoder < DECODER and lacks_orientation(self._source)
+        return self.kind == "image" and changed_since(self._data, decoder)
+
+    @cached_property
+    def _decoded(self) -> Decoded:
+        return decode_noted(self._data, self._source.name if isinstance(self._source, Path) else "")
+
+    @cached_property
+    def _data(self) -> bytes:
+        return read(self._source) if isinstance(self._source, Path) else self._source
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an encoder takes of one image or volume.
+
+    Attributes:
+        pixels: `Pixels` or `Voxels`, of the shape that the preprocessing says.
+        sha256: Of the file.
+        width: Of the image or of a volume's axial slices, in pixels.
+        height: Of the same, in pixels.
+        depth: Axial slices of a volume; None for an image.
+        notes: What was done in decoding, see `Decoded`.
+    """
+
+    pixels: NDArray[Any]
+    sha256: str
+    width: int
+    height: int
+    depth: int | None = None
+    notes: tuple[Note, ...] = ()
+
+
+def prepare(
+    asset: Asset | str | Path | bytes, how: Preprocessing | VolumePreprocessing, encoder: str = "the encoder"
+) -> Prepared:
+    """Turn a file, or its bytes, into what an encoder takes.
+
+    Args:
+        asset: What to read; give an `Asset` to look at its hash first, or to draw it too.
+        how: The encoder's preprocessing.
+        encoder: Name of the encoder, for messages.
+
+    Raises:
+        ImageError: the file can't be read or decoded, or is an image where a volume is needed or the reverse.
+    """
+    asset = asset if isinstance(asset, Asset) else Asset(asset)
+    if asset.kind != how.kind:
+        raise ImageError(f"is {_A[asset.kind]}; {encoder} takes {how.kind}s")
+    if isinstance(how, VolumePreprocessing):
+        width, height, depth = asset.volume.values.shape
+        return Prepared(preprocess_volume(asset.volume, how), asset.sha256, width, height, depth)
+    return Prepared(preprocess(asset.image, how), asset.sha256, *asset.image.size, notes=asset.notes)
+
+
+def render(asset: Asset | str | Path | bytes, window_hu: tuple[float, float] | None = None) -> Image.Image:
+    """An 8-bit image for people: an image as it was decoded, or the middle axial slice of a volume.
+
+    Args:
+        asset: What to show.
+        window_hu: Of a volume, black to white; None for the range of the slice.
+
+    Raises:
+        ImageError: the file can't be read or decoded.
+    """
+    asset = asset if isinstance(asset, Asset) else Asset(asset)
+    return slice_thumbnail(asset.volume, window_hu) if asset.kind == "volume" else asset.image

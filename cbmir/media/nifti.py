@@ -1,0 +1,53 @@
+"""Volumes that nibabel reads: NIfTI, such as a CT series, and FreeSurfer's MGH."""
+
+import struct
+from typing import IO, Any
+
+import numpy as np
+
+from cbmir.errors import ImageError
+from cbmir.media.volume import Volume, check_grid, oriented
+
+_MM = {"meter": 1000.0, "micron": 0.001}  # NIfTI's other units of length
+_AFTER = 1 << 20  # bytes of tags that may follow the voxels of MGH
+_NO_DIRECTION = "so left and right aren't known: set it from the source, for example convert the DICOM with dcm2niix"
+
+
+def read_nifti(stream: IO[bytes], form: str) -> Volume:
+    """A volume of NIfTI-1 or NIfTI-2, from the start of a stream.
+
+    Raises:
+        ImageError: it is no single volume of values, or says no spacing or orientation.
+    """
+    import nibabel as untyped  # half of it has types
+
+    nibabel: Any = untyped
+    kind = nibabel.Nifti2Image if form == "NIfTI-2" else nibabel.Nifti1Image
+    image = nibabel.squeeze_image(kind.from_stream(stream))
+    check_grid(image.shape, image.get_data_dtype(), image.affine)
+    if not (int(image.header["qform_code"]) or int(image.header["sform_code"])):
+        raise ImageError(f"says no orientation (qform_code and sform_code are 0), {_NO_DIRECTION}")
+    volume = oriented(image, _MM.get(image.header.get_xyzt_units()[0], 1.0))
+    stream.read(1)  # at the end of a compressed file this compares its checksum
+    return volume
+
+
+def read_mgh(stream: IO[bytes]) -> Volume:
+    """A volume of FreeSurfer's MGH, from the start of a stream.
+
+    Raises:
+        ImageError: it is no single volume of values, or says no spacing or orientation.
+    """
+    import nibabel as untyped
+
+    nibabel: Any = untyped
+    (is_directed,) = struct.unpack(">h", stream.read(30)[28:])
+    stream.seek(0)
+    image = nibabel.MGHImage.from_stream(stream)
+    shape = image.shape[:3] if image.shape[3:] == (1,) else image.shape
+    check_grid(shape, image.get_data_dtype(), image.affine)
+    if not is_directed:
+        raise ImageError(f"says no orientation (goodRASFlag is 0), {_NO_DIRECTION}")
+    values = np.asanyarray(image.dataobj).reshape(shape)
+    stream.read(_AFTER)  # at the end of a compressed file this compares its checksum
+    return oriented(nibabel.spatialimages.SpatialImage(values, image.affine))

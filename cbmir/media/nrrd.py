@@ -1,0 +1,61 @@
+"""Volumes in NRRD, as 3D Slicer and ITK write them."""
+
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbmir.errors import ImageError
+from cbmir.media.volume import Volume, check_grid, oriented
+
+_TO_RAS = {
+    **dict.fromkeys(("right-anterior-superior", "ras"), (1, 1, 1)),
+    **dict.fromkeys(("left-anterior-superior", "las"), (-1, 1, 1)),
+    **dict.fromkeys(("left-posterior-superior", "lps"), (-1, -1, 1)),
+}
+_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
+
+
+def read_nrrd(stream: IO[bytes]) -> Volume:
+    """A volume of NRRD, from the start of a stream.
+
+    Raises:
+        ImageError: it is no single volume of values, its voxels are in another file, or it says no spacing or
+            orientation.
+    """
+    import nrrd
+    from nibabel.spatialimages import SpatialImage
+
+    header: Any = nrrd.read_header(stream)
+    if "data file" in header or "datafile" in header:
+        raise ImageError("has its voxels in another file: save both as one .nrrd, for example with 3D Slicer")
+    sizes = tuple(int(size) for size in header["sizes"])
+    if len(sizes) > 3:
+        raise ImageError(
+            f"has {len(sizes)} axes ({' x '.join(map(str, sizes))}), so it holds several volumes or channels; save "
+            "each as a file of its own, for example with 3D Slicer"
+        )
+    affine = _affine(header)
+    check_grid(sizes, np.dtype(np.float32), affine)
+    values = nrrd.read_data(header, stream, index_order="F")
+    check_grid(values.shape, values.dtype, affine)
+    return oriented(SpatialImage(values.astype(np.float32), affine))
+
+
+def _affine(header: Any) -> NDArray[np.float64]:
+    """Voxels to mm to the right, the front and the head, but for the origin."""
+    space = str(header.get("space", "")).lower()
+    directions = np.asarray(header.get("space directions", np.nan), np.float64)
+    if space not in _TO_RAS or directions.shape != (3, 3):
+        raise ImageError(
+            f"says no orientation (its space is {space or 'not given'}), so left and right aren't known: save it with "
+            "one of right-anterior-superior, left-anterior-superior and left-posterior-superior"
+        )
+    units = [str(unit).strip('"') for unit in header.get("space units", ("mm",) * 3)]
+    unknown = [unit for unit in units if unit not in _MM]
+    if unknown or len(units) != 3:
+        raise ImageError(f"has space units {', '.join(units)}; known are three of {', '.join(_MM)}")
+    affine = np.eye(4)
+    scale = np.array(_TO_RAS[space]) * np.array([_MM[unit] for unit in units])
+    affine[:3, :3] = directions.T * scale[:, None]
+    return affine

@@ -1,0 +1,235 @@
+"""From the bytes of an image file to 8-bit RGB, as a viewer shows it: one decoder for ingest and for queries."""
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
+
+from cbmir.errors import ImageError
+from cbmir.media.kinds import HEAD_BYTES, remedy
+from cbmir.media.tiff import WHITE_IS_ZERO, black_is_zero
+from cbmir.media.window import stretched
+
+DECODER = 2
+"""Version of the decoder, stored with each image; counted up when an image that can be read would get other pixels.
+
+1: no EXIF orientation outside TIFF, white is zero in TIFF of up to 8 bits only. 2: as a viewer shows it.
+"""
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
+
+Note = Literal["exif_orientation", "white_is_zero", "first_frame"]
+NOTES: Mapping[Note, str] = {
+    "exif_orientation": "{:,} images were turned or mirrored as their EXIF orientation says",
+    "white_is_zero": "{:,} TIFF images were inverted: their tag says that zero is white",
+    "first_frame": "{:,} files hold several frames (animations, MPO), of which the first was taken",
+}
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
+_ANIMATED = ("GIF", "WEBP", "PNG", "MPO")  # frames after the first show it later, from elsewhere or smaller
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SUBFILE, _BITS, _PHOTOMETRIC, _FORMAT = 254, 258, 262, 339  # tags of TIFF
+_REDUCED = 1  # bit of _SUBFILE
+_UNSIGNED, _SIGNED = 1, 2  # values of _FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image and what was done to it that people may want to know.
+
+    Attributes:
+        image: 8-bit RGB.
+        notes: Of `NOTES`.
+    """
+
+    image: Image.Image
+    notes: tuple[Note, ...] = ()
+
+
+def noted(counts: Mapping[Note, int]) -> list[str]:
+    """What was done in decoding, a line for people each; none where nothing was."""
+    return [text.format(counts[name]) for name, text in NOTES.items() if counts.get(name)]
+
+
+def decode(data: bytes) -> Image.Image:
+    """An 8-bit RGB picture from the bytes of a file, see `decode_noted`."""
+    return decode_noted(data).image
+
+
+def decode_noted(data: bytes, name: str = "") -> Decoded:
+    """An 8-bit RGB picture from the bytes of a file, and what was done to it.
+
+    Grey pictures with more than 8 bits are scaled from their smallest to their largest value; colour with 16 bits
+    keeps its upper 8; a transparent picture is laid on black. Of an animation, and of the several pictures in one JPEG
+    (MPO), the first is taken.
+
+    Args:
+        data: The whole file.
+        name: Of the file, for messages.
+
+    Raises:
+        ImageError: the bytes are no picture, are damaged, hold several pages, or have over `MAX_PIXELS` pixels.
+    """
+    with _reasons(data, name), _opened(data) as (picture, inverted):
+        frames = _check(picture)
+        if picture.format == "PNG":
+            picture.verify()  # the checksums, which `load` passes over; it leaves the picture unusable
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        is_tiff = picture.format == "TIFF"
+        white = is_tiff and (inverted or picture.tag_v2.get(_PHOTOMETRIC) == WHITE_IS_ZERO)
+        orientation = _orientation(picture)
+        values = _values(picture)
+        if not is_tiff:  # Pillow turns TIFF itself, and drops the tag
+            orientation = _orientation(picture)  # of a PNG it may stand behind the pixels
+        image = _to_rgb(picture, values, inverted)
+        if not is_tiff and orientation != 1:
+            image = image.transpose(_TURNS[orientation])
+    notes: dict[Note, bool] = {
+        "exif_orientation": orientation != 1,
+        "white_is_zero": white,
+        "first_frame": frames > 1,
+    }
+    return Decoded(image, tuple(name for name, so in notes.items() if so))
+
+
+def changed_since(data: bytes, version: int) -> bool:
+    """Whether an image that an earlier `DECODER` could read has other pixels now; its pixels are not decoded.
+
+    Raises:
+        ImageError: it can't be opened.
+    """
+    if version >= DECODER:
+        return False
+    with _reasons(data), _opened(data) as (picture, inverted):
+        if picture.format == "PNG" and b"eXIf" in data:
+            picture.load()  # it may stand behind the pixels
+        turned = picture.format != "TIFF" and _orientation(picture) != 1
+        return turned or inverted or _reinterpreted(picture) is not None or _is_grey_with_clear(picture)
+
+
+@contextmanager
+def _reasons(data: bytes, name: str = "") -> Iterator[None]:
+    """Whatever goes wrong as an `ImageError` of one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size is checked here, and damaged tags don't matter
+            yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(_unknown(data, name)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"is too large: {error}") from error
+    except MemoryError as error:
+        raise ImageError("is too large for the memory of this machine") from error
+    except Exception as error:  # decoders raise whatever they like on damaged data
+        raise ImageError(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _unknown(data: bytes, name: str) -> str:
+    if text := remedy(name, data[:HEAD_BYTES]):
+        return text
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "is damaged, or a TIFF of a kind not known here: save it with 8 or 16 bits a channel"
+    return "is not in a picture format known here"
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[tuple[Any, bool]]:
+    """The picture, and whether its grey values are still to be inverted."""
+    marked = black_is_zero(data)
+    with Image.open(io.BytesIO(marked or data), formats=_FORMATS) as picture:
+        yield picture, marked is not None
+
+
+def _check(picture: Any) -> int:
+    """How many frames there are.
+
+    Raises:
+        ImageError: the picture is too large, or has pages of which none is the only one.
+    """
+    pixels = picture.width * picture.height
+    if pixels > MAX_PIXELS:
+        raise ImageError(f"is too large: {picture.width} x {picture.height} pixels, {MAX_PIXELS:,} at most")
+    frames: int = getattr(picture, "n_frames", 1)
+    if frames == 1 or picture.format in _ANIMATED:
+        return frames
+    for page in range(1, frames):
+        picture.seek(page)
+        if not picture.tag_v2.get(_SUBFILE, 0) & _REDUCED:
+            raise ImageError(f"holds {frames} frames; save each as an image of its own")
+    picture.seek(0)
+    return 1  # the others are smaller copies of it
+
+
+def _orientation(picture: Any) -> int:
+    """1 to 8 as EXIF counts them; 1 where it says none or nonsense, as viewers take it."""
+    if picture.format == "TIFF":
+        orientation = picture.tag_v2.get(ExifTags.Base.Orientation, 1)
+    else:
+        exif = Image.Exif()
+        try:
+            exif.load(picture.info.get("exif"))
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+        except Exception:  # damaged: viewers show the picture as it is
+            return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _values(picture: Any) -> NDArray[Any] | None:
+    """(rows, columns) grey values that are not simply 8 bits; None for all other pictures, which are loaded only."""
+    other = _reinterpreted(picture)
+    picture.load()
+    if other is not None:
+        return np.asarray(picture).view(other)
+    return np.asarray(picture) if picture.mode.startswith("I") or picture.mode == "F" else None
+
+
+def _reinterpreted(picture: Any) -> np.dtype[Any] | None:
+    """The type of grey TIFF values that Pillow takes for another of the same size."""
+    if picture.format != "TIFF":
+        return None
+    form = picture.tag_v2.get(_FORMAT, (_UNSIGNED,))
+    if picture.mode == "L" and form == (_SIGNED,):
+        return np.dtype(np.int8)
+    if picture.mode == "I" and form == (_UNSIGNED,) and picture.tag_v2.get(_BITS) == (32,):
+        return np.dtype(np.uint32)
+    return None
+
+
+def _is_grey_with_clear(picture: Any) -> bool:
+    return picture.mode.startswith("I") and "transparency" in picture.info
+
+
+def _to_rgb(picture: Any, values: NDArray[Any] | None, inverted: bool) -> Image.Image:
+    if values is not None:
+        grey = stretched(values, inverted)
+        if _is_grey_with_clear(picture):
+            grey[values == picture.info["transparency"]] = 0
+        return Image.fromarray(grey).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        clear = picture.info.get("transparency")
+        if isinstance(clear, tuple) and max(clear) > 255:
+            raise ImageError("has a transparent colour of 16 bits a channel: save it with 8 bits a channel")
+        layer = picture.convert("RGBA")
+        if inverted:
+            *colours, alpha = layer.split()
+            layer = Image.merge("RGBA", (*map(ImageChops.invert, colours), alpha))
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+    rgb: Image.Image = picture.convert("RGB")
+    return ImageChops.invert(rgb) if inverted else rgb

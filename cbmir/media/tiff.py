@@ -1,0 +1,59 @@
+"""TIFF in which zero is white: Pillow inverts it in a few pixel types, and refuses or ignores it in the others."""
+
+import struct
+from dataclasses import dataclass
+
+_BITS, _PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 262, 277, 339
+_CODES = {1: "B", 3: "H", 4: "I"}
+_UNSIGNED = 1
+WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    code: str
+    count: int
+    at: int
+    value: int
+
+
+def black_is_zero(data: bytes) -> bytes | None:
+    """The same file marked as black is zero, for a decoder to read its values as they are stored.
+
+    Returns:
+        None where there is nothing to mark: the file is no TIFF, is damaged, its black is zero already, or Pillow
+        inverts it: one sample of 1 to 8 bits without sign.
+    """
+    try:
+        order = {b"II": "<", b"MM": ">"}[data[:2]]
+        entries = _entries(data, order)
+    except (KeyError, struct.error):
+        return None
+    photometric = entries.get(_PHOTOMETRIC)
+    if photometric is None or photometric.value != WHITE_IS_ZERO:
+        return None
+    bits, samples, form = (entries.get(tag) for tag in (_BITS, _SAMPLES, _FORMAT))
+    plain = form is None or (form.count == 1 and form.value == _UNSIGNED)
+    single = (samples is None or samples.value == 1) and (bits is None or bits.count == 1)
+    if plain and single and (bits is None or bits.value <= 8):
+        return None
+    changed = bytearray(data)
+    struct.pack_into(order + photometric.code, changed, photometric.at, _BLACK_IS_ZERO)
+    return bytes(changed)
+
+
+def _entries(data: bytes, order: str) -> dict[int, _Entry]:
+    """The whole numbers of the first directory, by tag; a value of several numbers is given as where it stands."""
+    (magic,) = struct.unpack_from(order + "H", data, 2)
+    big = magic == 43
+    at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    count = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
+    start, size, value_at = (at + 8, 20, 12) if big else (at + 2, 12, 8)
+    entries = {}
+    for place in range(start, start + min(count, 65_535) * size, size):
+        tag, kind = struct.unpack_from(order + "HH", data, place)
+        (numbers,) = struct.unpack_from(order + ("Q" if big else "I"), data, place + 4)
+        if kind in _CODES:
+            value = struct.unpack_from(order + _CODES[kind], data, place + value_at)[0]
+            entries[tag] = _Entry(_CODES[kind], numbers, place + value_at, value)
+    return entries
