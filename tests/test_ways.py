@@ -32,7 +32,7 @@ FILTERS = (
 )
 ASKING = {"scan_us": 20.0, "floor": 0.5}
 """What makes the graph worth asking in so small a collection, on any machine."""
-PROFILE = SearchProfile(100_000, 128, 0.25, 1.0, 0.3, 1.0, 1.0, 0.2, ())
+PROFILE = SearchProfile(100_000, 128, 0.25, 128, 1.0, 0.3, 1.0, 1.0, 0.2, ())
 
 
 def _islands():

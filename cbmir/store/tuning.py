@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cbmir.filters import Condition, Where
 from cbmir.schema import Hit, Vectors, normalise
-from cbmir.store.ways import PROBE, PROBE_EF, FilterRecall, SearchProfile, among
+from cbmir.store.ways import PROBE, WIDTHS, FilterRecall, SearchProfile, among
 
 if TYPE_CHECKING:
     from cbmir.store.base import Collection
@@ -35,6 +35,7 @@ TIE = 1e-6
 _K = 10
 _TIMED = 15
 _MOVED = 0.75  # length of the step that moves a unit vector to a cosine of .8
+_SERVED = 0.95  # of the queries: a wider beam is not tried
 _SEED = 0
 
 
@@ -55,12 +56,12 @@ def measure_search(collection: "Collection", progress: Callable[[str], None] | N
         progress("measuring searches")
     queries = _queries(collection)
     exact = collection.search(queries, PROBE, way="exact", fields=False)
-    graph = collection.search(queries, PROBE, way="approximate", ef=PROBE_EF, fields=False)
-    true, found = [item.hits for item in exact], [item.hits for item in graph]
+    true = [item.hits for item in exact]
+    ef, floor, found = _width(collection, queries, true)
     shares = [recall(hits[:_K], best[:_K]) for hits, best in zip(found, true, strict=True)]
     some = queries[:_TIMED]
     scan_ms = _median_ms(lambda row: collection.query(some[row], _K, way="exact", fields=False))
-    graph_ms = _median_ms(lambda row: collection.query(some[row], PROBE, way="approximate", ef=PROBE_EF, fields=False))
+    graph_ms = _median_ms(lambda row: collection.query(some[row], PROBE, way="approximate", ef=ef, fields=False))
     few = [among((), hits) for hits in found]
     check_ms = _median_ms(lambda row: collection.query(some[row], _K, few[row], way="exact", fields=False))
     scan_us = 1000 * scan_ms / info.points
@@ -69,13 +70,31 @@ def measure_search(collection: "Collection", progress: Callable[[str], None] | N
         points=info.points,
         queries=len(queries),
         scan_us=scan_us,
+        ef=ef,
         graph_ms=graph_ms,
         check_ms=check_ms,
         recall=float(np.mean(shares)),
         lowest=float(np.min(shares)),
-        floor=floor_of(_scores(found), _scores(true), _K),
+        floor=floor,
         filters=filters,
     )
+
+
+def _width(
+    collection: "Collection", queries: Vectors, true: Sequence[Sequence[Hit]]
+) -> tuple[int, float | None, list[list[Hit]]]:
+    """The least width of the beam that serves about as many queries as the widest, its floor, and what it finds."""
+    measured = []
+    for ef in WIDTHS:
+        graph = collection.search(queries, PROBE, way="approximate", ef=ef, fields=False)
+        found = [item.hits for item in graph]
+        floor = floor_of(_scores(found), _scores(true), _K)
+        served = 0.0 if floor is None else float(np.mean([hits[_K - 1].score >= floor for hits in found]))
+        measured.append((served, ef, floor, found))
+        if served >= _SERVED:
+            break
+    most = max(served for served, *_ in measured)
+    return next((ef, floor, found) for served, ef, floor, found in measured if served >= most - (1 - _SERVED))
 
 
 def recall(found: Sequence[Hit], exact: Sequence[Hit]) -> float:
@@ -104,15 +123,8 @@ def floor_of(found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.flo
         The lowest such score, None where there is none.
     """
     candidates = np.unique(np.concatenate([scores[k - 1 :] for scores in found if len(scores) >= k] or [np.empty(0)]))
-    high = len(candidates)
-    # a higher floor takes fewer answers, and less of each: what fails at a floor may still hold at a higher one
-    steps = np.unique(np.linspace(0, max(high - 1, 0), min(high, 256)).astype(int))
-    good: float | None = None
-    for step in reversed(steps):
-        if not _holds(found, true, k, float(candidates[step])):
-            break
-        good = float(candidates[step])
-    return good
+    steps = np.unique(np.linspace(0, max(len(candidates) - 1, 0), min(len(candidates), 256)).astype(int))
+    return next((floor for floor in candidates[steps].tolist() if _holds(found, true, k, floor)), None)
 
 
 def _holds(found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float64]], k: int, floor: float) -> bool:
@@ -123,7 +135,7 @@ def _holds(found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float
         for depth in (k, len(best)):
             least = max(floor, best[depth - 1])
             shares.append(min(1.0, (got >= least - TIE).sum() / (best[:depth] >= least - TIE).sum()))
-    return not shares or (np.mean(shares) >= 0.998 and min(shares) >= 0.9)
+    return bool(shares) and float(np.mean(shares)) >= 0.998 and min(shares) >= 0.9
 
 
 def _queries(collection: "Collection") -> Vectors:

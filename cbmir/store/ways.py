@@ -51,8 +51,8 @@ PROBE = 64
 """Neighbours that the graph is asked for without the filter, at least."""
 
 PROBE_MAX = 1024
-PROBE_EF = 128
-"""Width of the HNSW beam for `PROBE` neighbours; twice the neighbours beyond."""
+WIDTHS = (128, 256, 512)
+"""Widths of the HNSW beam that are measured; the one kept is the least that serves most queries."""
 
 _OWN = ("id", "patient_id", "study_id", "series_id", "sha256")
 """Fields of which a query excludes its own value: such conditions leave nearly all images."""
@@ -109,7 +109,8 @@ class SearchProfile:
         points: Images at that time.
         queries: Queries of the sample: stored vectors, and stored vectors moved to a cosine of .8.
         scan_us: Time to compare one image, in microseconds.
-        graph_ms: Median time of the graph for `PROBE` neighbours.
+        ef: Width of the HNSW beam, of `WIDTHS`, that the graph is asked with.
+        graph_ms: Median time of the graph for `PROBE` neighbours, at that width.
         check_ms: Median time to find out which of `PROBE` neighbours pass a filter.
         recall: Mean recall@10 of the graph without a filter.
         lowest: Recall of the worst query.
@@ -120,6 +121,7 @@ class SearchProfile:
     points: int
     queries: int
     scan_us: float
+    ef: int
     graph_ms: float
     check_ms: float
     recall: float
@@ -273,13 +275,13 @@ class Chooser:
         if trusted is not None or not (base or own):
             floor = profile.floor if trusted is None else trusted.floor
             assert floor is not None
-            ef = search_ef(k)
-            return Step("graph", floor, k, ef, profile.graph_ms * ef / PROBE_EF, known)
+            ef = search_ef(k) if trusted else max(search_ef(k), profile.ef)
+            return Step("graph", floor, k, ef, profile.graph_ms * ef / profile.ef, known)
         depth = max(PROBE, known.depth, math.ceil(1.5 * k * everything / max(images, 1)), k + len(own))
         if depth > max(PROBE_MAX, 2 * k):
             return None
-        ef = max(search_ef(k), 2 * depth)
-        cost_ms = profile.graph_ms * ef / PROBE_EF + profile.check_ms * depth / PROBE
+        ef = max(search_ef(k), profile.ef, 2 * depth)
+        cost_ms = profile.graph_ms * ef / profile.ef + profile.check_ms * depth / PROBE
         return Step("probe", profile.floor or 0.0, depth, ef, cost_ms, known)
 
     def _trusting(self, base: Where) -> FilterRecall | None:
