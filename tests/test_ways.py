@@ -159,7 +159,7 @@ def test_profile__is_kept_in_the_card(collection):
 
 
 def test_measure_filters__common_values_of_each_field(collection, islands):
-    measured = measure_filters(collection, islands.vectors[:100], lambda points: points > 2000)
+    measured = measure_filters(collection, islands.vectors[:100], lambda points: 500.0 if points > 2000 else 0.0)
     points = {(item.field, item.value): item.points for item in measured}
     assert points["modality", "XR"] == sum(record.modality == "XR" for record in islands.records)
     assert ("split", "test") not in points
@@ -167,8 +167,8 @@ def test_measure_filters__common_values_of_each_field(collection, islands):
 
 
 def test_summary__names_the_filter_that_loses_most():
-    filters = [FilterRecall("sex", "F", 9, 0.97, 0.8, 0.3), FilterRecall("modality", "XR", 9, 0.5, 0.0, 0.3)]
-    text = replace(PROFILE, filters=(FilterRecall("split", "train", 9, 1.0, 1.0, 0.3), *filters)).summary()
+    filters = [FilterRecall("sex", "F", 9, 0.97, 0.8, 0.3, 128), FilterRecall("modality", "XR", 9, 0.5, 0.0, 0.3, 128)]
+    text = replace(PROFILE, filters=(FilterRecall("split", "train", 9, 1.0, 1.0, 0.3, 128), *filters)).summary()
     assert "1.000 without a filter, 0.500 to 1.000 with 3 common filters" in text
     assert "2 of them (modality=XR the most)" in text
 
@@ -207,7 +207,7 @@ def test_chooser__small_filters_are_scanned_and_large_ones_probed():
 
 
 def test_chooser__a_filter_that_holds_goes_to_the_graph():
-    holds = FilterRecall("modality", "XR", 50_000, 1.0, 1.0, 0.3)
+    holds = FilterRecall("modality", "XR", 50_000, 1.0, 1.0, 0.3, 128)
     where = (parse("modality=XR"),)
     step = _chooser(50_000, replace(PROFILE, filters=(holds,))).step(where, K, 1000)
     assert (step.kind, step.floor) == ("graph", 0.3)
@@ -224,10 +224,42 @@ def test_chooser__learns_from_attempts_and_tries_anew():
         step = chooser.step(where, K, 1000)
         kinds.append(step.kind)
         if step.kind == "probe":
-            step.experience.add(False)
+            step.attempted(step.attempt_ms, False)
     assert kinds[0] == "probe"
     assert 5 <= kinds.count("probe") <= 40
     assert "probe" in kinds[100:]
+
+
+def test_chooser__stops_attempts_that_take_longer_than_a_scan():
+    chooser, where = _chooser(50_000), (parse("modality=XR"),)
+    kinds = []
+    for _ in range(100):
+        step = chooser.step(where, K, 1000)
+        kinds.append(step.kind)
+        if step.kind == "probe":
+            step.attempted(10 * step.scan_ms, True)
+        else:
+            step.scanned(step.scan_ms)
+    assert kinds[0] == "probe"
+    assert kinds[10:].count("probe") <= 4
+
+
+def test_chooser__one_slow_query_does_not_end_attempts():
+    chooser, where = _chooser(50_000), (parse("modality=XR"),)
+    step = chooser.step(where, K, 1000)
+    step.attempted(100 * step.scan_ms, True)
+    assert chooser.step(where, K, 1000).kind == "probe"
+
+
+def test_chooser__learns_that_a_scan_takes_longer_than_estimated():
+    chooser, where = _chooser(5_500), (parse("modality=XR"), parse("sex=F"))
+    kinds = []
+    for _ in range(20):
+        step = chooser.step(where, K, 1000)
+        kinds.append(step.kind)
+        if step.kind == "none":
+            step.scanned(4 * step.scan_ms)
+    assert (kinds[0], kinds[-1]) == ("none", "probe")
 
 
 def test_said__counts_every_way():

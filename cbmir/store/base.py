@@ -1,6 +1,7 @@
 """What callers see of a store: about a dozen verbs, the same over every engine."""
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,23 +165,7 @@ class Collection(ABC):
     def _best(self, vectors: Vectors, k: int, wheres: Sequence[Where], fields: Fields) -> list[Found]:
         """Take the first step of each query, those with equal steps together; where it failed, the second."""
         steps = [self._chooser.step(where, k, self.budget_ms) for where in wheres]
-        answers: dict[int, Found] = {}
-        groups: dict[tuple[str, int, int], list[int]] = {}
-        for row, step in enumerate(steps):
-            groups.setdefault((step.kind, step.depth, step.ef), []).append(row)
-        for (kind, depth, ef), rows in groups.items():
-            asked, filters = vectors[rows], [wheres[row] for row in rows]
-            if kind == "probe":
-                attempts = self._probe(asked, k, filters, [steps[row] for row in rows], fields)
-            elif kind == "graph":
-                attempts = self._search(asked, depth, filters, exact=False, ef=ef, fields=fields)
-            else:
-                continue
-            for row, hits in zip(rows, attempts, strict=True):
-                held = len(hits) == k and hits[-1].score >= steps[row].floor
-                steps[row].experience.add(held)
-                if held:
-                    answers[row] = Found(hits, "graph")
+        answers = self._attempt(vectors, k, wheres, steps, fields)
         for way in ("exact", "approximate"):
             rows = [
                 row
@@ -188,10 +173,37 @@ class Collection(ABC):
                 if row not in answers and (self._chooser.affordable(wheres[row], self.budget_ms) == (way == "exact"))
             ]
             if rows:
-                filters = [wheres[row] for row in rows]
+                filters, began = [wheres[row] for row in rows], time.perf_counter()
                 found = self._search(vectors[rows], k, filters, exact=way == "exact", ef=forced_ef(k), fields=fields)
-                answers |= {row: Found(hits, way) for row, hits in zip(rows, found, strict=True)}
+                took_ms = 1000 * (time.perf_counter() - began) / len(rows)
+                for row, hits in zip(rows, found, strict=True):
+                    answers[row] = Found(hits, way)
+                    if way == "exact":
+                        steps[row].scanned(took_ms)
         return [answers[row] for row in range(len(vectors))]
+
+    def _attempt(
+        self, vectors: Vectors, k: int, wheres: Sequence[Where], steps: Sequence[Step], fields: Fields
+    ) -> dict[int, Found]:
+        """The answers of the graph that passed their checks, by row."""
+        answers: dict[int, Found] = {}
+        groups: dict[tuple[str, int, int], list[int]] = {}
+        for row, step in enumerate(steps):
+            if step.kind != "none":
+                groups.setdefault((step.kind, step.depth, step.ef), []).append(row)
+        for (kind, depth, ef), rows in groups.items():
+            asked, filters, began = vectors[rows], [wheres[row] for row in rows], time.perf_counter()
+            if kind == "probe":
+                attempts = self._probe(asked, k, filters, [steps[row] for row in rows], fields)
+            else:
+                attempts = self._search(asked, depth, filters, exact=False, ef=ef, fields=fields)
+            took_ms = 1000 * (time.perf_counter() - began) / len(rows)
+            for row, hits in zip(rows, attempts, strict=True):
+                held = len(hits) == k and hits[-1].score >= steps[row].floor
+                steps[row].attempted(took_ms, held)
+                if held:
+                    answers[row] = Found(hits, "graph")
+        return answers
 
     def _probe(
         self, vectors: Vectors, k: int, wheres: Sequence[Where], steps: Sequence[Step], fields: Fields

@@ -36,6 +36,8 @@ _K = 10
 _TIMED = 15
 _MOVED = 0.75  # length of the step that moves a unit vector to a cosine of .8
 _SERVED = 0.95  # of the queries: a wider beam is not tried
+_HOPEFUL = 0.99  # recall over the first half of the queries below which the other half is not asked
+_MENDABLE = 0.9  # recall below which a wider beam was never enough
 _SEED = 0
 
 
@@ -65,7 +67,8 @@ def measure_search(collection: "Collection", progress: Callable[[str], None] | N
     few = [among((), hits) for hits in found]
     check_ms = _median_ms(lambda row: collection.query(some[row], _K, few[row], way="exact", fields=False))
     scan_us = 1000 * scan_ms / info.points
-    filters = measure_filters(collection, queries, lambda points: points * scan_us / 1000 > graph_ms, progress)
+    pace_ms = graph_ms / ef
+    filters = measure_filters(collection, queries, lambda points: points * scan_us / 1000 / pace_ms, progress)
     return SearchProfile(
         points=info.points,
         queries=len(queries),
@@ -157,7 +160,7 @@ def draw(collection: "Collection", count: int, rng: np.random.Generator, where: 
 def measure_filters(
     collection: "Collection",
     queries: Vectors,
-    matters: Callable[[int], bool],
+    pays: Callable[[int], float],
     progress: Callable[[str], None] | None = None,
 ) -> tuple[FilterRecall, ...]:
     """Measure the graph with the common values of each filter field.
@@ -165,23 +168,40 @@ def measure_filters(
     Args:
         collection: Indexed.
         queries: (n, dim) of unit length.
-        matters: Whether a value that so many images have is worth measuring.
+        pays: Width of the HNSW beam at which the graph takes as long as a scan of so many images.
         progress: Called with a line before each.
     """
     started, measured = time.monotonic(), []
     for name in FIELDS:
         for value, points in list(collection.facet(name, limit=VALUES).items()):
-            if not matters(points) or time.monotonic() - started > LIMIT_S:
+            widths = [ef for ef in WIDTHS if ef < pays(points)]
+            if not widths or time.monotonic() - started > LIMIT_S:
                 continue
             if progress:
                 progress(f"measuring searches with {name}={value}")
-            where = (Condition(name, "=", (value,)),)
-            exact = collection.search(queries, _K, where, way="exact", fields=False)
-            graph = collection.search(queries, _K, where, way="approximate", fields=False)
-            shares = [recall(one.hits, other.hits) for one, other in zip(graph, exact, strict=True)]
-            floor = min(item.hits[-1].score for item in exact)
-            measured.append(FilterRecall(name, value, points, float(np.mean(shares)), float(min(shares)), floor))
+            measured.append(_measure_filter(collection, queries, Condition(name, "=", (value,)), points, widths))
     return tuple(measured)
+
+
+def _measure_filter(
+    collection: "Collection", queries: Vectors, condition: Condition, points: int, widths: Sequence[int]
+) -> FilterRecall:
+    """The least of some widths at which the graph keeps its recall with this filter, else what the last one keeps."""
+    where = (condition,)
+    exact = [item.hits for item in collection.search(queries, _K, where, way="exact", fields=False)]
+    floor = min(hits[-1].score for hits in exact)
+    for ef in widths:
+        shares: list[float] = []
+        for part in (slice(0, None, 2), slice(1, None, 2)):
+            graph = collection.search(queries[part], _K, where, way="approximate", ef=ef, fields=False)
+            shares += [recall(one.hits, hits) for one, hits in zip(graph, exact[part], strict=True)]
+            if np.mean(shares) < _HOPEFUL:
+                break
+        mean, lowest = float(np.mean(shares)), float(np.min(shares))
+        measured = FilterRecall(condition.field, str(condition.values[0]), points, mean, lowest, floor, ef)
+        if measured.holds or mean < _MENDABLE:
+            break
+    return measured
 
 
 def _scores(answers: Sequence[Sequence[Hit]]) -> list[NDArray[np.float64]]:

@@ -14,7 +14,7 @@ See ``docs/decisions/0011-filtered-search.md`` for the measurements behind this.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cbmir.filters import Condition, Where
@@ -51,7 +51,7 @@ PROBE = 64
 """Neighbours that the graph is asked for without the filter, at least."""
 
 PROBE_MAX = 1024
-WIDTHS = (128, 256, 512)
+WIDTHS = (128, 192, 256, 512)
 """Widths of the HNSW beam that are measured; the one kept is the least that serves most queries."""
 
 _OWN = ("id", "patient_id", "study_id", "series_id", "sha256")
@@ -86,6 +86,7 @@ class FilterRecall:
         recall: Mean recall@10 of the graph with the filter, 0 to 1.
         lowest: Recall of the worst query.
         floor: Lowest score of a tenth hit in the sample.
+        ef: Width of the HNSW beam, of `WIDTHS`: the least at which the recall holds, else the last that was tried.
     """
 
     field: str
@@ -94,6 +95,7 @@ class FilterRecall:
     recall: float
     lowest: float
     floor: float
+    ef: int
 
     @property
     def holds(self) -> bool:
@@ -162,12 +164,23 @@ class SearchProfile:
 
 @dataclass(slots=True)
 class _Experience:
-    """What became of attempts with one filter so far."""
+    """What became of attempts with one filter so far.
+
+    Attributes:
+        tried: Attempts.
+        held: Attempts of which the answer held.
+        skipped: Queries that were scanned at once, because an attempt was not expected to pay.
+        depth: Neighbours that a probe asks for.
+        attempt_pace: Time that attempts took, as a multiple of the estimate.
+        scan_pace: The same for scans: a filter of several conditions takes longer than its count of images says.
+    """
 
     tried: int = 0
     held: int = 0
     skipped: int = 0
     depth: int = PROBE
+    attempt_pace: float = 1.0
+    scan_pace: float = 1.0
 
     def chance(self) -> float:
         """Estimated chance that the next attempt holds; 1 before the first."""
@@ -186,19 +199,30 @@ class Step:
     Attributes:
         kind: ``graph``: ask the graph with the filter; ``probe``: ask it without, and take what passes; ``none``: go
             to the second step, a scan, at once.
+        experience: What became of earlier queries with this filter, and where this one is added.
+        scan_ms: Estimated time of a scan of what passes.
         floor: Lowest score that a k-th hit may have.
         depth: Neighbours to ask for.
         ef: Width of the beam.
-        cost_ms: Estimated time.
-        experience: Where to write down whether the answer held.
+        attempt_ms: Estimated time of this step.
     """
 
     kind: Literal["none", "probe", "graph"]
+    experience: _Experience
+    scan_ms: float
     floor: float = -math.inf
     depth: int = 0
     ef: int = 0
-    cost_ms: float = 0.0
-    experience: _Experience = field(default_factory=_Experience)
+    attempt_ms: float = 0.0
+
+    def attempted(self, took_ms: float, held: bool) -> None:
+        """Learn from this attempt: the time that it took, and whether its answer passed the checks."""
+        self.experience.add(held)
+        self.experience.attempt_pace = _paced(self.experience.attempt_pace, took_ms, self.attempt_ms)
+
+    def scanned(self, took_ms: float) -> None:
+        """Learn from the time that a scan with this filter took."""
+        self.experience.scan_pace = _paced(self.experience.scan_pace, took_ms, self.scan_ms)
 
     def deepen(self) -> None:
         """Ask for more neighbours next time: all that the graph gave were near enough, and too few passed."""
@@ -250,52 +274,60 @@ class Chooser:
         """
         base, own = _split(where)
         images = self.passing(base)
-        scan_ms = self._scan_ms(images)
-        attempt = self._attempt(base, own, k, images)
-        if attempt is not None and (scan_ms > budget_ms or self._pays(attempt, scan_ms)):
-            return attempt
-        return Step("none")
+        if (base, own) not in self._experience and len(self._experience) >= _FILTERS_KEPT:
+            self._experience.clear()
+        scan = Step("none", self._experience.setdefault((base, own), _Experience()), self._scan_ms(images))
+        attempt = self._attempt(base, own, k, images, scan)
+        return attempt if attempt is not None and (scan.scan_ms > budget_ms or _pays(attempt)) else scan
 
     def affordable(self, where: Where, budget_ms: float) -> bool:
         """Whether a scan of what passes is estimated to fit the budget."""
         return self._scan_ms(self.passing(_split(where)[0])) <= budget_ms
 
-    def _attempt(self, base: Where, own: tuple[str, ...], k: int, images: int) -> Step | None:
+    def _attempt(self, base: Where, own: tuple[str, ...], k: int, images: int, scan: Step) -> Step | None:
         """What the graph could be asked; None where its answer can't be checked."""
         profile, everything = self.profile, self.passing(())
         if profile is None or everything > 2 * profile.points:
             return None
         trusted = self._trusting(base) if set(own) <= {"id"} else None
-        key = (base, own)
-        if key not in self._experience and len(self._experience) >= _FILTERS_KEPT:
-            self._experience.clear()
-        known = self._experience.setdefault(key, _Experience())
-        if trusted is None and profile.floor is None:
+        if trusted is not None:
+            ef = max(search_ef(k), trusted.ef)
+            return replace(
+                scan, kind="graph", floor=trusted.floor, depth=k, ef=ef, attempt_ms=profile.graph_ms * ef / profile.ef
+            )
+        if profile.floor is None:
             return None
-        if trusted is not None or not (base or own):
-            floor = profile.floor if trusted is None else trusted.floor
-            assert floor is not None
-            ef = search_ef(k) if trusted else max(search_ef(k), profile.ef)
-            return Step("graph", floor, k, ef, profile.graph_ms * ef / profile.ef, known)
-        depth = max(PROBE, known.depth, math.ceil(1.5 * k * everything / max(images, 1)), k + len(own))
+        ef = max(search_ef(k), profile.ef)
+        if not (base or own):
+            attempt_ms = profile.graph_ms * ef / profile.ef
+            return replace(scan, kind="graph", floor=profile.floor, depth=k, ef=ef, attempt_ms=attempt_ms)
+        depth = max(PROBE, scan.experience.depth, math.ceil(1.5 * k * everything / max(images, 1)), k + len(own))
         if depth > max(PROBE_MAX, 2 * k):
             return None
-        ef = max(search_ef(k), profile.ef, 2 * depth)
-        cost_ms = profile.graph_ms * ef / profile.ef + profile.check_ms * depth / PROBE
-        return Step("probe", profile.floor or 0.0, depth, ef, cost_ms, known)
+        ef = max(ef, 2 * depth)
+        attempt_ms = profile.graph_ms * ef / profile.ef + profile.check_ms * depth / PROBE
+        return replace(scan, kind="probe", floor=profile.floor, depth=depth, ef=ef, attempt_ms=attempt_ms)
 
     def _trusting(self, base: Where) -> FilterRecall | None:
         if len(base) != 1 or base[0].op != "=" or len(base[0].values) != 1:
             return None
         return self._trusted.get((base[0].field, str(base[0].values[0])))
 
-    @staticmethod
-    def _pays(step: Step, scan_ms: float) -> bool:
-        """Whether the step and, where it fails, a scan are expected to take less time than the scan alone."""
-        if step.cost_ms < step.experience.chance() * scan_ms:
-            return True
-        step.experience.skipped += 1
-        return step.cost_ms < scan_ms / 4 and step.experience.skipped % _TRIED_ANEW == 0
+
+def _pays(step: Step) -> bool:
+    """Whether the step and, where it fails, a scan are expected to take less time than the scan alone."""
+    known = step.experience
+    scan_ms = step.scan_ms * known.scan_pace
+    if step.attempt_ms * known.attempt_pace < known.chance() * scan_ms:
+        return True
+    known.skipped += 1  # now and then it is tried anew, unless it can't pay even at its estimated time
+    return step.attempt_ms * min(known.attempt_pace, 1.0) < scan_ms and known.skipped % _TRIED_ANEW == 0
+
+
+def _paced(pace: float, took_ms: float, estimated_ms: float) -> float:
+    """The pace with one more measurement: a single slow query, such as the first, moves it by a quarter at most."""
+    ratio = took_ms / max(estimated_ms, 1e-3)
+    return pace + (min(max(ratio, pace / 2), 2 * pace) - pace) / 4
 
 
 def _split(where: Where) -> tuple[Where, tuple[str, ...]]:
