@@ -160,20 +160,34 @@ def test_profile__is_kept_in_the_card(collection):
 
 def test_measure_filters__common_values_of_each_field(collection, islands):
     measured = measure_filters(collection, islands.vectors[:100], lambda points: 500.0 if points > 2000 else 0.0)
-    points = {(item.field, item.value): item.points for item in measured}
-    assert points["modality", "XR"] == sum(record.modality == "XR" for record in islands.records)
-    assert ("split", "test") not in points
+    points = {item.values: item.points for item in measured}
+    assert points[(("modality", "XR"),)] == sum(record.modality == "XR" for record in islands.records)
+    assert (("split", "test"),) not in points
     assert all(0 <= item.lowest <= item.recall <= 1 for item in measured)
 
 
 def test_summary__names_the_filter_that_loses_most():
-    filters = [FilterRecall("sex", "F", 9, 0.97, 0.8, 0.3, 128), FilterRecall("modality", "XR", 9, 0.5, 0.0, 0.3, 128)]
-    text = replace(PROFILE, filters=(FilterRecall("split", "train", 9, 1.0, 1.0, 0.3, 128), *filters)).summary()
+    filters = [
+        FilterRecall((("sex", "F"),), 9, 0.97, 0.8, 0.3, 128),
+        FilterRecall((("modality", "XR"),), 9, 0.5, 0.0, 0.3, 128),
+    ]
+    text = replace(PROFILE, filters=(FilterRecall((("split", "train"),), 9, 1.0, 1.0, 0.3, 128), *filters)).summary()
     assert "1.000 without a filter, 0.500 to 1.000 with 3 common filters" in text
     assert "2 of them (modality=XR the most)" in text
 
 
-@pytest.mark.parametrize("data", [None, {}, {"filters": []}, {"filters": [{"field": "a"}]}, {"filters": 3}, "text"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        {},
+        {"filters": []},
+        {"filters": [{"values": 3}]},
+        {"filters": [{"values": [["a"]]}]},
+        {"filters": 3},
+        "text",
+    ],
+)
 def test_profile__of_another_version_is_none(data):
     assert SearchProfile.from_json(data) is None
 
@@ -207,7 +221,7 @@ def test_chooser__small_filters_are_scanned_and_large_ones_probed():
 
 
 def test_chooser__a_filter_that_holds_goes_to_the_graph():
-    holds = FilterRecall("modality", "XR", 50_000, 1.0, 1.0, 0.3, 128)
+    holds = FilterRecall((("modality", "XR"),), 50_000, 1.0, 1.0, 0.3, 128)
     where = (parse("modality=XR"),)
     step = _chooser(50_000, replace(PROFILE, filters=(holds,))).step(where, K, 1000)
     assert (step.kind, step.floor) == ("graph", 0.3)
@@ -215,6 +229,9 @@ def test_chooser__a_filter_that_holds_goes_to_the_graph():
     assert _chooser(50_000, replace(PROFILE, filters=(loses,))).step(where, K, 1000).kind == "probe"
     both = (*where, parse("sex=F"))
     assert _chooser(50_000, replace(PROFILE, filters=(holds,))).step(both, K, 1000).kind == "probe"
+    pair = replace(holds, values=(("modality", "XR"), ("sex", "F")))
+    for order in (both, both[::-1]):
+        assert _chooser(50_000, replace(PROFILE, filters=(pair,))).step(order, K, 1000).kind == "graph"
 
 
 def test_chooser__learns_from_attempts_and_tries_anew():

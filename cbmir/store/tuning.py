@@ -6,6 +6,7 @@ of .8, as new images have them. What is true is what a scan of all images finds.
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,7 +164,7 @@ def measure_filters(
     pays: Callable[[int], float],
     progress: Callable[[str], None] | None = None,
 ) -> tuple[FilterRecall, ...]:
-    """Measure the graph with the common values of each filter field.
+    """Measure the graph with the common values of each filter field, and with pairs of the most frequent ones.
 
     Args:
         collection: Indexed.
@@ -172,22 +173,40 @@ def measure_filters(
         progress: Called with a line before each.
     """
     started, measured = time.monotonic(), []
+    firsts: list[FilterRecall] = []
     for name in FIELDS:
-        for value, points in list(collection.facet(name, limit=VALUES).items()):
+        for number, (value, points) in enumerate(collection.facet(name, limit=VALUES).items()):
             widths = [ef for ef in WIDTHS if ef < pays(points)]
             if not widths or time.monotonic() - started > LIMIT_S:
                 continue
-            if progress:
-                progress(f"measuring searches with {name}={value}")
-            measured.append(_measure_filter(collection, queries, Condition(name, "=", (value,)), points, widths))
+            measured.append(_measure_filter(collection, queries, ((name, value),), points, widths, progress))
+            if number == 0 and measured[-1].holds:
+                firsts.append(measured[-1])
+    for one, other in combinations(firsts, 2):
+        values = tuple(sorted(one.values + other.values))
+        points = collection.count(_where(values))
+        widths = [ef for ef in WIDTHS if max(one.ef, other.ef) <= ef < pays(points)]
+        if widths and points < min(one.points, other.points) and time.monotonic() - started < LIMIT_S:
+            measured.append(_measure_filter(collection, queries, values, points, widths, progress))
     return tuple(measured)
 
 
+def _where(values: tuple[tuple[str, str], ...]) -> Where:
+    return tuple(Condition(field, "=", (value,)) for field, value in values)
+
+
 def _measure_filter(
-    collection: "Collection", queries: Vectors, condition: Condition, points: int, widths: Sequence[int]
+    collection: "Collection",
+    queries: Vectors,
+    values: tuple[tuple[str, str], ...],
+    points: int,
+    widths: Sequence[int],
+    progress: Callable[[str], None] | None,
 ) -> FilterRecall:
     """The least of some widths at which the graph keeps its recall with this filter, else what the last one keeps."""
-    where = (condition,)
+    if progress:
+        progress("measuring searches with " + " and ".join(f"{field}={value}" for field, value in values))
+    where = _where(values)
     exact = [item.hits for item in collection.search(queries, _K, where, way="exact", fields=False)]
     floor = min(hits[-1].score for hits in exact)
     for ef in widths:
@@ -198,7 +217,7 @@ def _measure_filter(
             if np.mean(shares) < _HOPEFUL:
                 break
         mean, lowest = float(np.mean(shares)), float(np.min(shares))
-        measured = FilterRecall(condition.field, str(condition.values[0]), points, mean, lowest, floor, ef)
+        measured = FilterRecall(values, points, mean, lowest, floor, ef)
         if measured.holds or mean < _MENDABLE:
             break
     return measured

@@ -80,8 +80,7 @@ class FilterRecall:
     """What the graph finds with one filter, measured on a sample of queries.
 
     Attributes:
-        field: Payload field.
-        value: The images that pass have this value.
+        values: Payload fields and their values, by name of the field: the images that pass have all of them.
         points: Images that pass.
         recall: Mean recall@10 of the graph with the filter, 0 to 1.
         lowest: Recall of the worst query.
@@ -89,8 +88,7 @@ class FilterRecall:
         ef: Width of the HNSW beam, of `WIDTHS`: the least at which the recall holds, else the last that was tried.
     """
 
-    field: str
-    value: str
+    values: tuple[tuple[str, str], ...]
     points: int
     recall: float
     lowest: float
@@ -101,6 +99,16 @@ class FilterRecall:
     def holds(self) -> bool:
         """Whether the graph may be asked with this filter: it missed next to nothing in the sample."""
         return self.recall >= 0.998 and self.lowest >= 0.9
+
+    @property
+    def text(self) -> str:
+        """The filter as users write it."""
+        return " and ".join(f"{field}={value}" for field, value in self.values)
+
+    @classmethod
+    def from_json(cls, data: Any) -> "FilterRecall":
+        """The inverse of `dataclasses.asdict`, through JSON."""
+        return cls(**{**data, "values": tuple((field, value) for field, value in data["values"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,8 @@ class SearchProfile:
         recall: Mean recall@10 of the graph without a filter.
         lowest: Recall of the worst query.
         floor: The graph finds what a scan finds among scores of at least this; None if it does so nowhere.
-        filters: The common values of the filter fields, those that are too rare for the graph left out.
+        filters: The common values of the filter fields, and pairs of those with which the graph loses nothing. Those
+            that are too rare for the graph are left out.
     """
 
     points: int
@@ -139,9 +148,9 @@ class SearchProfile:
     def from_json(cls, data: Any) -> "SearchProfile | None":
         """The inverse of `as_json`; None where there is no profile or another version of cbmir wrote it."""
         try:
-            filters = tuple(FilterRecall(**item) for item in data["filters"])
+            filters = tuple(FilterRecall.from_json(item) for item in data["filters"])
             return cls(**{**data, "filters": filters})
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, ValueError):
             return None
 
     def summary(self) -> str:
@@ -156,7 +165,7 @@ class SearchProfile:
         if lost:
             worst = lost[0]
             text += (
-                f"; it loses neighbours with {len(lost)} of them ({worst.field}={worst.value} the most), so that "
+                f"; it loses neighbours with {len(lost)} of them ({worst.text} the most), so that "
                 "searches check it and scan what passes where it fails, unless --approximate is given"
             )
         return text
@@ -249,7 +258,7 @@ class Chooser:
         self._scan_us = profile.scan_us if profile else SCAN_US * dim / 512
         self._counts: dict[Where, tuple[float, int]] = {}
         self._experience: dict[tuple[Where, tuple[str, ...]], _Experience] = {}
-        self._trusted = {(item.field, item.value): item for item in profile.filters if item.holds} if profile else {}
+        self._trusted = {item.values: item for item in profile.filters if item.holds} if profile else {}
 
     def passing(self, where: Where) -> int:
         """Images that satisfy a filter, as counted within the last minute; what a query excludes of its own counts."""
@@ -309,9 +318,9 @@ class Chooser:
         return replace(scan, kind="probe", floor=profile.floor, depth=depth, ef=ef, attempt_ms=attempt_ms)
 
     def _trusting(self, base: Where) -> FilterRecall | None:
-        if len(base) != 1 or base[0].op != "=" or len(base[0].values) != 1:
+        if any(item.op != "=" or len(item.values) != 1 for item in base):
             return None
-        return self._trusted.get((base[0].field, str(base[0].values[0])))
+        return self._trusted.get(tuple(sorted((item.field, str(item.values[0])) for item in base)))
 
 
 def _pays(step: Step) -> bool:
