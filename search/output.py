@@ -34,13 +34,13 @@ def csv_wide(answers: Sequence[Answer]) -> str:
 
 
 def csv_long(answers: Sequence[Answer]) -> str:
-    """A row a hit: query, rank, cosine, id and payload; lists are parted by ``|``."""
+    """A row a hit: query, rank, cosine, id, how the query was answered, and payload; lists are joined by ``|``."""
     rows = [
-        [answer.query, hit.rank, hit.score, hit.id, *(_cell(hit.payload, name) for name in _COLUMNS)]
+        [answer.query, hit.rank, hit.score, hit.id, answer.way, *(_cell(hit.payload, name) for name in _COLUMNS)]
         for answer in answers
         for hit in answer.hits
     ]
-    return _csv(["query", "rank", "score", "id", *_COLUMNS], rows)
+    return _csv(["query", "rank", "score", "id", "way", *_COLUMNS], rows)
 
 
 def as_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:

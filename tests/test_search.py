@@ -161,6 +161,7 @@ def test_output__the_forms_agree(archive, searcher):
     long = list(csv.DictReader(io.StringIO(csv_long(answers))))
     assert len(long) == 6
     assert long[0]["labels"] == LABELS[1]
+    assert {row["way"] for row in long} == {answer.way for answer in answers} == {"exact"}
     assert [float(row["score"]) for row in long[:3]] == [hit.score for hit in answers[0].hits]
     data = as_json(answers)
     assert [[hit["payload"]["filepath"] for hit in item["hits"]] for item in data] == [row[1:] for row in wide[1:]]
