@@ -32,7 +32,7 @@ class Case:
 def cases(
     collection: Collection, queries: Sequence[Mapping[str, Any]], given: Sequence[Where] | None
 ) -> tuple[list[Case], tuple[str, ...]]:
-    """The filters to measure, no filter first, and those of `FILTERED` that no image has a value of.
+    """The filters to measure, no filter first, and the fields that made none: no image, or no query, has a value.
 
     Args:
         collection: What is measured.
@@ -55,6 +55,8 @@ def cases(
         if any(patients):
             others = tuple((Condition("patient_id", "!=", (item,)),) if item else () for item in patients)
             made.append(Case("patient_id!=the query's", others))
+        else:
+            without.append("patient_id")
     return made, tuple(without)
 
 
