@@ -81,6 +81,7 @@ class Header:
         without_label: Images without a label by role: queries, gallery, ...
         left_out: What else is left out.
         patients: By role.
+        scope: What images are counted in, where that isn't one collection.
     """
 
     label: str | None
@@ -88,6 +89,7 @@ class Header:
     without_label: Mapping[str, int]
     left_out: tuple[Omission, ...]
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
+    scope: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The keys of a result's ``protocol``."""
@@ -129,7 +131,9 @@ class Header:
         return (f"{term:11} {text}" for term, text in self.pairs())
 
     def _unlabelled(self) -> str:
-        counts = " and ".join(f"{count:,} {_noun(role)}" for role, count in self.without_label.items())
+        *parts, last = (f"{count:,} {_noun(role)}" for role, count in self.without_label.items())
+        counts = f"{', '.join(parts)} and {last}" if parts else last
+        counts += f" ({self.scope})" if self.scope else ""
         if self.unlabelled == "include":
             return f"{counts} without {self.label} are the class '{NO_LABEL}'"
         left_out = "such queries are left out, such gallery images are never relevant, never vote and teach nothing"
@@ -139,7 +143,8 @@ class Header:
 
     def _patients(self) -> str:
         if not any(counts.patients for counts in self.patients.values()):
-            return "no image has a patient id: each image is counted on its own"
+            one = "query" if list(self.patients) == ["queries"] else "image"
+            return f"no {one} has a patient id: each {one} is counted on its own"
         return "; ".join(f"{role}: {counts.words}" for role, counts in self.patients.items())
 
 

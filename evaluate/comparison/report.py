@@ -140,6 +140,7 @@ class ComparisonReport:
                 ),
             ),
             patients={"queries": self.shared},
+            scope=f"counted in each of the {len(self.entries):,} collections",
         )
 
     def as_json(self) -> dict[str, Any]:

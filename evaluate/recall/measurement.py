@@ -144,7 +144,11 @@ class RecallReport:
         """What the result says first; no label has a part."""
         words = "queries without a patient id: the filter by the query's patient lets all images pass for them"
         left_out = (
-            Omission("fields_without_value", len(self.fields_without_value), "fields without a filter: see no filter"),
+            Omission(
+                "fields_without_value",
+                len(self.fields_without_value),
+                f"fields made no filter: {', '.join(self.fields_without_value)}: no image, or no query, has a value",
+            ),
             Omission(
                 "queries_without_patient_filter",
                 self.patients.images_without_id if self.patients.only_in_part else 0,
@@ -198,8 +202,6 @@ class RecallReport:
         yield from self.header.lines()
         yield f"relevant    what an exact search finds, or as near to {TIE:g}"
         yield "way         auto: what users get by default; approximate: the HNSW graph, unchecked"
-        if self.fields_without_value:
-            yield f"no filter   of {', '.join(self.fields_without_value)}: no image has a value, or no query"
 
     def _swept(self) -> Iterator[str]:
         if self.sweep:
