@@ -290,6 +290,32 @@ def test_patient_counts__words(codes, words, over):
     assert (counts.words, counts.over) == (words, over)
 
 
+def test_audit__images_without_split_and_patient_are_drawn_as_images(cbmir, tmp_path):
+    with EdgeStore(tmp_path / "s") as store:
+        put(store, "bare", 0.5, [replace(item, split=None) for item in records("none")])
+    out = cbmir("evaluate", "audit", "--store", tmp_path / "s", "--draws", 5).stdout
+    assert "5 draws of 54 images, as none has a patient id" in out  # six have no label and don't ask
+    assert "patients in more than one split: can't be told, no image has a patient_id" in out
+
+
+def test_recall__a_filter_of_ones_own_has_nothing_to_do_with_patients(cbmir, stores):
+    call = (
+        "evaluate",
+        "recall",
+        "--store",
+        stores / "some",
+        "--collection",
+        "sharp",
+        "--count",
+        20,
+        "--ef",
+        32,
+        "--json",
+    )
+    own, usual = (json.loads(cbmir(*call, *more).stdout)["left_out"] for more in (["--filter", "modality=CT"], []))
+    assert own["queries_without_patient_filter"] == 0 < usual["queries_without_patient_filter"]
+
+
 @pytest.mark.parametrize(
     ("without", "words"),
     [

@@ -23,7 +23,7 @@ from cbmir.store.tuning import TIE, recall
 from cbmir.store.ways import Found, Wanted, search_ef
 from evaluate.header import Header, Omission, PatientCounts
 from evaluate.protocol import MAX_K, existing, wording
-from evaluate.recall.cases import Case, cases
+from evaluate.recall.cases import OTHER_PATIENTS, Case, cases
 from evaluate.rows import row_json, write_rows
 
 EFS = (32, 64, 128, 256, 512)
@@ -143,6 +143,7 @@ class RecallReport:
     def header(self) -> Header:
         """What the result says first; no label has a part."""
         words = "queries without a patient id: the filter by the query's patient lets all images pass for them"
+        by_patient = any(row.filter == OTHER_PATIENTS for row in self.rows)
         left_out = (
             Omission(
                 "fields_without_value",
@@ -151,7 +152,7 @@ class RecallReport:
             ),
             Omission(
                 "queries_without_patient_filter",
-                self.patients.images_without_id if self.patients.only_in_part else 0,
+                self.patients.images_without_id if by_patient else 0,
                 words,
             ),
         )
