@@ -80,8 +80,8 @@ class Entry:
     relabelled: int
     gallery: int
     gallery_alone: int
-    gallery_unlabelled: int
-    queries_without_relevant: int
+    gallery_unlabelled: int = 0
+    queries_without_relevant: int = 0
 
 
 @dataclass(frozen=True, slots=True)
