@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from evaluate.metrics import METRICS
-from evaluate.protocol import EXCLUDED, GROUPS, LABELS, MAX_K, RULES, conditions
+from evaluate.protocol import EXCLUDED, GROUPS, LABELS, MAX_K, RULES, UNLABELLED, conditions
 from evaluate.significance import DRAWS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +30,7 @@ def terms(options: Mapping[str, Any]) -> dict[str, Any]:
         "gallery": conditions(options["gallery"]) + options["where"],
         "label": options["label"],
         "relevance": options["relevance"],
+        "unlabelled": options["unlabelled"],
         "exclude": excluded,
         "by": tuple(dict.fromkeys(options["by"])),
         "draws": options["draws"],
@@ -136,6 +137,14 @@ _OPTIONS = (
         help="Relevant: who shares any value of the label, has the same values, or a Jaccard index of a half or more.",
     ),
     click.option(
+        "--unlabelled",
+        type=click.Choice(UNLABELLED),
+        default=UNLABELLED[0],
+        show_default=True,
+        help="Images without the label. exclude: they are no queries and never relevant. include: they are the class "
+        "'no label', relevant to each other only; right where no label means no finding.",
+    ),
+    click.option(
         "--exclude",
         type=click.Choice(list(EXCLUDED)),
         multiple=True,
@@ -157,7 +166,7 @@ _OPTIONS = (
         type=click.IntRange(0),
         default=DRAWS,
         show_default=True,
-        help="Of patients, for the 95% intervals; 0 for none.",
+        help="Of patients, or of images without a patient id, for the 95% intervals; 0 for none.",
     ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these draws."),
     click.option("--device", default="auto", show_default=True, help="Of the exact search: auto, cpu, cuda, cuda:1."),

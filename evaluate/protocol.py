@@ -29,6 +29,10 @@ SEARCHES: tuple[Search, ...] = ("exact", "approximate", "qdrant-exact", "qdrant"
 
 RULES = ("any", "exact", "jaccard")
 
+Unlabelled = Literal["exclude", "include"]
+UNLABELLED: tuple[Unlabelled, ...] = ("exclude", "include")
+"""What becomes of images without a label: they are no queries and relevant to nobody, or they are a class."""
+
 _TEST: Where = (Condition("split", "=", ("test",)),)
 _TRAIN: Where = (Condition("split", "=", ("train",)),)
 
@@ -65,6 +69,9 @@ class RetrievalProtocol:
             means are taken.
         relevance: Images are relevant to each other if they share ``any`` value of the label, if all values are the
             same (``exact``), or to the degree of their Jaccard index, from a half on (``jaccard``).
+        unlabelled: Images without a value of the label. With ``exclude`` they are no queries, and in the gallery they
+            may be found but are never relevant. With ``include`` they have one label more, "no label": relevant to each
+            other under every rule of relevance, to no image with a label, and a class of their own.
         relations: File of graded relations of labels for ndcg; without one, see `evaluate.ranking.relevance.hierarchy`.
         measures: Names of `METRICS`.
         k: Cutoffs, 1 to `MAX_K`.
@@ -85,6 +92,7 @@ class RetrievalProtocol:
     gallery: Where = _TRAIN
     label: str = "primary_label"
     relevance: str = "any"
+    unlabelled: Unlabelled = "exclude"
     relations: Path | None = None
     measures: tuple[str, ...] = ("precision_capped", "precision")
     k: tuple[int, ...] = (1, 3, 5, 10)
@@ -100,6 +108,7 @@ class RetrievalProtocol:
         _known("measure", self.measures, tuple(METRICS))
         _known("search", self.searches, SEARCHES)
         _known("rule of relevance", (self.relevance,), RULES)
+        _known("way with images without a label", (self.unlabelled,), UNLABELLED)
         _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))
         _known("group", self.by or ("modality",), GROUPS)
         if not self.k or not all(1 <= k <= MAX_K for k in self.k):

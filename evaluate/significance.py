@@ -108,25 +108,6 @@ class Resampler:
             yield min(step, self.draws - start)
 
 
-def units(clusters: int, alone: int) -> str:
-    """What is drawn, in words: patients, or images where the patient isn't known.
-
-    Args:
-        clusters: Patients and images, as `Resampler.count`.
-        alone: Of them, images without a patient.
-    """
-    if not alone:
-        return f"{clusters:,} patients"
-    if alone == clusters:
-        return f"{alone:,} images, as no image has a patient_id"
-    return f"{clusters - alone:,} patients and {alone:,} images without patient_id"
-
-
-def units_over(clusters: int, alone: int) -> str:
-    """The kind of what is drawn: ``patients``, ``images``, or both."""
-    return "patients" if not alone else "images" if alone == clusters else "patients and images without patient_id"
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """95% intervals of m figures.

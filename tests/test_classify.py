@@ -19,6 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from cbmir.errors import CutoffError, ProtocolError
 from evaluate.classification.assessment import AREAS, COUNTED, Cohort, assess
 from evaluate.classification.classify import Asked, VoteRules, choose_k, classify
+from evaluate.classification.labels import ACCURACY, EXACT_MATCH, LabelFigures, label_figures, named
 from evaluate.classification.roc import curve
 from evaluate.classification.verdicts import Verdicts
 from evaluate.classification.votes import (
@@ -241,7 +242,8 @@ def _expected(truth, said, scores, weights=None):
     weights = np.ones(len(flags)) if weights is None else weights
     present = np.flatnonzero(weights @ flags > 0)
     terms = {"sample_weight": weights, "zero_division": 0}
-    values = {("accuracy", "micro"): accuracy_score(truth, said, sample_weight=weights)}
+    accuracy = EXACT_MATCH if np.ndim(truth) == 2 else ACCURACY  # of flags scikit-learn's is that of exact matches
+    values = {(accuracy, "micro"): accuracy_score(truth, said, sample_weight=weights)}
     for name, scorer in SCORERS.items():
         values[name, "micro"] = scorer(truth, said, average="micro", **terms)
         values[name, "macro"] = scorer(truth, said, average="macro", labels=present, **terms)
@@ -268,7 +270,7 @@ def test_assess__as_scikit_learn(several, vote):
     result = classify(known, Asked(places, cosines, truth), Cohort.plain(90), VoteRules(k=12, vote=vote))
     expected = _expected(_truth(truth), result.verdicts.said, result.verdicts.scores)
     values = _values(result.assessment)
-    assert list(values) == list(COUNTED + AREAS)
+    assert list(values) == [(named([name], several)[0], average) for name, average in COUNTED + AREAS]
     for key, value in expected.items():
         assert values[key] == pytest.approx(value, rel=0, abs=1e-12), key
     assert result.voteless == 3
@@ -342,8 +344,32 @@ def test_assess__names_the_classes_that_have_no_curve():
     assert values["roc_auc", "macro"] == values["roc_auc", "micro"] == 0.5  # of class 0 alone
     assert values["recall", "macro"] == (1 / 2 + 1) / 2
     assert values["precision", "micro"] == 4 / 5
-    assert values["accuracy", "micro"] == 1 / 3
+    assert values["exact_match_accuracy", "micro"] == 1 / 3
     assert result.confusion is None
+
+
+def test_label_figures__as_scikit_learn():
+    _, _, places, cosines, known, truth = _scene(6, True)
+    verdicts = classify(known, Asked(places, cosines, truth), Cohort.plain(90), VoteRules(k=12)).verdicts
+    names = [f"c{code}" for code in range(truth.classes)]
+    flags, figures = truth.flags(), label_figures(verdicts, names)
+    assert [item.label for item in figures] == names
+    for code, item in enumerate(figures):
+        true, said = flags[:, code], verdicts.said[:, code]
+        assert (item.queries, item.said) == (true.sum(), said.sum())
+        expected = [score(true, said, zero_division=0) for score in (precision_score, recall_score, f1_score)]
+        expected.append(roc_auc_score(true, verdicts.scores[:, code]))
+        assert (item.precision, item.recall, item.f1, item.roc_auc) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_label_figures__of_a_label_that_no_query_or_every_query_has():
+    truth = Labels.of_matrix(np.array([[1, 1, 0], [0, 1, 0]], bool))
+    scores = np.array([[0.9, 0.9, 0.6], [0.2, 0.8, 0.1]])
+    usual, everyones, nobodys = label_figures(Verdicts(truth, scores >= 0.5, scores), ["a", "b", "c"])
+    assert usual == LabelFigures("a", 1, 1, 1.0, 1.0, 1.0, 1.0)
+    assert (everyones.queries, everyones.recall, math.isnan(everyones.roc_auc)) == (2, 1.0, True)
+    assert (nobodys.queries, nobodys.said) == (0, 1)
+    assert all(math.isnan(value) for value in (nobodys.precision, nobodys.recall, nobodys.f1, nobodys.roc_auc))
 
 
 def test_assess__without_any_curve():

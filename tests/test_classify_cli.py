@@ -289,12 +289,37 @@ def test_classify__table_and_one_measure(cbmir, location):
     assert "accuracy" not in done.stdout
 
 
-def test_classify__several_values_are_questions_of_their_own(cbmir, location):
+def test_classify__several_values_are_questions_of_their_own(cbmir, location, tmp_path):
     common = ("evaluate", "classify", "--store", location, "--collection", "several", "--label", "labels")
     done = cbmir(*common, "--max-k", 5, "--draws", 0, "--json")
     data = json.loads(done.stdout)
     assert (data["protocol"]["several"], data["confusion"]["counts"]) == (True, None)
     assert all(0 < row["value"] < 1 for row in data["rows"] if row["group"] == "all")
+    assert "accuracy" not in {row["measure"] for row in data["rows"]}
+    (exact,) = [row for row in data["rows"] if row["measure"] == "exact_match_accuracy" and row["group"] == "all"]
+    macro = {row["measure"]: row["value"] for row in data["rows"] if (row["average"], row["group"]) == ("macro", "all")}
+    for measure, value in macro.items():  # the mean over the labels that queries have
+        values = [item[measure] for item in data["labels"] if item[measure] is not None]
+        assert value == pytest.approx(np.mean(values))
+    table = cbmir(*common, "--max-k", 5, "--draws", 0, "--out", tmp_path / "rows.csv").stdout
+    assert f"{exact['value']:.4f}" in table
+    assert "each value of labels by itself" in table
+    lines = list(csv.DictReader((tmp_path / "rows.csv").open(newline="")))
+    assert {row["measure"] for row in lines} == {"exact_match_accuracy", *MEASURES} - {"accuracy"}
+    of_labels = {row["group"] for row in lines if row["average"] == "label"}
+    assert of_labels == {f"label={item['label']}" for item in data["labels"]}
+
+
+def test_probe__several_values_have_no_accuracy_without_a_name(cbmir, location, tmp_path):
+    common = ("evaluate", "probe", "--store", location, "--collection", "several", "--label", "labels", "--draws", 0)
+    done = cbmir(*common, "--epochs", 2, "--shots", 2, "--draws-shots", 1, "--json", "--curve", tmp_path / "c.csv")
+    assert done.returncode == 0, done.stderr
+    assert '"accuracy"' not in done.stdout
+    assert '"val_accuracy"' not in done.stdout
+    data = json.loads(done.stdout)
+    assert 0 <= data["protocol"]["val_exact_match_accuracy"] <= 1
+    assert data["few_shot"][0]["rows"][0]["measure"] == "exact_match_accuracy"
+    assert "val_exact_match_accuracy" in (tmp_path / "c.csv").read_text().splitlines()[0]
 
 
 def test_probe__writes_curve_and_goes_on_from_checkpoints(cbmir, location, tmp_path):

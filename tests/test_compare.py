@@ -14,7 +14,7 @@ from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 from evaluate import RetrievalProtocol
 from evaluate.comparison.compare import Contender, compare, compare_scores
-from evaluate.retrieval.report import Barred, Intervals, Setting, Side
+from evaluate.retrieval.setting import Barred, Intervals, Setting, Side
 
 DIM = 8
 QUERIES, GALLERY, CLASSES = 60, 90, 3

@@ -75,7 +75,7 @@ def test_measure_recall__a_collection_without_an_index_misses_nothing(filled):
         assert 0 < row.p50_ms <= row.p95_ms
         assert row.queries_per_s > 0
         assert row.exact_p50_ms > 0
-    assert report.fields_without_value == ("sex",)
+    assert report.fields_without_value == ("sex", "patient_id")
 
 
 def test_measure_recall__fewer_images_than_k(filled):
@@ -93,8 +93,8 @@ def test_measure_recall__a_field_without_values_is_named(edge, card, make_batch)
     with edge.create("bare", card) as collection:
         collection.upsert(replace(batch, records=bare))
         report = measure_recall(collection, RecallTerms(efs=(), k=2))
-    assert report.fields_without_value == ("anatomic_region", "sex", "primary_label")
-    assert "of anatomic_region, sex, primary_label: no image has a value" in report.table()
+    assert report.fields_without_value == ("anatomic_region", "sex", "primary_label", "patient_id")
+    assert "4 fields made no filter: anatomic_region, sex, primary_label, patient_id: no image" in report.table()
 
 
 def test_measure_recall__a_seed_gives_the_same_queries(filled):

@@ -278,7 +278,7 @@ def test_evaluate_sweep__sizes_that_no_gallery_has_are_named(whole):
     report = evaluate_sweep(whole, RetrievalProtocol(draws=0), SweepTerms(sizes=sizes))
     assert report.sizes_left_out == ("61", "0.5%")
     assert list(dict.fromkeys(row.asked for row in report.rows)) == [1, 3, 6, 12, 30, 60]
-    assert "left out    61, 0.5%: not 1 to 60 images" in report.table()
+    assert "left out    2 sizes (61, 0.5%): not 1 to 60 images" in report.table()
     with pytest.raises(ProtocolError, match="the gallery has 60 images, none of the sizes 61, 1000 fits"):
         evaluate_sweep(whole, terms=SweepTerms(sizes=(Size(61), Size(1000))))
 
@@ -287,7 +287,7 @@ def test_evaluate_sweep__images_without_a_patient_are_counted(whole):
     terms = SweepTerms(sizes=(Size(30),), galleries=1, unit="patient")
     report = evaluate_sweep(whole, RetrievalProtocol(draws=0), terms)
     assert report.without_patient == GALLERY // 4
-    assert "15 images without patient_id are patients of their own" in report.table()
+    assert "patients and 15 images without a patient id (each counted on its own)" in report.table()
     assert evaluate_sweep(whole, RetrievalProtocol(draws=0), replace(terms, unit="image")).without_patient == 0
 
 

@@ -68,7 +68,7 @@ def test_retrieval__without_patients_the_header_says_so(folder, cbmir, tmp_path)
     out = precision(cbmir, tmp_path / "s")
     assert WARNING in out.splitlines()
     assert re.search(r"all +micro +exact +1\.0000", out), out
-    assert "50 draws of 48 images, as no image has a patient_id:" in out
+    assert "50 draws of 48 images, as none has a patient id (each counted on its own):" in out
 
 
 @pytest.mark.parametrize("command", ["retrieval", "sweep", "classify"])

@@ -56,6 +56,7 @@ def audit_command(location: str, name: str | None, as_json: bool, **options: Any
     terms = AuditTerms(
         where=options["where"],
         label=options["label"],
+        unlabelled=options["unlabelled"],
         k=options["k"],
         threshold=options["threshold"],
         confounders=options["confounders"] or None,

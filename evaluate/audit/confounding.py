@@ -145,7 +145,7 @@ def _described(trial: Trial, field: str) -> Confounding:
         reason = f"{'all images have one value' if distinct else 'no image has a value'}: nothing to confound with"
     elif cells > MAX_CELLS:
         reason = f"too many values: labels x values are {cells:,}, at most {MAX_CELLS:,} are counted"
-    if not (labels > 0).any():
+    if trial.without_label(trial.gallery) == len(labels):
         reason = f"no image has {trial.protocol.label}"
     return Confounding(field, distinct, int(asked.sum()), int(((labels > 0) & (values == 0)).sum()), reason)
 

@@ -14,8 +14,10 @@ from evaluate.audit.copies import find_copies
 from evaluate.audit.patients import find_shared_patients, splits_of
 from evaluate.audit.report import AuditReport
 from evaluate.audit.terms import AuditTerms
+from evaluate.header import PatientCounts
 from evaluate.protocol import wording
-from evaluate.ranking.trial import read_trial
+from evaluate.ranking.trial import NONE, read_trial
+from evaluate.retrieval.measurement import patients
 
 
 def audit_collection(collection: Collection, terms: AuditTerms | None = None) -> AuditReport:
@@ -52,7 +54,9 @@ def audit_collection(collection: Collection, terms: AuditTerms | None = None) ->
         terms=terms,
         images=len(trial.gallery),
         splits={name: int((splits == code).sum()) for code, name in enumerate(SPLITS) if (splits == code).any()},
-        unlabelled=int((trial.gallery.codes[terms.label] == 0).sum()),
+        unlabelled=trial.without_label(trial.gallery),
+        people=PatientCounts.of(patients(trial)),
+        queried=PatientCounts.of(patients(trial)[trial.classes != NONE]),
         copies=copies,
         pairs=pairs,
         patients=find_shared_patients(trial),

@@ -13,9 +13,11 @@ from evaluate.audit.confounding import Confounding
 from evaluate.audit.copies import COPIES, CopyPairs, SplitCopies
 from evaluate.audit.patients import Patients
 from evaluate.audit.terms import AuditTerms
+from evaluate.header import Header, Omission, PatientCounts
 from evaluate.protocol import NAMED, wording
 from evaluate.rows import row_json, write_rows
-from evaluate.significance import units_over
+
+NO_PATIENT = "no image has a patient_id:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class AuditReport:
         images: Images that were looked at.
         splits: How many of them are in each split; those without a split are the rest.
         unlabelled: How many of them have no label.
+        people: How many patients they are of.
+        queried: The same of those that ask for the confounder index, over which its intervals are drawn.
         copies: Near copies, by pair of splits.
         pairs: The near copies themselves.
         patients: Patients in more than one split.
@@ -71,6 +75,8 @@ class AuditReport:
     images: int
     splits: Mapping[str, int]
     unlabelled: int
+    people: PatientCounts
+    queried: PatientCounts
     copies: tuple[SplitCopies, ...]
     pairs: CopyPairs
     patients: Patients
@@ -85,6 +91,19 @@ class AuditReport:
         return self.images - sum(self.splits.values())
 
     @property
+    def header(self) -> Header:
+        """What the result says first."""
+        return Header(
+            label=self.terms.label,
+            unlabelled=self.terms.unlabelled,
+            without_label={"images": self.unlabelled},
+            left_out=(
+                Omission("without_split", self.without_split, "images without split, in nothing that compares splits"),
+            ),
+            patients={"images": self.people},
+        )
+
+    @property
     def rows(self) -> tuple[AuditRow, ...]:
         """All figures, tidy."""
         return (*self._copy_rows(), *self._patient_rows(), *self._confounding_rows(), *self._contamination_rows())
@@ -94,6 +113,7 @@ class AuditReport:
         return {
             "protocol": {
                 **self._protocol(),
+                **self.header.as_json(),
                 "store": self.store,
                 "vectors": self.vectors,
                 "images": self.images,
@@ -120,7 +140,7 @@ class AuditReport:
         protocol = {
             name: " ".join(item) if isinstance(item, tuple) else item for name, item in self._protocol().items()
         }
-        write_rows(path, self.rows, {**protocol, **encoder})
+        write_rows(path, self.rows, {**protocol, **self.header.columns(), **encoder})
 
     def table(self) -> str:
         """The report for people: the terms, then the four parts."""
@@ -186,7 +206,11 @@ class AuditReport:
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
         yield f"audited     {wording(terms.where)}: {self.images:,} images; {splits or 'no splits'}"
-        yield f"left out    {self.without_split:,} without split, {self.unlabelled:,} without {terms.label}"
+        yield from self.header.lines()
+        if "patient" in terms.exclude and (unknown := self.people.images_without_id):
+            known = self.people.patients
+            which = f"{unknown:,} of {self.images:,} images have no patient_id: for these" if known else NO_PATIENT
+            yield f"WARNING     {which} same-patient images are not excluded"
 
     def _copies(self) -> Iterator[str]:
         yield f"near copies: cosine {self.terms.threshold:g} or more to an image of another split"
@@ -218,6 +242,9 @@ class AuditReport:
 
     def _patients(self) -> Iterator[str]:
         patients = self.patients
+        if not patients.patients:
+            yield f"patients in more than one split: can't be told, {self._no_patient()}"
+            return
         yield (
             f"patients in more than one split: {len(patients.shared):,} of {patients.patients:,}, with "
             f"{patients.images:,} images; nothing can be said of {patients.without_patient:,} images without patient_id"
@@ -256,12 +283,14 @@ class AuditReport:
                 f"{head}  {_figure(item.index)}  {interval:16}  {_figure(item.chance)}  {item.pull:10}"
                 f"  {_figure(item.ratio)}  {_figure(item.ratio_chance)}  {item.neighbours_left_out:>19,}"
             )
-        unknown = self.patients.without_patient
-        over = units_over(self.patients.patients + unknown, unknown)
         yield (
             f"ratio: those of its label to those with its value; intervals of the index: {terms.draws:,} draws of "
-            f"{over}, seed {terms.seed}"
+            f"{self.queried.words}, seed {terms.seed}"
         )
+
+    def _no_patient(self) -> str:
+        """Why there are no patients to compare between splits."""
+        return "no image in a split has a patient_id" if self.people.patients else NO_PATIENT.rstrip(":")
 
     def _contamination(self) -> Iterator[str]:
         yield "contamination: has the encoder seen the data set in training?"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cbmir.errors import ProtocolError
 from cbmir.filters import Where
-from evaluate.protocol import RetrievalProtocol
+from evaluate.protocol import RetrievalProtocol, Unlabelled
 from evaluate.significance import DRAWS
 
 
@@ -16,6 +16,8 @@ class AuditTerms:
         where: Which images are looked at.
         label: Field of the label that neighbours should follow, one of `evaluate.protocol.LABELS`; images that share a
             value of it have the same label.
+        unlabelled: See `evaluate.protocol.RetrievalProtocol`: whether images without a label are a class of the
+            confounder index.
         k: Neighbours an image in the confounder index, 1 to `evaluate.protocol.MAX_K`.
         threshold: Cosine from which images of two splits are near copies, above -1 and at most 1.
         confounders: Payload fields or ``extra.NAME``; None for the usual ones that the images have.
@@ -31,6 +33,7 @@ class AuditTerms:
 
     where: Where = ()
     label: str = "primary_label"
+    unlabelled: Unlabelled = "exclude"
     k: int = 10
     threshold: float = 0.99
     confounders: tuple[str, ...] | None = None
@@ -51,6 +54,7 @@ class AuditTerms:
             queries=self.where,
             gallery=self.where,
             label=self.label,
+            unlabelled=self.unlabelled,
             k=(self.k,),
             searches=("exact",),
             exclude=self.exclude,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
+from evaluate.classification.labels import ACCURACY, named
 from evaluate.classification.roc import Curve, Draws, Values, counts, curve
 from evaluate.classification.verdicts import Verdicts
 from evaluate.classification.votes import NONE, Flags
@@ -22,7 +23,7 @@ EVERYONE = "all"
 Names = tuple[tuple[str, Average], ...]
 
 COUNTED: Names = (
-    ("accuracy", "micro"),
+    (ACCURACY, "micro"),
     ("f1", "micro"),
     ("f1", "macro"),
     ("precision", "micro"),
@@ -38,7 +39,8 @@ class Figure:
     """One figure.
 
     Attributes:
-        measure: ``accuracy``, ``f1``, ``precision``, ``recall`` or ``roc_auc``.
+        measure: ``accuracy`` (``exact_match_accuracy`` where images have several classes), ``f1``, ``precision``,
+            ``recall`` or ``roc_auc``.
         average: ``micro``, over all decisions, or ``macro``, the mean over classes.
         group: ``all`` queries, or those of a ``modality=...``.
         value: The figure; NaN where nothing defines it.
@@ -208,9 +210,11 @@ def _figures(verdicts: Verdicts, masks: Mapping[str, Flags], cohort: Cohort) -> 
     values = [np.hstack([group.counted(once), group.areas(once)])[0] for group in groups.values()]
     ends, area_draws = _intervals(list(groups.values()), cohort.resampler)
     figures = []
+    averages = [average for _, average in COUNTED + AREAS]
+    measures = named([measure for measure, _ in COUNTED + AREAS], several=verdicts.truth.members is not None)
     for (name, mask), row, end in zip(masks.items(), values, ends, strict=True):
         coverage, n = float(cohort.covered[mask].mean()), int(mask.sum())
-        for (measure, average), value, low, high in zip(COUNTED + AREAS, row, end.low, end.high, strict=True):
+        for measure, average, value, low, high in zip(measures, averages, row, end.low, end.high, strict=True):
             figures.append(Figure(measure, average, name, float(value), n, coverage, float(low), float(high)))
     return tuple(figures), area_draws
 

@@ -33,7 +33,7 @@ def classifier_options(command: F) -> F:
             type=click.Choice(MEASURES),
             multiple=True,
             default=MEASURES,
-            help="Repeatable; all unless given.",
+            help="Repeatable; all unless given. With several labels an image, accuracy is exact_match_accuracy.",
         ),
         click.option(
             "--val",

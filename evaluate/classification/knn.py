@@ -10,7 +10,9 @@ from cbmir.filters import Where
 from cbmir.store import Collection
 from evaluate.classification.assessment import EVERYONE, Cohort
 from evaluate.classification.classify import Asked, Classification, VoteRules, classify
-from evaluate.classification.report import MEASURES, ClassificationReport, LeftOut, Voting
+from evaluate.classification.labels import label_figures, named
+from evaluate.classification.method import LeftOut, Voting
+from evaluate.classification.report import MEASURES, ClassificationReport
 from evaluate.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from evaluate.classification.votes import Flags
 from evaluate.protocol import RetrievalProtocol
@@ -69,25 +71,29 @@ def evaluate_classification(
     contrast = exclusion.images > free.images
     found = _found(collection, splits.asked(), (*([()] if contrast else []), protocol.excluded_fields))
     relevance = find_relevance(splits.test, exclusion)
+    several = splits.coding.several
     result = _classified(splits, found[-1], cohort_of(splits.test, relevance.covered), terms.rules)
     together: tuple[Row, ...] = ()
     if contrast:
         plain = replace(cohort_of(splits.test, find_relevance(splits.test, free).covered), groups={}, resampler=None)
-        together = _rows(_classified(splits, found[0], plain, terms.rules), protocol, terms)
+        together = _rows(_classified(splits, found[0], plain, terms.rules), protocol, terms, several)
     gallery = np.bincount(splits.gallery().pairs()[1], minlength=len(splits.coding.classes))
     return ClassificationReport(
         setting=replace(
-            describe(collection, splits.test, exclusion, relevance), measures=terms.measures, k=(result.choice.k,)
+            describe(collection, splits.test, exclusion, relevance),
+            measures=named(terms.measures, several),
+            k=(result.choice.k,),
         ),
         encoder=collection.card,
         method=_voting(splits, result, terms),
-        rows=_rows(result, protocol, terms),
+        rows=_rows(result, protocol, terms, several),
         classes=splits.coding.classes,
         confusion=result.assessment.confusion,
         left_out=LeftOut.of(
             result.assessment, splits.coding.classes, np.flatnonzero(gallery == 0).tolist(), result.voteless
         ),
         together=together,
+        labels=label_figures(result.verdicts, splits.coding.classes) if several else (),
     )
 
 
@@ -128,9 +134,9 @@ def _classified(splits: Splits, found: Neighbours, cohort: Cohort, rules: VoteRu
     return classify(splits.gallery(), test, cohort, rules, val)
 
 
-def _rows(result: Classification, protocol: RetrievalProtocol, terms: KnnTerms) -> tuple[Row, ...]:
+def _rows(result: Classification, protocol: RetrievalProtocol, terms: KnnTerms, several: bool) -> tuple[Row, ...]:
     rows = result.assessment.rows(result.choice.k, protocol.searches[0])
-    return tuple(row for row in rows if row.measure in terms.measures)
+    return tuple(row for row in rows if row.measure in named(terms.measures, several))
 
 
 def _voting(splits: Splits, result: Classification, terms: KnnTerms) -> Voting:

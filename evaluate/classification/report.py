@@ -2,147 +2,22 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.fingerprint import EncoderCard
-from evaluate.classification.assessment import EVERYONE, Assessment
-from evaluate.classification.splits import Validation
-from evaluate.protocol import NAMED
-from evaluate.retrieval.report import RetrievalReport, Row, Setting
+from evaluate.classification.assessment import EVERYONE
+from evaluate.classification.labels import ACCURACY, EXACT_MATCH, FIGURES, LabelFigures
+from evaluate.classification.method import Learning, LeftOut, Voting
+from evaluate.header import Header, Omission
+from evaluate.retrieval.report import RetrievalReport, Row
+from evaluate.retrieval.setting import Setting, unknown_patients
+from evaluate.rows import row_json
 
-MEASURES = ("accuracy", "f1", "precision", "recall", "roc_auc")
-
-
-@dataclass(frozen=True, slots=True)
-class Voting:
-    """How neighbours voted.
-
-    Attributes:
-        vote: ``mean`` or ``softmax``.
-        temperature: Of the softmax, None of the mean.
-        chosen_k: Neighbours that voted.
-        how: ``given``, or ``val``: the k with the best micro-averaged F1 on the validation images.
-        max_k: The largest k that was tried; None where it was given.
-        rules: ``default``, or ``paper``: see `evaluate.classification.classify.VoteRules`.
-        several: Whether images have several classes.
-        val: The validation images; None where k was given.
-        val_scores: Micro-averaged F1 on them for k = 1, 2, ...; the accuracy where an image has one class.
-    """
-
-    vote: str
-    temperature: float | None
-    chosen_k: int
-    how: str
-    max_k: int | None
-    rules: str
-    several: bool
-    val: Validation | None
-    val_scores: tuple[float, ...]
-
-    def lines(self) -> Iterator[str]:
-        """The same for people."""
-        softmax = f" at temperature {self.temperature}" if self.temperature else ""
-        rules = ", the paper's rules, which know the true class: too high" if self.rules == "paper" else ""
-        yield f"vote        {self.vote}{softmax} of {self.chosen_k} neighbours{rules}"
-        if self.val:
-            yield f"k           the best of 1 to {self.max_k} on {validation(self.val)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Learning:
-    """How a probe was trained.
-
-    Attributes:
-        settings: Of the training, see `evaluate.probe.descent.ProbeSettings`.
-        epoch: The one whose weights are measured.
-        epochs: That were done.
-        resumed: Of these, by an earlier run.
-        several: Whether images have several classes.
-        train_images: With a label.
-        queries_seen: Test images of which another image of the patient, or the image itself, was learnt from.
-        val: The validation images.
-        val_accuracy: On them, after that epoch.
-    """
-
-    settings: Mapping[str, Any]
-    epoch: int
-    epochs: int
-    resumed: int
-    several: bool
-    train_images: int
-    queries_seen: int
-    val: Validation
-    val_accuracy: float
-
-    def lines(self) -> Iterator[str]:
-        """The same for people."""
-        yield (
-            f"probe       one linear layer, seed {self.settings['seed']}, the best of {self.epochs} epochs is "
-            f"{self.epoch}; {self.train_images:,} training images"
-        )
-        yield f"stopped by  {validation(self.val)}, accuracy {self.val_accuracy:.4f}"
-        yield f"leakage     {self.queries_seen:,} queries whose patient has training images"
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """What no figure, or not every figure, speaks of.
-
-    Attributes:
-        absent: Classes that no query has: in no macro mean and no ROC-AUC.
-        universal: Classes that every query has: in no ROC-AUC.
-        stray: Absent classes that were said nevertheless.
-        unseen: Classes without a gallery image.
-        unanswered: Queries of which no class was said.
-        voteless: Queries of which no neighbour has a label.
-        roc_auc_draws: Draws behind the intervals of ROC-AUC, where they are fewer than the others.
-    """
-
-    absent: tuple[str, ...]
-    universal: tuple[str, ...]
-    stray: tuple[str, ...]
-    unseen: tuple[str, ...]
-    unanswered: int
-    voteless: int
-    roc_auc_draws: int
-
-    @classmethod
-    def of(cls, assessment: Assessment, classes: Sequence[str], unseen: Sequence[int], voteless: int) -> "LeftOut":
-        """Names for the codes of an assessment."""
-
-        def names(codes: Sequence[int]) -> tuple[str, ...]:
-            return tuple(classes[code] for code in codes)
-
-        return cls(
-            absent=names(assessment.absent),
-            universal=names(assessment.universal),
-            stray=names(assessment.stray),
-            unseen=names(unseen),
-            unanswered=assessment.unanswered,
-            voteless=voteless,
-            roc_auc_draws=assessment.area_draws,
-        )
-
-    def lines(self, draws: int) -> Iterator[str]:
-        """What there is of it, for people."""
-        texts = (
-            (self.absent, "classes that no query has"),
-            (self.universal, "classes that every query has, in no roc_auc"),
-            (self.stray, "of the classes that no query has were said"),
-            (self.unseen, "classes without a gallery image"),
-        )
-        for names, text in texts:
-            if names:
-                yield f"left out    {len(names):,} {text}: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}"
-        for count, text in ((self.unanswered, "were told no class"), (self.voteless, "met no labelled neighbour")):
-            if count:
-                yield f"wrong       {count:,} queries {text}"
-        if self.roc_auc_draws < draws:
-            yield f"intervals   of roc_auc are of {self.roc_auc_draws:,} draws only"
+MEASURES = (ACCURACY, "f1", "precision", "recall", "roc_auc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +35,7 @@ class ClassificationReport:
         left_out: What the figures don't speak of.
         together: The figures of all queries when nothing but the query itself is excluded; empty where that changes
             nothing.
+        labels: Each class by itself, where images have several; else empty.
     """
 
     setting: Setting
@@ -170,6 +46,46 @@ class ClassificationReport:
     confusion: Any
     left_out: LeftOut
     together: tuple[Row, ...] = ()
+    labels: tuple[LabelFigures, ...] = ()
+
+    @property
+    def header(self) -> Header:
+        """What the result says first."""
+        base = self.setting.header
+        uncovered = Omission(
+            "queries_without_relevant",
+            self.setting.queries_without_relevant,
+            "queries without a gallery image of one of their classes: they count, and are mostly wrong",
+        )
+        val = {"val": self.method.val.side.unlabelled} if self.method.val else {}
+        return replace(
+            base, without_label={**base.without_label, **val}, left_out=(uncovered, *self.left_out.omissions())
+        )
+
+    @property
+    def _figures_of_labels(self) -> list[str]:
+        """Those that were asked for; all, where accuracy alone was."""
+        return [name for name in FIGURES if name in self.setting.measures] or list(FIGURES)
+
+    @property
+    def label_rows(self) -> tuple[Row, ...]:
+        """The figures of each class by itself as rows."""
+        k, search = self.setting.k[0], self.setting.search[0]
+        unseen = set(self.left_out.unseen)
+        return tuple(
+            Row(
+                name,
+                k,
+                "label",
+                f"label={item.label}",
+                getattr(item, name),
+                item.queries,
+                float(item.label not in unseen),
+                search,
+            )
+            for item in self.labels
+            for name in self._figures_of_labels
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON takes it; a figure without a value is null, counts are [true, said, queries]."""
@@ -178,20 +94,25 @@ class ClassificationReport:
         if self.confusion is not None:
             table = self.confusion.tocoo()
             counts = sorted(zip(*(item.tolist() for item in (table.row, table.col, table.data)), strict=True))
+        method = asdict(self.method)
+        if self.method.several and "val_accuracy" in method:
+            method[f"val_{EXACT_MATCH}"] = method.pop("val_accuracy")
         return {
             **base,
-            "protocol": {**base["protocol"], **asdict(self.method)},
+            "protocol": {**base["protocol"], **method, **self.header.as_json()},
+            **({"labels": [row_json(item) for item in self.labels]} if self.labels else {}),
             "confusion": {"classes": list(self.classes), "counts": counts},
             "left_out": asdict(self.left_out),
         }
 
     def write_csv(self, path: Path) -> None:
-        """Write the rows, each with what it is a result of.
+        """Write the rows, and those of each class where images have several, each with what it is a result of.
 
         Raises:
             CbmirError: the file can't be written.
         """
-        RetrievalReport(self.setting, self.encoder, self.rows).write_csv(path)
+        rows = (*self.rows, *self.label_rows)
+        RetrievalReport(self.setting, self.encoder, rows).write_csv(path, self.header)
 
     def write_confusion(self, path: Path) -> None:
         """Write how often (columns) each class was said of the queries of a class (rows).
@@ -210,7 +131,7 @@ class ClassificationReport:
 
     def table(self) -> str:
         """The report for people: the terms, the figures, how sure they are."""
-        parts = [self._terms(), _figures(self.rows), self._sureness()]
+        parts = [self._terms(), _figures(self.rows), self._labels(), self._sureness()]
         if self.together:
             head = "and when nothing but the query itself is excluded:"
             parts.append(line for lines in ([head], _figures(self.together)) for line in lines)
@@ -221,37 +142,51 @@ class ClassificationReport:
         yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         for role, side in (("queries", setting.queries), ("gallery", setting.gallery)):
-            yield f"{role}     {side.filter}: {side.images:,} images; {side.unlabelled:,} without {setting.label}"
+            yield f"{role}     {side.filter}: {side.images:,} images"
+        yield from self.header.lines()
         yield f"classes     {len(self.classes):,} values of {setting.label}, {setting.classes:,} among the queries"
         yield from self.method.lines()
         if isinstance(self.method, Voting):
             excluded = " and ".join(["the query itself", *(f"its {name}" for name in barred.by)])
             yield f"excluded    {excluded}: {barred.images_excluded:,} images for {barred.queries_affected:,} queries"
-            if warning := barred.warning(setting.queries.images):
+            if warning := setting.warning:
                 yield f"WARNING     {warning}"
             yield f"search      {setting.search[0]}"
-        elif barred.queries_without_patient:
-            yield (
-                f"WARNING     {barred.queries_without_patient:,} of {setting.queries.images:,} queries have no "
-                "patient_id: whether their patient has training images can't be told"
-            )
-        yield from self.left_out.lines(setting.intervals.draws)
+        elif warning := self._untold():
+            yield f"WARNING     {warning}"
+        yield from self.left_out.counts(setting.intervals.draws)
+        if self.method.several:
+            yield f"several     images may have several classes: {EXACT_MATCH} is the share of queries of which all"
+            yield "            classes were predicted and no other; the figures of each class stand below"
+
+    def _untold(self) -> str:
+        """Of which queries a probe can't tell whether their patient has training images; empty where it can."""
+        setting, effect = self.setting, "whether a query's patient has training images can't be told"
+        queries, gallery = setting.queries.images, setting.gallery.images
+        without = (setting.exclusion.queries_without_patient, setting.exclusion.gallery_without_patient)
+        return unknown_patients(without, (queries, gallery), (effect, effect, effect))
+
+    def _labels(self) -> Iterator[str]:
+        """A line a class, where images have several."""
+        if not self.labels:
+            return
+        shown = self._figures_of_labels
+        wide = max(len("label"), *(len(item.label) for item in self.labels))
+        yield f"each value of {self.setting.label} by itself; - where no query has it:"
+        yield f"{'label':{wide}}{'queries':>9}{'predicted':>11}{''.join(f'{name:>11}' for name in shown)}"
+        for item in self.labels:
+            values = "".join(f"{figure(getattr(item, name)):>11}" for name in shown)
+            yield f"{item.label:{wide}}{item.queries:>9,}{item.said:>11,}{values}"
 
     def _sureness(self) -> Iterator[str]:
         shown = [row for row in self.rows if row.group == EVERYONE and not math.isnan(row.low)]
         if shown:
             drawn = self.setting.intervals
             yield f"95% intervals, {drawn.draws:,} draws of {drawn.units}:"
+        wide = max([12, *(len(row.measure) for row in shown)])
         for row in shown:
-            yield f"{row.average:7} {row.measure:12} {figure(row.value)}  {figure(row.low)} to {figure(row.high)}"
-
-
-def validation(val: Validation) -> str:
-    """The validation images in words."""
-    side = val.side
-    text = f"{side.images:,} images of {side.filter}"
-    text += f" ({side.unlabelled:,} more have no label)" if side.unlabelled else ""
-    return text + (f", {val.in_test:,} of them test images: too high" if val.in_test else "")
+            interval = f"{figure(row.low)} to {figure(row.high)}"
+            yield f"{row.average:7} {row.measure:{wide}} {figure(row.value)}  {interval}"
 
 
 def figure(value: float) -> str:
@@ -279,8 +214,9 @@ def _figures(rows: Sequence[Row]) -> Iterator[str]:
     measures = list(dict.fromkeys(row.measure for row in rows))
     lines = list(dict.fromkeys((row.group, row.average, row.n, row.coverage) for row in rows))
     wide = max(len(group) for group, *_ in lines)
-    yield f"{'group':{wide}}  average{''.join(f'{name:>11}' for name in measures)}{'n':>9}  coverage"
+    widths = {name: max(11, len(name) + 2) for name in measures}
+    yield f"{'group':{wide}}  average{''.join(f'{name:>{width}}' for name, width in widths.items())}{'n':>9}  coverage"
     for group, average, n, coverage in lines:
-        values = (cells.get((group, average, name)) for name in measures)
-        text = "".join(f"{figure(row.value) if row else '':>11}" for row in values)
+        values = ((width, cells.get((group, average, name))) for name, width in widths.items())
+        text = "".join(f"{figure(row.value) if row else '':>{width}}" for width, row in values)
         yield f"{group:{wide}}  {average:7}{text}{n:>9,}  {coverage:>8.4f}"

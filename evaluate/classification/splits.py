@@ -11,7 +11,7 @@ from cbmir.store import Collection
 from evaluate.classification.votes import NONE, Flags, Labels
 from evaluate.protocol import RetrievalProtocol, existing, wording
 from evaluate.ranking.trial import Codes, Images, Trial, Vocabulary, read_trial
-from evaluate.retrieval.report import Side
+from evaluate.retrieval.setting import Side
 
 VALIDATION: Where = (Condition("split", "=", ("val",)),)
 

@@ -18,7 +18,8 @@ from evaluate.comparison.report import CompareRow, ComparisonReport, Entry
 from evaluate.metrics import Codes, Scores, macro, micro
 from evaluate.protocol import RetrievalProtocol
 from evaluate.retrieval.measurement import Measurement, measure, patients
-from evaluate.retrieval.report import Average, Setting
+from evaluate.retrieval.report import Average
+from evaluate.retrieval.setting import Setting
 from evaluate.significance import Resampler, holm, intervals, paired_test, tally
 
 Ids = NDArray[np.bytes_]
@@ -138,6 +139,8 @@ def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> t
             relabelled=int(np.count_nonzero(part.classes != aligned[0].classes)),
             gallery=len(whole.gallery),
             gallery_alone=len(whole.gallery) - len(everywhere),
+            gallery_unlabelled=whole.setting.gallery.unlabelled,
+            queries_without_relevant=whole.setting.queries_without_relevant,
         )
         for whole, part in zip(contenders, aligned, strict=True)
     )

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluate.retrieval.report import Average, Setting
+from evaluate.header import Header, Omission, PatientCounts
+from evaluate.retrieval.report import Average
+from evaluate.retrieval.setting import Setting
 from evaluate.rows import row_json, write_rows
-from evaluate.significance import units, units_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +63,12 @@ class Entry:
         fingerprint: Of that encoder.
         queries: Queries it has.
         queries_left_out: Those of them that another collection lacks, or has without a label.
-        unlabelled: Further queries, left out because they have no label here.
+        unlabelled: Queries without a label here: left out, and not among `queries`, unless they take part as a class.
         relabelled: Shared queries of another class than in the first collection, whose classes count.
         gallery: Images it was searched for.
         gallery_alone: Those of them that are not in every gallery.
+        gallery_unlabelled: Those of them that have no label here.
+        queries_without_relevant: Queries that have no relevant image in the gallery.
     """
 
     collection: str
@@ -77,6 +80,8 @@ class Entry:
     relabelled: int
     gallery: int
     gallery_alone: int
+    gallery_unlabelled: int = 0
+    queries_without_relevant: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,35 @@ class ComparisonReport:
         """P-values that Holm's correction took together."""
         return sum(not math.isnan(row.p) for row in self.rows)
 
+    @property
+    def shared(self) -> PatientCounts:
+        """Patients of the queries that all collections share."""
+        return PatientCounts(self.clusters - self.alone, self.alone)
+
+    @property
+    def header(self) -> Header:
+        """What the result says first; images are counted once a collection."""
+
+        def total(name: str) -> int:
+            return sum(getattr(entry, name) for entry in self.entries)
+
+        return Header(
+            label=self.setting.label,
+            unlabelled=self.setting.unlabelled,
+            without_label={"queries": total("unlabelled"), "gallery": total("gallery_unlabelled")},
+            left_out=(
+                Omission("queries_not_shared", total("queries_left_out"), "queries that not all collections have"),
+                Omission("gallery_not_shared", total("gallery_alone"), "gallery images that not all collections have"),
+                Omission(
+                    "queries_without_relevant",
+                    total("queries_without_relevant"),
+                    "queries without a relevant gallery image, all collections together",
+                ),
+            ),
+            patients={"queries": self.shared},
+            scope=f"counted in each of the {len(self.entries):,} collections",
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The report as JSON takes it; a figure that doesn't exist is null."""
         setting = self.setting
@@ -116,7 +150,7 @@ class ComparisonReport:
             "protocol": {
                 "queries": setting.queries.filter,
                 "gallery": setting.gallery.filter,
-                "label": setting.label,
+                **self.header.as_json(),
                 "relevance": setting.relevance,
                 "relations": setting.relations,
                 "excluded_by": setting.exclusion.by,
@@ -143,7 +177,7 @@ class ComparisonReport:
         """
         setting = self.setting
         terms = {
-            "label": setting.label,
+            **self.header.columns(),
             "queries": setting.queries.filter,
             "gallery": setting.gallery.filter,
             "excluded_by": " ".join(setting.exclusion.by),
@@ -167,20 +201,21 @@ class ComparisonReport:
         for entry in self.entries:
             yield (
                 f"{entry.collection:{wide}} {entry.encoder}, fingerprint {entry.fingerprint}; {entry.queries:,} asked, "
-                f"{entry.queries_left_out:,} not shared by all, {entry.unlabelled:,} more without {setting.label}"
+                f"{entry.queries_left_out:,} not shared by all, {entry.unlabelled:,} "
+                f"{'of them' if setting.unlabelled == 'include' else 'more'} without {setting.label}"
             )
             if entry.relabelled:
                 yield f"{'':{wide}} {entry.relabelled:,} of its queries have another class here than in the first"
-        drawn, over = units(self.clusters, self.alone), units_over(self.clusters, self.alone)
-        yield f"{'queries':{wide}} {setting.queries.filter}: {self.queries:,} shared, of {drawn}"
+        yield f"{'queries':{wide}} {setting.queries.filter}: {self.queries:,} shared"
         yield f"{'gallery':{wide}} {setting.gallery.filter}: {self._galleries()}"
+        yield from (f"{term:{wide}} {text}" for term, text in self.header.pairs())
         excluded = " and ".join(["the query itself", *(f"its {name}" for name in setting.exclusion.by)])
         yield f"{'excluded':{wide}} {excluded}; search {setting.search[0]}, cbmir {setting.version}"
-        if warning := setting.exclusion.warning(setting.queries.images):
+        if warning := setting.warning:
             yield f"{'WARNING':{wide}} {warning}"
         draws = setting.intervals.draws
         sureness = (
-            f"paired randomisation over {over}, {draws:,} draws, seed {setting.intervals.seed}; "
+            f"paired randomisation over {self.shared.over}, {draws:,} draws, seed {setting.intervals.seed}; "
             f"Holm's correction for {self.tests:,} tests; 95% intervals of the difference"
         )
         yield f"{'test':{wide}} {sureness if draws else 'none was asked for'}"

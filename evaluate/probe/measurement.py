@@ -14,7 +14,9 @@ from cbmir.schema import Vectors
 from cbmir.store import Collection
 from evaluate.classification.assessment import assess
 from evaluate.classification.knn import cohort_of
-from evaluate.classification.report import MEASURES, ClassificationReport, Learning, LeftOut, figure, write_table
+from evaluate.classification.labels import EXACT_MATCH, label_figures, named
+from evaluate.classification.method import Learning, LeftOut
+from evaluate.classification.report import MEASURES, ClassificationReport, figure, write_table
 from evaluate.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from evaluate.classification.votes import NONE
 from evaluate.probe.descent import Epoch, Examples, ProbeSettings
@@ -72,7 +74,7 @@ class ProbeReport:
         """The report as JSON takes it, with the learning curve and the figures from few images."""
         return {
             **self.report.as_json(),
-            "curve": [asdict(epoch) for epoch in self.training.curve],
+            "curve": [dict(zip(self._columns(), astuple(epoch), strict=True)) for epoch in self.training.curve],
             "few_shot": [self._few_as_json(item) for item in self.few],
         }
 
@@ -82,11 +84,17 @@ class ProbeReport:
         Raises:
             CbmirError: the file can't be written.
         """
-        write_table(path, [item.name for item in fields(Epoch)], map(astuple, self.training.curve))
+        write_table(path, self._columns(), map(astuple, self.training.curve))
 
     def table(self) -> str:
         """The report for people."""
         return "\n\n".join(["\n".join(part) for part in ([self.report.table()], [*self._few_lines()]) if part])
+
+    def _columns(self) -> list[str]:
+        """The columns of the learning curve; accuracy has another name where images have several classes."""
+        several = self.report.method.several
+        names = [item.name for item in fields(Epoch)]
+        return [f"val_{EXACT_MATCH}" if several and name == "val_accuracy" else name for name in names]
 
     def _few_as_json(self, few: FewShot) -> dict[str, Any]:
         return {
@@ -102,12 +110,13 @@ class ProbeReport:
         }
 
     def _few_lines(self) -> Iterator[str]:
+        wide = max(12, *map(len, self.report.setting.measures))
         for few in self.few:
             short = f"; {len(few.short):,} classes have fewer" if few.short else ""
             yield f"{few.shots} images a class, {len(few.draws)} draws, mean and standard deviation{short}:"
             for spread in few.spreads:
                 if spread.measure in self.report.setting.measures:
-                    yield f"{spread.average:7} {spread.measure:12} {figure(spread.mean)} {figure(spread.std)}"
+                    yield f"{spread.average:7} {spread.measure:{wide}} {figure(spread.mean)} {figure(spread.std)}"
 
 
 def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: ProbeTerms | None = None) -> ProbeReport:
@@ -138,17 +147,20 @@ def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: P
     free, seen = (Exclusion(splits.test, some) for some in ((), (EXCLUDED["patient"],)))
     relevance = find_relevance(splits.test, free)
     assessment = assess(verdicts, cohort_of(splits.test, relevance.covered))
+    several = splits.coding.several
+    measures = named(terms.measures, several)
     setting = replace(
-        describe(collection, splits.test, free, relevance), measures=terms.measures, k=(0,), search=(SEARCH,), ef=None
+        describe(collection, splits.test, free, relevance), measures=measures, k=(0,), search=(SEARCH,), ef=None
     )
     report = ClassificationReport(
         setting=setting,
         encoder=collection.card,
         method=_learning(splits, folds, training, terms, seen.queries),
-        rows=tuple(row for row in assessment.rows(0, SEARCH) if row.measure in terms.measures),
+        rows=tuple(row for row in assessment.rows(0, SEARCH) if row.measure in measures),
         classes=splits.coding.classes,
         confusion=assessment.confusion,
         left_out=LeftOut.of(assessment, splits.coding.classes, training.unseen, 0),
+        labels=label_figures(verdicts, splits.coding.classes) if several else (),
     )
     few = (few_shot(folds, task, shots, terms.draws, terms.settings) for shots in sorted(set(terms.shots)))
     return ProbeReport(report, training, tuple(few))

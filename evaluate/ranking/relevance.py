@@ -160,7 +160,12 @@ class Relations:
 
 
 def find_relevance(trial: Trial, exclusion: Exclusion) -> Relevance:
-    """Who is relevant to whom by the protocol's label field and rule."""
+    """Who is relevant to whom by the protocol's label field and rule.
+
+    An image without a label is relevant to nobody. Where the protocol includes such images, their set holds one value,
+    `NO_LABEL`, so that all rules agree: two of them share a value, are the same, and have a Jaccard index of 1 (the
+    usual convention for two empty sets), while one of them has nothing in common with an image that has a label.
+    """
     protocol = trial.protocol
     threshold = HALF if protocol.relevance == "jaccard" else 1.0
     return _relevance(trial, exclusion, protocol.label, RULES[protocol.relevance], threshold)

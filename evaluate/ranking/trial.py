@@ -13,6 +13,7 @@ from cbmir.errors import ProtocolError
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
+from evaluate.header import NO_LABEL
 from evaluate.protocol import RetrievalProtocol, existing, unlabelled
 
 NONE = -1
@@ -83,7 +84,7 @@ class Trial:
         gallery_vectors: (gallery, dim), None for more than `HELD_BYTES`: then `stream_gallery` reads them.
         queries_where: The checked filter of the queries.
         gallery_where: The checked filter of the gallery.
-        unlabelled: Queries that were left out because they have no label.
+        unlabelled: Queries without a label: left out, or with ``include`` and `keep_unlabelled` among the queries.
         own_places: (queries,) where the query itself stands in the gallery.
     """
 
@@ -99,6 +100,10 @@ class Trial:
     gallery_where: Where
     unlabelled: int
     own_places: Places
+
+    def without_label(self, images: Images) -> int:
+        """How many of some images of this trial have no label, whether they take part or not."""
+        return int((~_labelled(images, self.protocol, self.vocabularies)).sum())
 
 
 def read_trial(
@@ -119,14 +124,20 @@ def read_trial(
     gallery_where = existing(protocol.gallery, collection, "gallery")
     columns = [*protocol.fields, *fields, *([PATHS] if protocol.graded else [])]
     vocabularies = {name: Vocabulary() for name in columns}
-    asked, vectors = _read(collection, queries_where, vocabularies, held=True)
+    absent = protocol.label if protocol.unlabelled == "include" else None
+    asked, vectors = _read(collection, queries_where, vocabularies, held=True, absent=absent)
     if gallery_where == queries_where:
         gallery, gallery_vectors = asked, vectors
     else:
         held = collection.count(gallery_where) * collection.card.dim * 4 <= HELD_BYTES
-        gallery, gallery_vectors = _read(collection, gallery_where, vocabularies, held=held)
-    for role, where, images in (("queries", queries_where, asked), ("gallery", gallery_where, gallery)):
-        if not keep_unlabelled and not images.codes[protocol.label].any():
+        gallery, gallery_vectors = _read(collection, gallery_where, vocabularies, held=held, absent=absent)
+    there = {
+        role: (where, _labelled(images, protocol, vocabularies))
+        for role, where, images in (("queries", queries_where, asked), ("gallery", gallery_where, gallery))
+    }
+    one_is_enough = absent is not None and any(flags.any() for _, flags in there.values())
+    for role, (where, flags) in there.items():
+        if not (keep_unlabelled or one_is_enough or flags.any()):
             raise unlabelled(collection, where, protocol.label, role)
     labelled = (asked.codes[protocol.label] > 0) | keep_unlabelled
     queries = asked.take(labelled)
@@ -143,7 +154,7 @@ def read_trial(
         gallery_vectors=gallery_vectors,
         queries_where=queries_where,
         gallery_where=gallery_where,
-        unlabelled=len(asked) - len(queries),
+        unlabelled=int((~there["queries"][1]).sum()),
         own_places=gallery.places(queries.ids),
     )
 
@@ -213,9 +224,26 @@ def text_ids(ids: NDArray[np.bytes_]) -> list[str]:
     return [str(uuid.UUID(bytes=packed_id.ljust(16, b"\0"))) for packed_id in ids.tolist()]  # numpy drops closing zeros
 
 
+def _labelled(images: Images, protocol: RetrievalProtocol, vocabularies: Mapping[str, Vocabulary]) -> NDArray[np.bool_]:
+    """(images,) whether each has a label of its own."""
+    codes = images.codes[protocol.label]
+    no_label = vocabularies[protocol.label].get((NO_LABEL,), NONE) if protocol.unlabelled == "include" else NONE
+    labelled: NDArray[np.bool_] = (codes > 0) & (codes != no_label)
+    return labelled
+
+
 def _read(
-    collection: Collection, where: Where, vocabularies: Mapping[str, Vocabulary], *, held: bool
+    collection: Collection,
+    where: Where,
+    vocabularies: Mapping[str, Vocabulary],
+    *,
+    held: bool,
+    absent: str | None,
 ) -> tuple[Images, Vectors | None]:
+    """The images that satisfy a filter, and their vectors if they are to be held.
+
+    Where `absent` names the label field, images without a value of it get `NO_LABEL`.
+    """
     names = [name for name in vocabularies if name != PATHS]
     heads = [name.partition(".")[0] for name in names]
     wanted = list(
@@ -227,7 +255,7 @@ def _read(
     for points in _scroll(collection, where, "images", fields=wanted, vectors=held):
         ids.append(packed(points))
         for name, vocabulary in vocabularies.items():
-            columns[name] += map(vocabulary.code, _values(points, name))
+            columns[name] += map(vocabulary.code, _values(points, name, absent))
         if held:
             vectors.append(_stacked(points))
     images = Images(np.concatenate(ids), {name: np.array(column, np.int32) for name, column in columns.items()})
@@ -238,12 +266,13 @@ def _read(
     return images, together
 
 
-def _values(points: Sequence[StoredPoint], name: str) -> Iterator[Values]:
+def _values(points: Sequence[StoredPoint], name: str, absent: str | None) -> Iterator[Values]:
     if name == PATHS:
-        return map(_paths, points)
+        return (_paths(point, absent is not None) for point in points)
     head, _, key = name.partition(".")
     found = (point.payload.get(head) for point in points)
-    return map(_texts, ((value or {}).get(key) for value in found) if key else found)
+    values = map(_texts, ((value or {}).get(key) for value in found) if key else found)
+    return (value or (NO_LABEL,) for value in values) if name == absent else values
 
 
 def _texts(value: Any) -> Values:
@@ -254,12 +283,14 @@ def _texts(value: Any) -> Values:
     return () if value is None else (str(value),)
 
 
-def _paths(point: StoredPoint) -> Values:
+def _paths(point: StoredPoint, with_no_label: bool) -> Values:
     payload = point.payload
     if labels := payload.get("labels"):
         return tuple(labels)
     modality, region = payload.get("modality"), payload.get("anatomic_region")
-    return (f"{modality}/{region}" if region else str(modality),) if modality else ()
+    if not modality or not region:
+        return (str(modality),) if modality else ()
+    return (f"{modality}/{region}/{NO_LABEL}" if with_no_label else f"{modality}/{region}",)
 
 
 def _classes(vocabulary: Vocabulary) -> tuple[tuple[str, ...], Codes]:

@@ -15,6 +15,9 @@ FILTERED = ("modality", "anatomic_region", "dataset", "split", "sex", "primary_l
 CROSSED = ("modality", "anatomic_region")
 """Fields of which each query also asks for another value than its own: none of its nearest neighbours may pass."""
 
+OTHER_PATIENTS = "patient_id!=the query's"
+"""Name of the case in which each query leaves out the images of its patient."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -32,7 +35,7 @@ class Case:
 def cases(
     collection: Collection, queries: Sequence[Mapping[str, Any]], given: Sequence[Where] | None
 ) -> tuple[list[Case], tuple[str, ...]]:
-    """The filters to measure, no filter first, and those of `FILTERED` that no image has a value of.
+    """The filters to measure, no filter first, and the fields that made none: no image, or no query, has a value.
 
     Args:
         collection: What is measured.
@@ -54,7 +57,9 @@ def cases(
         patients = [query.get("patient_id") for query in queries]
         if any(patients):
             others = tuple((Condition("patient_id", "!=", (item,)),) if item else () for item in patients)
-            made.append(Case("patient_id!=the query's", others))
+            made.append(Case(OTHER_PATIENTS, others))
+        else:
+            without.append("patient_id")
     return made, tuple(without)
 
 

@@ -21,8 +21,9 @@ from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
 from cbmir.store.tuning import TIE, recall
 from cbmir.store.ways import Found, Wanted, search_ef
+from evaluate.header import Header, Omission, PatientCounts
 from evaluate.protocol import MAX_K, existing, wording
-from evaluate.recall.cases import Case, cases
+from evaluate.recall.cases import OTHER_PATIENTS, Case, cases
 from evaluate.rows import row_json, write_rows
 
 EFS = (32, 64, 128, 256, 512)
@@ -114,7 +115,9 @@ class RecallReport:
         queries: Queries drawn; fewer than were asked for where there are no more.
         drawn_from: Which stored images they were drawn from.
         seed: Of the draw.
-        fields_without_value: Those of `FILTERED` that made no filter, because no image has a value.
+        fields_without_value: Those of `FILTERED` that made no filter, because no image has a value; ``patient_id`` too,
+            where no query has one.
+        patients: Of the queries.
         rows: No filter, then the others, both ways each.
         sweep: No filter, approximate, by rising beam width.
         version: Of cbmir.
@@ -131,14 +134,35 @@ class RecallReport:
     drawn_from: str
     seed: int
     fields_without_value: tuple[str, ...]
+    patients: PatientCounts
     rows: tuple[RecallRow, ...]
     sweep: tuple[RecallRow, ...]
     version: str = cbmir.__version__
+
+    @property
+    def header(self) -> Header:
+        """What the result says first; no label has a part."""
+        words = "queries without a patient id: the filter by the query's patient lets all images pass for them"
+        by_patient = any(row.filter == OTHER_PATIENTS for row in self.rows)
+        left_out = (
+            Omission(
+                "fields_without_value",
+                len(self.fields_without_value),
+                f"fields made no filter: {', '.join(self.fields_without_value)}: no image, or no query, has a value",
+            ),
+            Omission(
+                "queries_without_patient_filter",
+                self.patients.images_without_id if by_patient else 0,
+                words,
+            ),
+        )
+        return Header(None, None, {}, left_out, {"queries": self.patients})
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON takes it."""
         return {
             **asdict(self),
+            **self.header.as_json(),
             "rows": [row_json(row) for row in self.rows],
             "sweep": [row_json(row) for row in self.sweep],
         }
@@ -162,7 +186,7 @@ class RecallReport:
             "seed",
         )
         terms: Mapping[str, object] = {name: getattr(self, name) for name in (*names, "version")}
-        write_rows(path, self.rows + self.sweep, terms)
+        write_rows(path, self.rows + self.sweep, {**terms, **self.header.columns()})
 
     def table(self) -> str:
         """The report for people: the terms, then the filters, then the sweep."""
@@ -176,10 +200,9 @@ class RecallReport:
             f"queries     {self.queries:,} stored vectors ({self.drawn_from}), seed {self.seed}; one at a time, "
             "without payloads; each may find itself"
         )
+        yield from self.header.lines()
         yield f"relevant    what an exact search finds, or as near to {TIE:g}"
         yield "way         auto: what users get by default; approximate: the HNSW graph, unchecked"
-        if self.fields_without_value:
-            yield f"no filter   of {', '.join(self.fields_without_value)}: no image has a value"
 
     def _swept(self) -> Iterator[str]:
         if self.sweep:
@@ -246,6 +269,7 @@ def measure_recall(collection: Collection, terms: RecallTerms | None = None) -> 
         drawn_from=wording(terms.queries),
         seed=terms.seed,
         fields_without_value=without,
+        patients=_patients(drawn),
         rows=tuple(rows),
         sweep=tuple(sweep),
     )
@@ -300,6 +324,11 @@ class _Bench:
             seconds[row] = time.perf_counter() - started
         self._bar.update()
         return _Timed(answers, seconds)
+
+
+def _patients(drawn: Sequence[StoredPoint]) -> PatientCounts:
+    known = [patient for point in drawn if (patient := point.payload.get("patient_id"))]
+    return PatientCounts(len(set(known)), len(drawn) - len(known))
 
 
 def _drawn(collection: Collection, terms: RecallTerms, where: Where) -> list[StoredPoint]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.classification.labels import ACCURACY, EXACT_MATCH
 from evaluate.report.charts import Series, bars, condensed, curves, heatmap, scatter
 from evaluate.report.drawing import Drawing
 from evaluate.report.embedding_map import EmbeddingMap
@@ -16,7 +17,13 @@ from evaluate.retrieval.report import Row
 MOST_GROUPS = 20
 """Groups a chart shows, the most frequent; the CSV holds all."""
 
-SYMBOLS = {"precision": "P", "precision_capped": "capped P", "map": "mAP", "accuracy": "kNN accuracy"}
+SYMBOLS = {
+    "precision": "P",
+    "precision_capped": "capped P",
+    "map": "mAP",
+    ACCURACY: "kNN accuracy",
+    EXACT_MATCH: "kNN exact-match accuracy",
+}
 
 _PLANES = {"pca": "principal component", "tsne": "t-SNE axis", "umap": "UMAP axis"}
 
@@ -43,8 +50,9 @@ def draw_curves(findings: Sequence[Finding], terms: ReportTerms) -> Drawing:
     measured = [(item.collection, item.measured) for item in findings if item.measured]
     series = [_series(name, item.curve) for name, item in measured]
     symbol = SYMBOLS[terms.measure]
+    drawn = over(item for _, item in measured)
     caption = (
-        f"Micro-averaged {terms.measure} of the first k places, with 95% intervals over {_over(measured)}. "
+        f"Micro-averaged {terms.measure} of the first k places, with 95% intervals over {drawn}. "
         f"{_subject([item for _, item in measured])}"
     )
     return Drawing.of(curves(series, f"{symbol}@k"), "curves", f"{symbol}@k for k = 1 to {_longest(series)}", caption)
@@ -64,7 +72,7 @@ def draw_groups(findings: Sequence[Finding], terms: ReportTerms) -> Iterator[Dra
             continue
         series = [_series(name, [mine.get(group, empty) for group in shown]) for name, mine in rows.items()]
         caption = (
-            f"Micro-averaged, with 95% intervals over {_over(list(measured.items()))}, none where there is only one. "
+            f"Micro-averaged, with 95% intervals over {over(measured.values())}, none where there is only one. "
             "In brackets the queries that have a value."
         )
         if hidden := len(sizes) - len(shown):
@@ -152,9 +160,10 @@ def _longest(series: Sequence[Series]) -> int:
     return max(len(item.values) for item in series)
 
 
-def _over(measured: Sequence[tuple[str, Measured]]) -> str:
-    """What intervals are drawn over: patients, or images where these aren't known."""
-    return measured[0][1].retrieval.setting.intervals.over if measured else "patients"
+def over(measured: Iterable[Measured]) -> str:
+    """What the intervals of some collections are drawn over: patients, images where these aren't known, or both."""
+    drawn = [item.retrieval.setting.intervals.drawn for item in measured]
+    return sum(drawn[1:], drawn[0]).over if drawn else "patients"
 
 
 def _subject(measured: Sequence[Measured]) -> str:

@@ -66,5 +66,5 @@ def _write_figures(measured: Measured, folder: Path, name: str, terms: dict[str,
     if rows := CaseRow.of(measured.cases):
         yield (path := folder / f"cases_{name}.csv")
         setting = retrieval.setting
-        asked = {"queries": setting.queries.filter, "gallery": setting.gallery.filter, "label": setting.label}
+        asked = {"queries": setting.queries.filter, "gallery": setting.gallery.filter, **setting.header.columns()}
         write_rows(path, rows, {**terms, **asked})

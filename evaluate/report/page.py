@@ -9,20 +9,31 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cbmir.encoders.contamination import contamination
-from evaluate.classification.report import validation
+from evaluate.classification.labels import ACCURACY, EXACT_MATCH
+from evaluate.classification.method import validation
+from evaluate.header import NO_LABEL, PatientCounts
 from evaluate.protocol import NAMED, wording
 from evaluate.report.cases import HITS
-from evaluate.report.figures import SYMBOLS, wording_of_exclusion
+from evaluate.report.figures import SYMBOLS, over, wording_of_exclusion
 from evaluate.report.report import Report
 from evaluate.report.standings import LEVEL, shown
 from evaluate.report.terms import CURVE_K
-from evaluate.retrieval.report import RetrievalReport, Setting, Side
-from evaluate.significance import units
+from evaluate.retrieval.report import RetrievalReport
+from evaluate.retrieval.setting import Setting, Side
 
 _RULES = {
     "any": "Images are right answers to each other if they share a value of {}.",
     "exact": "Images are right answers to each other if they have the same values of {}.",
     "jaccard": "Images are right answers to each other if they share half or more of the values of {} (Jaccard).",
+}
+_UNLABELLED = {
+    "exclude": "images without {} are no queries, and never a right answer",
+    "include": f"images without {{}} are the class '{NO_LABEL}', right answers to each other only",
+}
+_SWAPPED = {
+    PatientCounts(1, 0).over: "all queries of a patient are swapped together",
+    PatientCounts(0, 1).over: "each query is swapped on its own, as none has a patient id",
+    PatientCounts(1, 1).over: "all queries of a patient are swapped together, and one without a patient id on its own",
 }
 _NONE = "–"
 
@@ -71,6 +82,8 @@ def _protocol(report: Report) -> Iterator[tuple[str, str]]:
     protocol = report.terms.protocol
     yield "queries", wording(protocol.queries)
     yield "gallery", wording(protocol.gallery)
+    yield "label", protocol.label
+    yield "unlabelled", _UNLABELLED[protocol.unlabelled].format(protocol.label)
     yield "relevance", _RULES[protocol.relevance].format(protocol.label)
     yield "never found", wording_of_exclusion(protocol.exclude)
     yield "search", "a scan of all vectors by cosine; equal ones by id"
@@ -92,8 +105,9 @@ def _protocol(report: Report) -> Iterator[tuple[str, str]]:
 def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple[str, str]]:
     """What a collection met on these terms."""
     barred = setting.exclusion
-    yield "queries", _side(setting.queries, setting.label)
-    yield "gallery", _side(setting.gallery, setting.label)
+    yield "queries", _side(setting.queries)
+    yield "gallery", _side(setting.gallery)
+    yield from setting.header.pairs(everything=True)
     yield (
         "excluded",
         (
@@ -101,7 +115,7 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
             f"{barred.queries_without_patient:,} queries without patient_id, whose patient's images can't be told"
         ),
     )
-    if warning := barred.warning(setting.queries.images):
+    if warning := setting.warning:
         yield "warning", warning
     coverage = next(row.coverage for row in retrieval.rows if row.group == "all")
     yield "coverage", f"{coverage:.1%} of the queries have a right answer in the gallery"
@@ -112,10 +126,10 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
     yield "classes", text
 
 
-def _side(side: Side, label: str) -> str:
+def _side(side: Side) -> str:
     datasets = ", ".join(f"{name} {count:,}" for name, count in list(side.datasets.items())[:NAMED])
     more = f" and {len(side.datasets) - NAMED:,} more data sets" if len(side.datasets) > NAMED else ""
-    return f"{side.images:,} images ({datasets}{more}); {side.unlabelled:,} without {label}"
+    return f"{side.images:,} images ({datasets}{more})"
 
 
 def _sureness(report: Report) -> str:
@@ -123,8 +137,7 @@ def _sureness(report: Report) -> str:
     if not protocol.draws:
         return "none were asked for (0 draws)"
     drawn = sorted((item.retrieval.setting.intervals for item in report.measured), key=lambda item: item.clusters)
-    over = drawn[0].over if drawn else "patients"
-    text = f"percentile bootstrap over {over}, {protocol.draws:,} draws, seed {protocol.seed}"
+    text = f"percentile bootstrap over {over(report.measured)}, {protocol.draws:,} draws, seed {protocol.seed}"
     if drawn:
         text += f", {' to '.join(dict.fromkeys((drawn[0].units, drawn[-1].units)))}"
         text += " (fewer than about 20: too narrow)" if drawn[0].clusters < 20 else ""
@@ -151,15 +164,17 @@ def _comparison(report: Report) -> str:
         else "no test was asked for (0 draws)"
     )
     return (
-        f"{made.queries:,} queries of {units(made.clusters, made.alone)} that all collections have. "
-        f"Paired randomisation test in which all queries of a patient are swapped together: {how}."
+        f"{made.queries:,} queries that all collections have: {made.shared.words}. "
+        f"Paired randomisation test in which {_SWAPPED[made.shared.over]}: {how}."
     )
 
 
 def _rule(report: Report) -> str:
+    people = over(report.measured)
+    once = {"patients": "one query a patient, ", "images": ""}.get(people, "one query a patient whose id is known, ")
     return (
         f"The {report.terms.pictures} highest and the {report.terms.pictures} lowest average precisions at {CURVE_K}, "
-        "of queries with a right answer in the gallery; equal ones by id, one query a patient, none in both lists. "
+        f"of queries with a right answer in the gallery; equal ones by id, {once}none in both lists. "
         f"Beside each its first {HITS} hits."
     )
 
@@ -180,7 +195,7 @@ def _contamination(report: Report) -> Iterator[tuple[str, str]]:
 
 def _heading(row: Any) -> str:
     """A figure's name over a column."""
-    if row.measure == "accuracy":
+    if row.measure in (ACCURACY, EXACT_MATCH):
         return SYMBOLS[row.measure]
     return f"{SYMBOLS[row.measure]}@{row.k} {row.average}"
 

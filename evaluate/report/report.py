@@ -14,6 +14,7 @@ from cbmir.errors import CollectionError, ProtocolError
 from cbmir.store import Store
 from evaluate.comparison.report import ComparisonReport
 from evaluate.experiment.provenance import PACKAGES
+from evaluate.protocol import wording
 from evaluate.report.drawing import Drawing
 from evaluate.report.figures import Panel, draw_curves, draw_groups, draw_panel
 from evaluate.report.findings import Finding, Measured, compare_measured, find
@@ -88,6 +89,12 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """What was made, as JSON takes it."""
         return {
+            "protocol": {
+                "label": self.terms.protocol.label,
+                "unlabelled": self.terms.protocol.unlabelled,
+                "queries": wording(self.terms.protocol.queries),
+                "gallery": wording(self.terms.protocol.gallery),
+            },
             "collections": len(self.findings),
             "measured": len(self.measured),
             "queries": sum(item.retrieval.setting.queries.images for item in self.measured),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluate.comparison.report import ComparisonReport
+from evaluate.header import Header
 from evaluate.report.findings import Finding, Measured
 from evaluate.report.terms import AVERAGE_PRECISION, ReportTerms
 from evaluate.retrieval.report import Average, Row
@@ -23,7 +24,7 @@ class Cell:
     """One figure of a collection.
 
     Attributes:
-        measure: Name of a measure, or ``accuracy`` of the vote.
+        measure: Name of a measure, or ``accuracy`` of the vote (``exact_match_accuracy`` of several labels).
         k: Its cutoff, or the neighbours that voted.
         average: ``micro`` or ``macro``.
         value: NaN where no query has one.
@@ -56,6 +57,7 @@ class Standing:
         indexed: Vectors in an HNSW graph.
         queries: Images that asked; 0 where it can't be measured.
         gallery: Images that were searched.
+        header: What its figures are figures of; None where it can't be measured.
         cells: The figures; empty where it can't be measured.
         reason: Why not; empty otherwise.
     """
@@ -69,12 +71,16 @@ class Standing:
     indexed: int
     queries: int
     gallery: int
+    header: Header | None
     cells: tuple[Cell, ...]
     reason: str
 
     def as_json(self) -> dict[str, Any]:
         """The row as JSON takes it: null for a figure that doesn't exist."""
-        return row_json(self) | {"cells": [row_json(cell) for cell in self.cells]}
+        protocol = self.header.as_json() if self.header else None
+        data = row_json(self) | {"protocol": protocol, "cells": [row_json(cell) for cell in self.cells]}
+        del data["header"]
+        return data
 
 
 def standings(
@@ -98,6 +104,7 @@ def table(rows: Sequence[Standing]) -> str:
         what = row.reason or f"{row.queries:,} queries, gallery of {row.gallery:,}"
         encoder = f"{row.encoder}, {row.dim} dimensions, fingerprint {row.fingerprint}"
         lines.append(f"{row.collection}: {encoder}; {row.images:,} images, {what}")
+        lines += [f"  {line}" for line in row.header.lines()] if row.header else []
         for cell in row.cells:
             interval = "" if math.isnan(cell.low) else f"  {cell.low:.4f} to {cell.high:.4f}"
             name = f"{cell.measure}@{cell.k}"
@@ -141,6 +148,7 @@ def _standing(finding: Finding, best: set[tuple[str, Column]], terms: ReportTerm
         indexed=finding.info.indexed,
         queries=setting.queries.images if setting else 0,
         gallery=setting.gallery.images if setting else 0,
+        header=setting.header if setting else None,
         cells=tuple(
             Cell(
                 row.measure,

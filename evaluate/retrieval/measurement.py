@@ -10,13 +10,15 @@ from cbmir.encoders.device import place
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection
 from cbmir.store.ways import search_ef
+from evaluate.header import PatientCounts
 from evaluate.metrics import Gains, Scores, at, macro, micro, valued
 from evaluate.protocol import RetrievalProtocol, wording
 from evaluate.ranking.exclusion import Exclusion
 from evaluate.ranking.neighbours import Neighbours, ask, scan
 from evaluate.ranking.relevance import Relevance, find_grades, find_relevance, judge
 from evaluate.ranking.trial import Trial, read_trial
-from evaluate.retrieval.report import Average, Barred, Intervals, RetrievalReport, Row, Setting, Side
+from evaluate.retrieval.report import Average, RetrievalReport, Row
+from evaluate.retrieval.setting import Barred, Intervals, Setting, Side
 from evaluate.significance import Interval, Resampler, intervals
 
 
@@ -182,6 +184,8 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
     classes = set(trial.classes.tolist())
     uncovered = classes - set(trial.classes[relevance.covered].tolist())
     resampler = Resampler(patients(trial))
+    sides = {"queries": queries, "gallery": gallery}
+    people = {role: PatientCounts.of(images.codes["patient_id"]) for role, images in sides.items()}
     asks_store = any(search != "exact" for search in protocol.searches)
     return Setting(
         collection=collection.name,
@@ -194,7 +198,7 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         gallery=Side(
             wording(protocol.gallery),
             len(gallery),
-            int((gallery.codes[protocol.label] == 0).sum()),
+            trial.without_label(gallery),
             collection.facet("dataset", trial.gallery_where),
         ),
         label=protocol.label,
@@ -207,11 +211,15 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
             by=protocol.exclude,
             queries_affected=exclusion.queries,
             images_excluded=exclusion.images,
-            queries_without_patient=int((queries.codes["patient_id"] == 0).sum()),
+            queries_without_patient=people["queries"].images_without_id,
+            gallery_without_patient=people["gallery"].images_without_id,
         ),
         measures=protocol.measures,
         k=protocol.k,
         search=protocol.searches,
         ef=search_ef(protocol.depth) if asks_store else None,
         intervals=Intervals(protocol.draws, protocol.seed, resampler.count, resampler.alone),
+        unlabelled=protocol.unlabelled,
+        queries_without_relevant=int((~relevance.covered).sum()),
+        patients=people,
     )

@@ -1,18 +1,19 @@
 """What was measured and how: tidy rows, and the terms without which they are no result."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cbmir
 from cbmir.fingerprint import EncoderCard
+from evaluate.header import Header
 from evaluate.protocol import NAMED
+from evaluate.retrieval.setting import Setting, Side
 from evaluate.rows import row_json, write_rows
-from evaluate.significance import units, units_over
 
-Average = Literal["micro", "macro"]
+Average = Literal["micro", "macro", "label"]
+"""``label``: of one value of the label field, in a classification of images with several."""
 
 _RULES = {
     "any": "who shares a value of {}",
@@ -51,129 +52,6 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """The queries or the gallery.
-
-    Attributes:
-        filter: Which images they are, in the filter language.
-        images: How many took part.
-        unlabelled: Images without a label: left out of the queries, never relevant in the gallery.
-        datasets: Images of each data set, with and without a label.
-    """
-
-    filter: str
-    images: int
-    unlabelled: int
-    datasets: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Barred:
-    """How the query itself and images of its patient were kept out of the answers; the query itself always is.
-
-    Attributes:
-        same_patient: ``excluded`` or ``included``.
-        by: By what images were excluded.
-        queries_affected: Queries for which a gallery image was excluded.
-        images_excluded: Gallery images excluded, summed over queries.
-        queries_without_patient: Queries of which the patient isn't known.
-    """
-
-    same_patient: Literal["excluded", "included"]
-    by: tuple[str, ...]
-    queries_affected: int
-    images_excluded: int
-    queries_without_patient: int
-
-    def warning(self, queries: int) -> str:
-        """What a reader must know where patients are to be excluded and aren't known; else empty.
-
-        Args:
-            queries: How many there are.
-        """
-        if self.same_patient == "included" or not self.queries_without_patient:
-            return ""
-        if self.queries_without_patient == queries:
-            return "no image has a patient_id: same-patient images are not excluded"
-        return (
-            f"{self.queries_without_patient:,} of {queries:,} queries have no patient_id: "
-            "for these same-patient images are not excluded"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Intervals:
-    """How 95% intervals were made: by a percentile bootstrap over patients, or over images where these aren't known.
-
-    Attributes:
-        draws: 0 for none.
-        seed: Of the draws.
-        clusters: What is drawn: patients among the queries, and queries without one.
-        alone: Of the clusters, queries without a patient.
-    """
-
-    draws: int
-    seed: int
-    clusters: int
-    alone: int = 0
-
-    @property
-    def units(self) -> str:
-        """How many of what is drawn, in words."""
-        return units(self.clusters, self.alone)
-
-    @property
-    def over(self) -> str:
-        """The kind of what is drawn."""
-        return units_over(self.clusters, self.alone)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What was measured, and on which terms.
-
-    Attributes:
-        collection: Its name.
-        store: Engine that holds it.
-        vectors: Images in the collection.
-        indexed: Vectors in an HNSW graph; the approximate search scans the others.
-        queries: Who asks.
-        gallery: What is searched.
-        label: Field that decides relevance.
-        relevance: ``any``, ``exact`` or ``jaccard``.
-        relations: File of graded relations, None for modality, region, pathology.
-        classes: Distinct first values of the label field among the queries.
-        classes_without_gallery: Those of which no query has a relevant image in the gallery.
-        exclusion: What a query may not find.
-        measures: Names.
-        k: Cutoffs.
-        search: The searches compared.
-        ef: HNSW beam width of the approximate search, None without one.
-        intervals: How sure the figures are.
-        version: Of cbmir.
-    """
-
-    collection: str
-    store: str
-    vectors: int
-    indexed: int
-    queries: Side
-    gallery: Side
-    label: str
-    relevance: str
-    relations: str | None
-    classes: int
-    classes_without_gallery: tuple[str, ...]
-    exclusion: Barred
-    measures: tuple[str, ...]
-    k: tuple[int, ...]
-    search: tuple[str, ...]
-    ef: int | None
-    intervals: Intervals
-    version: str = cbmir.__version__
-
-
-@dataclass(frozen=True, slots=True)
 class RetrievalReport:
     """The result of a retrieval measurement.
 
@@ -193,7 +71,7 @@ class RetrievalReport:
         """The report as JSON takes it; a mean without any query is null."""
         encoder = {**self.encoder.as_json(), "fingerprint": self.encoder.fingerprint}
         data = {
-            "protocol": asdict(self.setting),
+            "protocol": {**asdict(self.setting), **self.setting.header.as_json()},
             "encoder": encoder,
             "rows": [row_json(row) for row in self.rows],
         }
@@ -201,8 +79,12 @@ class RetrievalReport:
             data["rows_nothing_excluded"] = [row_json(row) for row in self.together]
         return data
 
-    def write_csv(self, path: Path) -> None:
+    def write_csv(self, path: Path, header: Header | None = None) -> None:
         """Write the rows, each with what it is a result of, so that the files of several encoders can be joined.
+
+        Args:
+            path: The file, which is replaced.
+            header: Of a result that has more to say than the setting's.
 
         Raises:
             CbmirError: the file can't be written.
@@ -212,7 +94,7 @@ class RetrievalReport:
             "collection": setting.collection,
             "encoder": self.encoder.name,
             "fingerprint": self.encoder.fingerprint,
-            "label": setting.label,
+            **(header or setting.header).columns(),
             "queries": setting.queries.filter,
             "gallery": setting.gallery.filter,
             "same_patient": setting.exclusion.same_patient,
@@ -231,8 +113,9 @@ class RetrievalReport:
         setting, encoder, exclusion = self.setting, self.encoder, self.setting.exclusion
         yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
-        yield f"queries     {_side(setting.queries)}; {setting.queries.unlabelled:,} without {setting.label} left out"
-        yield f"gallery     {_side(setting.gallery)}; {setting.gallery.unlabelled:,} of them without {setting.label}"
+        yield f"queries     {_side(setting.queries)}"
+        yield f"gallery     {_side(setting.gallery)}"
+        yield from setting.header.lines()
         rule = _RULES[setting.relevance].format(setting.label)
         yield f"relevant    {rule}; the queries have {setting.classes:,} classes"
         if missing := setting.classes_without_gallery:
@@ -242,7 +125,7 @@ class RetrievalReport:
             f"{exclusion.images_excluded:,} images for {exclusion.queries_affected:,} queries; "
             f"{exclusion.queries_without_patient:,} queries without patient_id"
         )
-        if warning := exclusion.warning(setting.queries.images):
+        if warning := setting.warning:
             yield f"WARNING     {warning}"
         yield f"search      {'; '.join(_search(name, setting) for name in setting.search)}"
 

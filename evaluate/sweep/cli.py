@@ -46,7 +46,8 @@ def _sizes(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tup
     type=click.Choice(UNITS),
     default=UNITS[0],
     show_default=True,
-    help="What is drawn; whole patients come as near to a size as they can, and an image without one counts as one.",
+    help="What is drawn; whole patients come as near to a size as they can, and an image without a patient id is drawn "
+    "on its own.",
 )
 @out_option
 @filter_options

@@ -22,7 +22,7 @@ from evaluate.ranking.relevance import find_grades, find_relevance, judge
 from evaluate.ranking.scan import CHUNK_IMAGES
 from evaluate.ranking.trial import HELD_BYTES, Trial, read_trial, stream_gallery
 from evaluate.retrieval.measurement import Answers, Measurement, describe, group_masks, summarise
-from evaluate.retrieval.report import Setting
+from evaluate.retrieval.setting import Setting
 from evaluate.sweep.galleries import UNITS, Size, draw_order, units_of
 from evaluate.sweep.report import SweepReport, SweepRow
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cbmir.fingerprint import EncoderCard
-from evaluate.retrieval.report import Average, Setting
+from evaluate.header import Header, Omission
+from evaluate.retrieval.report import Average
+from evaluate.retrieval.setting import Setting
 from evaluate.rows import row_json, write_rows
 
 
@@ -66,8 +68,8 @@ class SweepReport:
         setting: What was measured, and on which terms; its gallery is the whole one.
         encoder: What made the vectors.
         unit: What was drawn, ``image`` or ``patient``.
-        without_patient: Images of the whole gallery that are drawn as patients of their own, as theirs isn't known; 0
-            where images are drawn.
+        without_patient: Images of the whole gallery without a patient id, where patients are drawn: each is drawn on
+            its own; 0 where images are drawn.
         galleries: Draws a size; their seed is that of the intervals.
         sizes_left_out: Sizes that were asked for and have less than one image, or more than there are.
         rows: By rising size, then by draw.
@@ -81,10 +83,17 @@ class SweepReport:
     sizes_left_out: tuple[str, ...]
     rows: tuple[SweepRow, ...]
 
+    @property
+    def header(self) -> Header:
+        """What the result says first."""
+        sizes = Omission("sizes_without_gallery", len(self.sizes_left_out), self._sizes_left_out())
+        header = self.setting.header
+        return replace(header, left_out=(*header.left_out, sizes))
+
     def as_json(self) -> dict[str, Any]:
         """The report as JSON takes it; a figure that doesn't exist is null."""
         return {
-            "protocol": asdict(self.setting),
+            "protocol": {**asdict(self.setting), **self.header.as_json()},
             "encoder": {**self.encoder.as_json(), "fingerprint": self.encoder.fingerprint},
             "unit": self.unit,
             "gallery_images_without_patient": self.without_patient,
@@ -104,7 +113,7 @@ class SweepReport:
             "collection": setting.collection,
             "encoder": self.encoder.name,
             "fingerprint": self.encoder.fingerprint,
-            "label": setting.label,
+            **self.header.columns(),
             "relevance": setting.relevance,
             "queries": setting.queries.filter,
             "gallery_filter": setting.gallery.filter,
@@ -125,27 +134,24 @@ class SweepReport:
         setting, encoder = self.setting, self.encoder
         yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
-        yield (
-            f"queries     {setting.queries.filter}: {setting.queries.images:,} images of "
-            f"{setting.intervals.units}; {setting.queries.unlabelled:,} without {setting.label} left out"
-        )
-        yield (
-            f"gallery     {setting.gallery.filter}: {setting.gallery.images:,} images, "
-            f"{setting.gallery.unlabelled:,} of them without {setting.label}"
-        )
+        yield f"queries     {setting.queries.filter}: {setting.queries.images:,} images"
+        yield f"gallery     {setting.gallery.filter}: {setting.gallery.images:,} images"
+        yield from self.header.lines()
         yield f"drawn       {self.galleries:,} times, {self._drawn()}; seed {setting.intervals.seed}"
-        if self.sizes_left_out:
-            yield f"left out    {', '.join(self.sizes_left_out)}: not 1 to {setting.gallery.images:,} images"
         yield f"relevant    by {setting.label}, {setting.relevance}; the queries have {setting.classes:,} classes"
         excluded = " and ".join(["the query itself", *(f"its {name}" for name in setting.exclusion.by)])
         yield f"excluded    {excluded}; search exact, a scan of all vectors"
-        if warning := setting.exclusion.warning(setting.queries.images):
+        if warning := setting.warning:
             yield f"WARNING     {warning}"
 
     def _drawn(self) -> str:
         if self.unit == "image":
             return "images"
-        return f"whole patients; {self.without_patient:,} images without patient_id are patients of their own"
+        drawn = self.setting.patients["gallery"]
+        return f"whole patients: {drawn.words}" if drawn.patients else f"images: {drawn.words}"
+
+    def _sizes_left_out(self) -> str:
+        return f"sizes ({', '.join(self.sizes_left_out)}): not 1 to {self.setting.gallery.images:,} images"
 
     def _lines(self, average: Average) -> Iterator[str]:
         """A line a size: all queries, by this average."""
