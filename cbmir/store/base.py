@@ -386,9 +386,10 @@ class Store(ABC):
             CollectionError: there is none, or there are several.
         """
         names = self.names()
-        if len(names) != 1:
-            there = f"it has {', '.join(names)}" if names else "it holds no collection yet"
-            raise CollectionError(f"name a collection of {self.location}; {there}")
+        if not names:
+            raise CollectionError(f"no collection in {self.location}: {self._nothing()}")
+        if len(names) > 1:
+            raise CollectionError(f"name a collection of {self.location} (--collection); it has {', '.join(names)}")
         return names[0]
 
     def ailing(self, name: str) -> list[str]:
@@ -404,9 +405,13 @@ class Store(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _nothing(self) -> str:
+        """Why a store has no collection, in words."""
+        return "it holds no collection yet"
+
     def _missing(self, name: str) -> CollectionError:
         names = self.names()
-        there = f"there are {', '.join(names)}" if names else "it holds no collection yet"
+        there = f"there are {', '.join(names)}" if names else self._nothing()
         return CollectionError(f"no collection {name!r} in {self.location}; {there}")
 
 

@@ -135,6 +135,9 @@ class EdgeStore(Store):
             raise self._missing(name)
         return EdgeCollection(folder, _read_card(folder))
 
+    def _nothing(self) -> str:
+        return super()._nothing() if self.path.exists() else "there is no such directory"
+
     def drop(self, name: str) -> None:
         """Delete a collection, a damaged one too."""
         if name not in self.names():
