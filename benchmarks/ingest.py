@@ -41,6 +41,7 @@ class Some:
 
     items: list[SourceImage]
     ignored: dict[str, int]
+    root: Path = Path()
 
     @property
     def total(self) -> int:

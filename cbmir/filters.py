@@ -109,6 +109,15 @@ def parse(text: str) -> Condition:
     return Condition(field.name, op, tuple(read(part) for part in parts), whole)
 
 
+def wording(where: Where) -> str:
+    """A filter as people write it; empty without conditions."""
+    return " and ".join(f"{item.field}{item.op}{'|'.join(map(_escaped, item.values))}" for item in where)
+
+
+def _escaped(value: Value) -> str:
+    return str(value).replace("|", r"\|")
+
+
 def any_of(field: str, values: Iterable[str]) -> Where:
     """The condition behind a repeatable option such as ``--modality CT --modality MR``; none for no value."""
     typed = tuple(_typed(_indexed(field), value) for value in values)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cbmir.errors import FingerprintError
@@ -19,12 +19,15 @@ class EncoderCard:
         weights: ``sha256:...`` of the weights that were loaded, ``none`` for encoders without any, or ``external`` for
             vectors that were made elsewhere.
         preprocessing: What happens to a picture before the network, as data.
+        origin: Where the weights came from, in words: ``package NAME``, ``ORG/REPO@REVISION`` of the model hub, ``file
+            NAME``; empty where nobody knows. It is no part of the fingerprint.
     """
 
     name: str
     dim: int
     weights: str
     preprocessing: Mapping[str, Any]
+    origin: str = field(default="", compare=False)
 
     @property
     def fingerprint(self) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cbmir import filters
 from cbmir.errors import CutoffError, FilterError, ProtocolError
-from cbmir.filters import Condition, Value, Where, parse, resolve
+from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.store import Collection
 from evaluate.metrics import METRICS
 
@@ -48,12 +49,7 @@ def conditions(texts: Sequence[str]) -> Where:
 
 def wording(where: Where) -> str:
     """A filter as people write it; the inverse of `conditions`."""
-    parts = [f"{item.field}{item.op}{'|'.join(map(_escaped, item.values))}" for item in where]
-    return " and ".join(parts) or EVERYTHING
-
-
-def _escaped(value: Value) -> str:
-    return str(value).replace("|", r"\|")
+    return filters.wording(where) or EVERYTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

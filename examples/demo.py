@@ -36,13 +36,13 @@ def demo(out: Path) -> None:
         sheet = out / f"similar-{modality}.png"
         _cbmir(
             *("search", "image", str(samples / query), "--store", str(store), "--collection", _BEST, "-k", "6"),
-            *("--modality", modality, "--exclude-same-patient", "--sheet", str(sheet), "--root", str(samples)),
+            *("--modality", modality, "--exclude-same-patient", "--sheet", str(sheet)),
         )
     for title, protocol in PROTOCOLS.items():
         results = [_evaluate(store, encoder, protocol, out / f"{title}-{encoder}.csv") for encoder in ENCODERS]
         click.echo(_comparison(results))
     everything = PROTOCOLS["all-against-all"]
-    report = ("--root", str(samples), "--out", str(out / "report"))
+    report = ("--out", str(out / "report"))
     _cbmir("evaluate", "report", *ENCODERS, "--store", str(store), *everything, *report)
 
 

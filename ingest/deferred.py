@@ -1,7 +1,9 @@
 """A collection that is made when the first batch is there to be written: a run that fails early leaves none behind."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from cbmir.errors import CollectionError
 from cbmir.filters import Where
@@ -9,7 +11,6 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store import Collection, CollectionInfo, Store
 from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Fields, Progress, check_name
-from cbmir.store.ways import SearchProfile
 
 
 def open_or_defer(store: Store, name: str, card: EncoderCard, opening: Callable[[], Collection]) -> Collection:
@@ -100,9 +101,14 @@ class Deferred(Collection):
         if self.made:
             self.made._index(progress)
 
-    def _keep(self, profile: SearchProfile | None) -> None:
+    def remember(self, root: Path, datasets: Iterable[str]) -> None:
+        """Keep the folder of the images, if anything was written."""
         if self.made:
-            self.made._keep(profile)
+            self.made.remember(root, datasets)
+
+    def _note(self, changes: Mapping[str, Any], otherwise: str) -> None:
+        if self.made:
+            self.made._note(changes, otherwise)
 
     def info(self) -> CollectionInfo:
         """The collection in figures.

@@ -109,6 +109,7 @@ class _Run:
         self._chunk = chunk_size(encoder.preprocessing)
         self._step = encoder.batch_size * -(-MIN_BATCH[self._kind] // encoder.batch_size)
         self._ids: set[str] = set()
+        self._datasets: set[str] = set()
         self._buffer: list[Item] = []
         self._changes: dict[str, Payload] = {}
         self._source_s = 0.0
@@ -140,6 +141,7 @@ class _Run:
                 seen(self.report.read - done, self.report.bottleneck)
             self.report.interrupted = interrupt.asked
         self._collection.flush()
+        self._collection.remember(self._source.root, sorted(self._datasets))
         self.report.stored = writer.stored
         self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
         self._time(started, loader, encoding, writer)
@@ -209,10 +211,12 @@ class _Run:
             sized = replace(record, sha256=loaded.sha256, decoder=DECODER, **size)
             self.report.decoded_again += loaded.again
             self.report.notes.update(loaded.notes)
+            self._datasets.add(record.dataset)
             self._buffer.append((sized, loaded.pixels))
 
     def _skip(self, record: ImageRecord, stored: StoredPoint | None, drawn: bool) -> None:
         self.report.skipped += 1
+        self._datasets.add(record.dataset)
         old = dict(stored.payload) if stored else {}
         known = replace(as_stored(record, old), decoder=max(_decoder(old), DECODER))
         new = known.payload()

@@ -6,6 +6,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from cbmir.errors import SourceError, StoreLockedError
@@ -46,6 +47,11 @@ class Shard:
         if not found or not int(found[2]) or int(found[1]) > int(found[2]):
             raise SourceError(f"no shard {text!r}; write i/n, as 1/4, 2/4, 3/4 and 4/4")
         return cls(source, int(found[1]) % int(found[2]), int(found[2]))
+
+    @property
+    def root(self) -> Path:
+        """Folder that file paths are relative to."""
+        return self.source.root
 
     @property
     def ignored(self) -> Mapping[str, int]:

@@ -3,20 +3,28 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
 
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
-from cbmir.filters import Where
+from cbmir.filters import Where, resolve, wording
 from cbmir.options import EXIT_FAILURES, encoder_options, filter_options, json_option, print_json, say, store_option
 from cbmir.schema import Vectors, normalise
 from cbmir.store.ways import BUDGET_MS, said
+from cbmir.units import counted
 from search.output import FORMATS, as_json
-from search.searcher import Answer, Query, Searcher, image_files
+from search.searcher import Answer, Query, Searcher, check_queries, image_files
+
+if TYPE_CHECKING:
+    from search.sheet import SheetTerms
+    from search.shelf import Shelf
+
+    Sheet = tuple[Shelf, SheetTerms]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,13 +32,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _query_options(command: F) -> F:
     for option in (
         json_option,
-        click.option("--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Draw query and hits."),
+        click.option("--allow-missing", is_flag=True, help="Draw a sheet although images of it can't be found."),
+        click.option(
+            "--caption",
+            "captions",
+            metavar="LIST",
+            help="What stands below each image of a sheet: filename, patient, dataset, separated by commas.",
+        ),
         click.option(
             "--root",
             type=click.Path(path_type=Path),
-            default=".",
-            show_default=True,
-            help="Folder of the stored images.",
+            metavar="FOLDER",
+            help="Folder of the stored images, for a sheet; where ingest read them unless given.",
+        ),
+        click.option(
+            "--sheet",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Draw queries and hits as a .png, .jpg, .svg or .pdf.",
         ),
         click.option("--format", "form", type=click.Choice(list(FORMATS)), default="table", show_default=True),
         click.option(
@@ -66,25 +85,30 @@ def search() -> None:
 
 @search.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH|DIR...")
+@click.option(
+    "--exclude-self", is_flag=True, help="Leave out stored images whose file has the same content as the query's."
+)
 @_query_options
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""
     from cbmir.media import noted, passed_over  # Pillow: a search by id needs none
 
+    terms = _sheet_terms(options)
     files, ignored = image_files(paths)
     if not files:
         raise ImageError("; ".join((f"no image below {', '.join(map(str, paths))}", *passed_over(ignored))))
     for line in passed_over(ignored):
         say(line)
+    check_queries(files)
     with _searcher(options, settings) as searcher:
+        sheet = _sheet(searcher, terms, options)
         answers = list(searcher.images(files, _query(options)))
-        window_hu = searcher.collection.card.window_hu
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
     if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
         say(f"{unknown} of {len(answers)} query images are not stored, so their patients are unknown and not left out")
-    return _print(answers, options, window_hu)
+    return _print(answers, options, sheet)
 
 
 @search.command()
@@ -92,10 +116,11 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
 @_query_options
 def like(ids: Sequence[str], **options: Any) -> int:
     """Search by images that are stored: their id, or data set and file path."""
+    terms = _sheet_terms(options)
     with _searcher(options) as searcher:
+        sheet = _sheet(searcher, terms, options)
         answers = [searcher.like(id, _query(options)) for id in ids]
-        window_hu = searcher.collection.card.window_hu
-    return _print(answers, options, window_hu)
+    return _print(answers, options, sheet)
 
 
 @search.command()
@@ -103,12 +128,13 @@ def like(ids: Sequence[str], **options: Any) -> int:
 @_query_options
 def vector(file: Path, **options: Any) -> int:
     """Search by the (dim,) or (n, dim) vectors of a NumPy file, whatever made them."""
+    terms = _sheet_terms(options)
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
+        sheet = _sheet(searcher, terms, options)
         answers = searcher.vectors(vectors, _query(options))
-        window_hu = searcher.collection.card.window_hu
     named = [Answer(f"{file.name} row {row}", tuple(found.hits), way=found.way) for row, found in enumerate(answers)]
-    return _print(named, options, window_hu)
+    return _print(named, options, sheet)
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
@@ -119,32 +145,71 @@ def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) 
 
 def _query(options: dict[str, Any]) -> Query:
     where: Where = options["where"]
-    return Query(options["k"], where, options["exclude_same_patient"], options["way"] or "auto")
+    exclude_self = options.get("exclude_self", False)
+    return Query(options["k"], where, options["exclude_same_patient"], exclude_self, options["way"] or "auto")
+
+
+def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":
+    """What the sheet is to be, checked before anything is opened; None where there is to be none."""
+    if not options["sheet"]:
+        idle = {"root": "--root", "captions": "--caption", "allow_missing": "--allow-missing"}
+        for name, option in idle.items():
+            if options[name]:
+                raise click.UsageError(f"{option} is for a sheet: give --sheet FILE too")
+        return None
+    from search.sheet import SheetTerms
+
+    captions = tuple(item.strip() for item in (options["captions"] or "").split(",") if item.strip())
+    return SheetTerms(path=options["sheet"], captions=captions, allow_missing=options["allow_missing"])
+
+
+def _sheet(searcher: Searcher, terms: "SheetTerms | None", options: dict[str, Any]) -> "Sheet | None":
+    """The sheet with where its images are, looked for before the search."""
+    if terms is None:
+        return None
+    from search.shelf import Shelf
+
+    collection, where = searcher.collection, options["where"]
+    shelf = Shelf(collection, options["root"])
+    if not terms.allow_missing:
+        shelf.check(resolve(where, collection))
+    card = collection.card
+    filtered = f", {wording(where)}" if where else ""
+    title = f"{collection.name}: nearest by cosine of {card.name} {card.fingerprint}{filtered}"
+    return shelf, replace(terms, title=title)
 
 
 def _read_vectors(file: Path) -> Vectors:
     try:
-        vectors = np.atleast_2d(np.load(file, allow_pickle=False)).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"can't read vectors from {file}: {error}") from error
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            raise ValueError("an archive of several arrays")
+        vectors = np.atleast_2d(loaded).astype(np.float32)
+    except OSError as error:
+        raise SourceError(f"can't read vectors from {file}: {error.strerror or error}") from error
+    except (ValueError, TypeError, EOFError) as error:
+        reason = "it is no NumPy file (.npy) with one array of numbers"
+        raise SourceError(f"can't read vectors from {file}: {reason}") from error
     return normalise(vectors)
 
 
-def _print(answers: list[Answer], options: dict[str, Any], window_hu: tuple[float, float] | None) -> int:
+def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None") -> int:
     failed = [answer for answer in answers if answer.reason is not None]
     if answers and len(failed) == len(answers):
-        raise ImageError(f"no query could be used; the first, {failed[0].query}, {failed[0].reason}")
+        first = f"{failed[0].query} can't be used: {failed[0].reason}"
+        raise ImageError(first if len(failed) == 1 else f"none of {len(failed):,} queries can be used; {first}")
     if options["as_json"]:
         print_json(as_json(answers))
     else:
         click.echo(FORMATS[options["form"]](answers))
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
-    if options["sheet"]:
-        from search.sheet import draw_sheet
-
-        drawn = draw_sheet(answers, options["root"], options["sheet"], window_hu)
-        missing = f", {drawn.missing} pictures not found below --root {options['root']}" if drawn.missing else ""
-        say(f"{drawn.rows} of {len(answers)} queries drawn to {options['sheet']}{missing}")
     for answer in failed:
         say(f"failed: {answer.query} {answer.reason}")
+    if sheet:
+        from search.sheet import draw_sheet
+
+        drawn = draw_sheet(answers, *sheet)
+        left_out = f"; {drawn.left_out:,} hits beyond the first {drawn.hits} left out" if drawn.left_out else ""
+        missing = f"; {counted(len(drawn.missing), 'image')} could not be drawn" if drawn.missing else ""
+        say(f"{drawn.rows} of {len(answers)} queries drawn to {options['sheet']}{left_out}{missing}")
     return EXIT_FAILURES if failed else 0

@@ -15,7 +15,7 @@ def table(answers: Sequence[Answer]) -> str:
     """A block a query: rank, cosine, label, split, patient, file path."""
     lines = []
     for answer in answers:
-        lines.append(f"{answer.query}  {answer.reason or ''}".rstrip())
+        lines.append(f"{_query(answer)}  {answer.reason or ''}".rstrip())
         for hit in answer.hits:
             label = str(hit.payload.get("primary_label", "-"))
             split, patient = (str(hit.payload.get(name, "-")) for name in ("split", "patient_id"))
@@ -60,6 +60,14 @@ def as_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Answer]], str]] = {"table": table, "csv": csv_wide, "csv-long": csv_long}
+
+
+def _query(answer: Answer) -> str:
+    """The path of a file; of a stored image its id, with what people know it by."""
+    if answer.file is not None or answer.stored is None:
+        return answer.query
+    payload = answer.stored.payload
+    return f"{answer.query}  {payload.get('dataset', '-')}/{payload.get('filepath', '-')}"
 
 
 def _cell(payload: Mapping[str, Any], name: str) -> str:

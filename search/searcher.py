@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from cbmir.encoders import Encoder, EncoderSettings, get
+from cbmir.encoders.needed import check_weights, needed
 from cbmir.errors import CollectionError, EncoderError, ImageError, WeightsError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
@@ -34,6 +35,7 @@ class Query:
         k: Hits a query.
         where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT``.
         exclude_same_patient: Leave out the stored images of the query's patient, and the query image itself.
+        exclude_self: Leave out the stored images whose file has the same content as the query's; for image files.
         way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
             ``approximate``: by the HNSW graph, unchecked.
     """
@@ -41,6 +43,7 @@ class Query:
     k: int = 10
     where: Where | Sequence[str] = ()
     exclude_same_patient: bool = False
+    exclude_self: bool = False
     way: Wanted = "auto"
 
 
@@ -55,6 +58,7 @@ class Answer:
         reason: Why the query failed, None otherwise.
         way: How the hits were found; None where the query failed.
         notes: What was done to a query image in decoding, of `cbmir.media.NOTES`.
+        file: The query image, where it is a file.
     """
 
     query: str
@@ -63,6 +67,7 @@ class Answer:
     reason: str | None = None
     way: Way | None = None
     notes: "tuple[Note, ...]" = ()
+    file: Path | None = None
 
 
 class Searcher:
@@ -109,16 +114,17 @@ class Searcher:
                     f"collection {self.collection.name} holds vectors of {card.name} that were made elsewhere: "
                     "it can be asked by stored id or by vector, not by image"
                 )
+            place = f"collection {self.collection.name}"
+            check_weights(card, self._settings, place)
             try:
                 loaded = get(card.name, self._settings)
             except WeightsError as error:
                 if self._settings.weights:
                     raise
                 raise WeightsError(
-                    f"collection {self.collection.name} was made with weights of {card.name} that are not here "
-                    f"({card.weights[:19]}): give --weights FILE|DIR, the ones it was made with; {error}"
+                    f"{needed(card, place)}; they are not here: give --weights FILE|DIR; {error}"
                 ) from error
-            card.require(loaded.card, f"collection {self.collection.name}")
+            card.require(loaded.card, place)
             self._encoder = loaded
         return self._encoder
 
@@ -138,6 +144,10 @@ class Searcher:
         from cbmir.media import prepare  # Pillow: a search by id needs none
 
         query = self._resolved(query)
+        if query.exclude_self and not self.collection.facet("sha256", limit=1):
+            raise CollectionError(
+                f"copies of a query can't be left out: collection {self.collection.name} has no hashes of image files"
+            )
         encoder = self.encoder
         rest = iter(paths)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
@@ -149,7 +159,7 @@ class Searcher:
                     reasons[path] = str(error)
             answers = iter(self._embedded(encoder, usable, query))
             for path in part:
-                yield Answer(str(path), reason=reasons[path]) if path in reasons else next(answers)
+                yield Answer(str(path), reason=reasons[path], file=path) if path in reasons else next(answers)
 
     def like(self, name: str, query: Query | None = None) -> Answer:
         """The stored images most similar to a stored one, itself left out.
@@ -193,15 +203,18 @@ class Searcher:
         vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
         fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
         stored = [self._same_file(prepared.sha256) for _, prepared in images]
-        wheres = [(*_parsed(query), *self._others(query, point)) for point in stored]
+        wheres = [
+            (*_parsed(query), *_copies(query, prepared.sha256), *self._others(query, point))
+            for (_, prepared), point in zip(images, stored, strict=True)
+        ]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         answers = iter(self._search(vectors[fine], query, asked))
         for (path, prepared), point, good in zip(images, stored, fine, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(path, tuple(found.hits), point, way=found.way, notes=prepared.notes)
+                yield Answer(path, tuple(found.hits), point, way=found.way, notes=prepared.notes, file=Path(path))
             else:
-                yield Answer(path, stored=point, reason="has no vector (an even picture)")
+                yield Answer(path, stored=point, reason="has no vector (an even picture)", file=Path(path))
 
     def _resolved(self, query: Query | None) -> Query:
         query = query or Query()
@@ -256,6 +269,34 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
         else:
             found.append(path)
     return found, {key: count for key, count in sorted(others.items()) if count}
+
+
+def check_queries(files: Sequence[Path]) -> None:
+    """Refuse query files of which none can be used, before an encoder is loaded for them.
+
+    Raises:
+        ImageError: not one of them can be opened; of a volume only its file is looked at.
+    """
+    from cbmir.media import Asset
+    from cbmir.media.files import MAX_VOLUME_BYTES, check_file
+
+    reason = ""
+    for file in files:
+        asset = Asset(file)
+        try:
+            if asset.kind == "volume":
+                check_file(file, MAX_VOLUME_BYTES)
+            else:
+                _ = asset.image
+            return
+        except ImageError as error:
+            reason = reason or f"{file} can't be used: {error}"
+    raise ImageError(f"none of {len(files):,} queries can be used; {reason}" if len(files) > 1 else reason)
+
+
+def _copies(query: Query, sha256: str) -> Where:
+    """Conditions that leave out the images of the same content."""
+    return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()
 
 
 def _parsed(query: Query) -> Where:

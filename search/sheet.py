@@ -1,21 +1,68 @@
-"""A contact sheet: a row a query, its hits beside it with label and score, to be looked at."""
+"""A contact sheet: each query with its hits beside it, their score and labels, to be looked at."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-from cbmir.errors import ImageError
-from cbmir.media import render
+from cbmir.errors import ImageError, SourceError
 from search.searcher import Answer
+from search.shelf import Shelf, refuse_missing
 
-TILE_PX = 192
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from search.layout import Tile
+
+FORMS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".svg": "svg", ".pdf": "pdf"}
+"""What a sheet is written as, by the ending of its name."""
+CAPTIONS = {"filename": "filepath", "patient": "patient_id", "dataset": "dataset"}
+"""What may stand below an image, and the payload field that it comes from."""
 MAX_ROWS = 40
-_TEXT_PX = 46
-_GAP_PX = 8
-_INK, _FAINT, _PAPER, _SAME, _OTHER = "#111111", "#666666", "#ffffff", "#1a7f37", "#b35900"
+MAX_HITS = 60
+_MAX_TILES = 700
+_LABEL_LINES = 2
+_RELEVANT, _OTHER, _UNKNOWN, _INK = "#005a8e", "#a84800", "#666666", "#111111"
+_MEANING = {
+    _RELEVANT: "✓ has a label of the query",
+    _OTHER: "✗ has other labels",
+    _UNKNOWN: "grey: without labels, so neither",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetTerms:
+    """What a contact sheet is to be.
+
+    Attributes:
+        path: The file; its ending, one of `FORMS`, says what is written.
+        captions: Of `CAPTIONS`, in the order in which they stand below each image.
+        allow_missing: Whether images that can't be drawn are counted and become empty frames; otherwise they are an
+            error.
+        title: What the sheet shows, above all.
+
+    Raises:
+        SourceError: the ending or a caption is unknown, or the path is a folder.
+    """
+
+    path: Path
+    captions: tuple[str, ...] = ()
+    allow_missing: bool = False
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if self.path.suffix.lower() not in FORMS:
+            raise SourceError(f"a sheet can't be written as {self.path.name!r}: its name must end in {_or(FORMS)}")
+        for caption in self.captions:
+            if caption not in CAPTIONS:
+                raise SourceError(f"no caption {caption!r}; there are {', '.join(CAPTIONS)}")
+        if self.path.is_dir():
+            raise SourceError(f"the sheet {self.path} is a folder that is there already; give the name of a file")
+
+    @property
+    def form(self) -> str:
+        """One of ``png``, ``jpg``, ``svg``, ``pdf``."""
+        return FORMS[self.path.suffix.lower()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,73 +71,126 @@ class SheetResult:
 
     Attributes:
         rows: Queries drawn, `MAX_ROWS` at most.
-        missing: Pictures that could not be read and are drawn as an empty frame.
+        hits: Hits drawn of a query at most, `MAX_HITS` at most.
+        left_out: Hits of these queries that are not drawn.
+        missing: Why images could not be drawn, by file; each is an empty frame.
     """
 
     rows: int
-    missing: int
+    hits: int
+    left_out: int
+    missing: Mapping[str, str]
 
 
-def draw_sheet(
-    answers: Sequence[Answer], root: Path, path: Path, window_hu: tuple[float, float] | None = None
-) -> SheetResult:
-    """Draw queries and hits into a PNG.
+def draw_sheet(answers: Sequence[Answer], shelf: Shelf, terms: SheetTerms) -> SheetResult:
+    """Draw queries and hits into a file.
 
     Args:
-        answers: A row each.
-        root: Folder that the stored file paths are relative to.
-        path: The PNG.
-        window_hu: Black and white of volumes, which are drawn as their middle slice; None for the range of each.
+        answers: Failed ones are not drawn.
+        shelf: Where the stored images are.
+        terms: What is written, and where.
 
     Raises:
-        ImageError: the file can't be written.
+        ImageError: an image can't be drawn and that isn't allowed, or the file can't be written.
     """
-    shown = [answer for answer in answers if answer.reason is None][:MAX_ROWS]
-    columns = 1 + max((len(answer.hits) for answer in shown), default=0)
-    size = (_GAP_PX + columns * (TILE_PX + _GAP_PX), _GAP_PX + max(len(shown), 1) * (TILE_PX + _TEXT_PX + _GAP_PX))
-    sheet = _Sheet(Image.new("RGB", size, _PAPER), window_hu)
-    for row, answer in enumerate(shown):
-        own = answer.stored.payload if answer.stored else {}
-        query = Path(answer.query) if Path(answer.query).exists() else root / str(own.get("filepath", answer.query))
-        sheet.tile(row, 0, query, ["query", str(own.get("primary_label") or query.name)], _INK)
-        for hit in answer.hits:
-            lines = [f"{hit.rank}.  cosine {hit.score:.3f}", str(hit.payload.get("primary_label", "no label"))]
-            sheet.tile(row, hit.rank, root / str(hit.payload.get("filepath")), lines, _colour(own, hit.payload))
+    from search import canvas, layout
+
+    shown = list(_fitting([answer for answer in answers if answer.reason is None]))
+    drawing = _Drawing(shelf, terms)
+    with canvas.fonts(terms.form):
+        rows = [drawing.row(answer) for answer in shown]
+        if drawing.missing and not terms.allow_missing:
+            refuse_missing(drawing.missing)
+        legend = [(text, colour) for colour, text in _MEANING.items() if colour in drawing.colours]
+        pages = layout.pages if terms.form == "pdf" else layout.one_page
+        content = canvas.drawn(pages(rows, terms.title, legend), terms.form)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.image.save(path, format="PNG")
+        terms.path.parent.mkdir(parents=True, exist_ok=True)
+        terms.path.write_bytes(content)
     except OSError as error:
-        raise ImageError(f"the sheet {path} can't be written: {error.strerror}") from error
-    return SheetResult(len(shown), sheet.missing)
+        raise ImageError(f"the sheet {terms.path} can't be written: {error.strerror}") from error
+    left_out = sum(len(answer.hits) - len(answer.hits[:MAX_HITS]) for answer in shown)
+    most = max((len(row) - 1 for row in rows), default=0)
+    return SheetResult(len(shown), most, left_out, drawing.missing)
 
 
-class _Sheet:
-    def __init__(self, image: Image.Image, window_hu: tuple[float, float] | None) -> None:
-        self.image = image
-        self._window_hu = window_hu
-        self.missing = 0
-        self._draw = ImageDraw.Draw(image)
-        self._font = ImageFont.load_default(14)
+def _fitting(answers: Sequence[Answer]) -> Iterator[Answer]:
+    tiles = 0
+    for answer in answers[:MAX_ROWS]:
+        tiles += 1 + len(answer.hits[:MAX_HITS])
+        if tiles > _MAX_TILES:
+            return
+        yield answer
 
-    def tile(self, row: int, column: int, picture: Path, lines: list[str], ink: str) -> None:
-        left = _GAP_PX + column * (TILE_PX + _GAP_PX)
-        top = _GAP_PX + row * (TILE_PX + _TEXT_PX + _GAP_PX)
+
+@dataclass(slots=True)
+class _Drawing:
+    """Makes tiles, and keeps what was missing and which colours were used."""
+
+    shelf: Shelf
+    terms: SheetTerms
+    missing: dict[str, str] = field(default_factory=dict)
+    colours: set[str] = field(default_factory=set)
+
+    def row(self, answer: Answer) -> "list[Tile]":
+        own = answer.stored.payload if answer.stored else {}
+        hits = [self._hit(own, hit.rank, hit.score, hit.payload) for hit in answer.hits[:MAX_HITS]]
+        return [self._query(answer, own), *hits]
+
+    def _query(self, answer: Answer, own: Mapping[str, Any]) -> "Tile":
+        from search.layout import Tile, wrapped
+
+        name = answer.file.name if answer.file else answer.query
+        texts = ["query", *(wrapped(", ".join(own["labels"]), _LABEL_LINES) if own.get("labels") else ())]
+        if not own:
+            texts += wrapped(name, _LABEL_LINES)
+        lines = tuple((text, _INK) for text in (*texts, *self._captions(own)))
+        if answer.file is None and not own:
+            return Tile(None, "a vector without an image", lines)
+        image, reason = self._image(own, answer.file)
+        return Tile(image, reason, lines)
+
+    def _hit(self, own: Mapping[str, Any], rank: int, score: float, payload: Mapping[str, Any]) -> "Tile":
+        from search.layout import Tile, wrapped
+
+        colour = _colour(own, payload)
+        self.colours.add(colour)
+        shared = set(own.get("labels") or ())
+        labels = sorted(payload.get("labels") or (), key=lambda label: label not in shared)
+        mark = {_RELEVANT: "✓ ", _OTHER: "✗ "}.get(colour, "")
+        image, reason = self._image(payload)
+        texts = [(f"{rank}.  cosine {score:.3f}", _INK)]
+        texts += [(text, colour) for text in wrapped(mark + (", ".join(labels) or "no label"), _LABEL_LINES)]
+        texts += [(text, _INK) for text in self._captions(payload)]
+        return Tile(image, reason, tuple(texts), "" if colour == _INK else colour)
+
+    def _captions(self, payload: Mapping[str, Any]) -> Iterator[str]:
+        from search.layout import cut
+
+        for caption in self.terms.captions if payload else ():
+            value = str(payload.get(CAPTIONS[caption]) or "")
+            named = value.rpartition("/")[2] if caption == "filename" else f"{caption} {value or 'unknown'}"
+            yield cut(named, keep="ends")
+
+    def _image(self, payload: Mapping[str, Any], file: Path | None = None) -> "tuple[Image.Image | None, str]":
+        """An image, or why there is none."""
         try:
-            tile = ImageOps.contain(render(picture, self._window_hu), (TILE_PX, TILE_PX))
-            self.image.paste("black", (left, top, left + TILE_PX, top + TILE_PX))
-            self.image.paste(tile, (left + (TILE_PX - tile.width) // 2, top + (TILE_PX - tile.height) // 2))
+            return (self.shelf.render(file) if file else self.shelf.draw(payload)), ""
         except ImageError as error:
-            self.missing += 1
-            self._draw.rectangle((left, top, left + TILE_PX, top + TILE_PX), outline=_FAINT)
-            self._draw.text((left + 8, top + 8), f"{picture.name}\n{error}", fill=_FAINT, font=self._font)
-        for number, line in enumerate(lines):
-            self._draw.text(
-                (left, top + TILE_PX + 4 + 18 * number), line, fill=ink if number else _INK, font=self._font
-            )
+            place = file or self.shelf.path(payload)
+            self.missing[str(place)] = str(error)
+            return None, f"{place.name} {error}"
 
 
 def _colour(query: Mapping[str, Any], hit: Mapping[str, Any]) -> str:
-    """Green where the labels agree, orange where they don't, ink where the query has none."""
+    """Blue where a label is the same, orange where none is, grey where the hit has none, ink where the query has."""
+    if not hit.get("labels"):
+        return _UNKNOWN
     if not query.get("labels"):
         return _INK
-    return _SAME if set(query["labels"]) & set(hit.get("labels", ())) else _OTHER
+    return _RELEVANT if set(query["labels"]) & set(hit["labels"]) else _OTHER
+
+
+def _or(names: Mapping[str, str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"

@@ -32,6 +32,7 @@ from evaluate.report.drawing import Drawing
 from evaluate.report.embedding_map import map_of, principal
 from evaluate.report.files import write_report
 from evaluate.report.findings import FIXED_K
+from evaluate.report.page import render
 from evaluate.report.report import make_report
 from evaluate.report.standings import winners
 from evaluate.report.terms import ReportTerms
@@ -448,7 +449,7 @@ def test_make_report__refuses(store, terms, tmp_path):
 
 def test_command__json_and_table(store, root, cbmir, tmp_path):
     words = ["evaluate", "report", "--store", store.location, "--out", tmp_path, "--root", root, "--draws", 100]
-    words += ["--map", "none", "--pictures", 2, "-k", 3]
+    words += ["--map", "none", "--pictures", 2, "-k", 3, "--allow-missing"]
     done = cbmir(*words, "sharp", "blunt", "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -463,6 +464,36 @@ def test_command__json_and_table(store, root, cbmir, tmp_path):
     assert table.returncode == 0, table.stderr
     assert table.stdout.startswith("sharp: sharp, 8 dimensions, fingerprint ")
     assert "could not be read" in table.stdout.splitlines()[-1]
+
+
+def test_command__missing_pictures_are_told_and_a_folder_without_them_is_before_the_work(store, root, cbmir, tmp_path):
+    words = ["evaluate", "report", "--store", store.location, "--out", tmp_path / "out", "--draws", 0, "--map", "none"]
+    some = cbmir(*words, "--root", root, "--pictures", 20, "sharp")
+    assert some.returncode == 3
+    assert "pictures missing in the page" in some.stderr
+    assert (tmp_path / "out/report.html").exists()
+    (tmp_path / "empty").mkdir()
+    for place, remedy in (((), "doesn't know where"), (("--root", tmp_path / "empty"), "none of 20 images")):
+        done = cbmir(*words, "--out", tmp_path / "no", *place, "sharp")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert remedy in done.stderr
+        assert "--root" in done.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_page__a_hit_without_labels_is_neither_right_nor_wrong(tmp_path):
+    records = [a_record(number, labels=() if number % 3 == 1 else (CLASSES[number % 3],)) for number in range(IMAGES)]
+    with open_store(tmp_path / "store") as store:
+        put(store, "some", 2.0, records)
+        chosen = ReportTerms(protocol=PROTOCOL, root=tmp_path, pictures=9, allow_missing=True, projection="none")
+        report = make_report(store, ["some"], chosen, MOMENT)
+    (measured,) = report.measured
+    hits = [hit for case in measured.cases for hit in case.hits]
+    assert {hit.labelled for hit in hits} == {True, False}
+    assert all(hit.labelled == (hit.label != "no label") for hit in hits)
+    page = render(report, ())
+    assert page.count('"tile unlabelled"') == sum(not hit.labelled for hit in hits)
+    assert page.count('"tile wrong"') == sum(hit.labelled and not hit.right for hit in hits)
 
 
 def test_command__one_line_errors(store, cbmir, tmp_path):

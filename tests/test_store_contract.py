@@ -630,3 +630,16 @@ def _same(edge: Collection, second: Collection, rng: np.random.Generator) -> Non
             for collection in (edge, second)
         )
         assert ours == theirs
+
+
+def test_remember__folders_are_kept_by_data_set_the_last_first(store, name):
+    with store.create(name, CARD) as made:
+        assert made.roots == {}
+        for folder, datasets in (("/data/one", ["a", "b"]), ("/mnt/one", ["a"]), ("/data/one", ["b"])):
+            made.remember(Path(folder), datasets)
+        expected = {"a": ["/mnt/one", "/data/one"], "b": ["/data/one"]}
+        assert made.roots == expected
+    with store.open(name) as again:
+        assert (again.roots, again.card) == (expected, CARD)
+        again.remember(Path("/data/one"), ["a"])
+        assert again.roots["a"] == ["/data/one", "/mnt/one"]

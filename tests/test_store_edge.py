@@ -114,7 +114,7 @@ def test_edge_store__a_file_is_no_store(tmp_path):
 def test_edge_store__nothing_is_made_by_looking(tmp_path):
     store = EdgeStore(tmp_path / "nothing")
     assert store.names() == []
-    with pytest.raises(CollectionError, match="it holds no collection yet"):
+    with pytest.raises(CollectionError, match="there is no such directory"):
         store.open("a")
     assert not (tmp_path / "nothing").exists()
 

@@ -31,8 +31,8 @@ from cbmir.schema import point_id
 from cbmir.store import open_store
 from ingest import ingest_images, open_source
 from ingest.loader import Wanted, load_image
+from search.layout import GAP_PX, LINE_PX, TILE_PX
 from search.searcher import Searcher, image_files
-from search.sheet import TILE_PX
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -386,17 +386,17 @@ def test_search__by_a_volume(tmp_path, encoder, cbmir):
     assert found.returncode == 0, found.stderr
     assert "ct/2.nii" in found.stdout
     drawn = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "-k", 1,
-                  "--sheet", tmp_path / "sheet.png", "--root", tmp_path / "data")  # fmt: skip
+                  "--sheet", tmp_path / "sheet.png")  # fmt: skip
     assert "1 of 1 queries drawn" in drawn.stderr
-    assert "not found" not in drawn.stderr
+    assert "could not be drawn" not in drawn.stderr
     with Image.open(tmp_path / "sheet.png") as sheet:
-        drawn = np.asarray(sheet.convert("RGB"))[8:200]
+        drawn = np.asarray(sheet.convert("RGB"))[LINE_PX + 2 * GAP_PX :][:TILE_PX]
     tile = ImageOps.contain(slice_thumbnail(read_volume(query), encoder.card.window_hu), (TILE_PX, TILE_PX))
     shown = np.zeros((TILE_PX, TILE_PX), np.uint8)
     top, left = (TILE_PX - tile.height) // 2, (TILE_PX - tile.width) // 2
     shown[top : top + tile.height, left : left + tile.width] = np.asarray(tile)
     assert shown.std() > 20
-    for start in (8, 16 + TILE_PX):  # the query, and itself as the first hit
+    for start in (GAP_PX, 2 * GAP_PX + TILE_PX):  # the query, and itself as the first hit
         assert np.array_equal(drawn[:, start : start + TILE_PX, 0], shown)
     with Searcher(store, "astra-small", settings(tmp_path)) as searcher:
         hits = searcher.image(query)

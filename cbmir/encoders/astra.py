@@ -9,7 +9,7 @@ channels are the same.
 
 import importlib
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.device import Placement, cores, keep_memory, place
 from cbmir.encoders.fitting import fit
 from cbmir.encoders.forward import Forward, fastest
-from cbmir.encoders.weights import weights_hash
+from cbmir.encoders.weights import origin, weights_hash
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.fingerprint import EncoderCard
 from cbmir.media import VolumePreprocessing, Voxels
@@ -70,7 +70,9 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     taken = fit(file, spec.name, network.state_dict(), _without_heads)
     network.load_state_dict(taken.take(spec.name, say=weights is not None), strict=True)
     placement = place(settings.device, settings.precision, settings.torch_compile)
-    return VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
+    made = VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
+    made.card = replace(made.card, origin=origin(spec.source, spec.revision, weights))
+    return made
 
 
 def pull(spec: EncoderSpec, to: Path) -> None:

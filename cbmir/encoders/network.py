@@ -15,7 +15,7 @@ import numpy as np
 from cbmir.encoders.base import EncoderSettings, EncoderSpec
 from cbmir.encoders.device import Placement, cores, keep_memory, place
 from cbmir.encoders.forward import Forward, fastest
-from cbmir.encoders.weights import weights_hash
+from cbmir.encoders.weights import origin, weights_hash
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.media import Pixels, Preprocessing
@@ -56,7 +56,8 @@ def encoder(
         EncoderError: the device or precision is not to be had, or the network gives something else than features.
     """
     placement = place(settings.device, settings.precision, settings.torch_compile)
-    card = EncoderCard(spec.name, output_dim(spec.name, network, how), weights_hash(network), how.as_json())
+    made_of = origin(spec.source, spec.revision, settings.weights)
+    card = EncoderCard(spec.name, output_dim(spec.name, network, how), weights_hash(network), how.as_json(), made_of)
     return TorchEncoder(network, card, how, placement, settings.batch_size, load_text)
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +14,9 @@ from typing import Protocol, cast
 import cbmir.encoders
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.names import canonical
+from cbmir.encoders.weights import RECORD, pulled_record
 from cbmir.errors import EncoderError, WeightsError
 
-_RECORD = "cbmir.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
         name = spec.name
     if settings.weights is None:
         _say_terms(spec)
-    elif pulled := _pulled(settings.weights):
+    elif pulled := pulled_record(settings.weights):
         same_repository = pulled.get("source") == spec.source and not spec.source.startswith("package ")
         if pulled.get("encoder") != name and not same_repository:
             raise WeightsError(f"{settings.weights} holds {pulled.get('encoder')}, not {name}")
@@ -97,7 +97,7 @@ def pull(name: str, to: Path) -> None:
             raise WeightsError(f"{to} is not empty; give a directory of its own")
         loader.pull(spec, to)
         record = {"encoder": spec.name, "source": spec.source, "revision": spec.revision, "licence": spec.licence}
-        (to / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (to / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"can't write {name} to {to}: {error.strerror or error}") from error
 
@@ -159,15 +159,6 @@ def _installed(package: str, extra: str) -> bool:
         return all(metadata.version(re.split(r"[^\w.-]", text)[0]) for text in needed)
     except metadata.PackageNotFoundError:
         return False
-
-
-def _pulled(weights: Path) -> Mapping[str, str]:
-    """What `pull` wrote into a directory it made; empty for others."""
-    try:
-        record = json.loads((weights / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _say_terms(spec: EncoderSpec) -> None:

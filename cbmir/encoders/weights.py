@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     import torch
 
     StateDict = dict[str, torch.Tensor]
+
+RECORD = "cbmir.json"
+"""File in a directory that `cbmir encoders pull` made, which says what is in it."""
+GIVEN = "given as "
+"""Begins the origin of weights that came by ``--weights`` and are not known to be the encoder's own."""
 
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model", "LICENSE*", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -112,6 +117,32 @@ def download(repository: str, revision: str, also: Sequence[str] = (), to: Path 
         return folder if any(folder.rglob("*.safetensors")) else fetch((*_DESCRIPTIONS, *_PICKLES, *also))
     except Exception as error:  # the hub, the network and the file system raise their own
         raise no_weights(repository, None, error) from error
+
+
+def origin(source: str, revision: str, weights: Path | None) -> str:
+    """Where weights come from, in words, for the card of an encoder; of a file only its name.
+
+    Args:
+        source: Of the encoder's own, see `EncoderSpec`.
+        revision: Of those at the model hub.
+        weights: What was given instead.
+    """
+    if weights is not None:
+        record = pulled_record(weights)
+        if "source" not in record:
+            return GIVEN + weights.name
+        source, revision = str(record["source"]), str(record.get("revision", "main"))
+    at_hub = "/" in source and "://" not in source
+    return f"{source}@{revision}" if at_hub else source
+
+
+def pulled_record(weights: Path) -> Mapping[str, str]:
+    """What ``cbmir encoders pull`` wrote into a directory it made; empty for others."""
+    try:
+        record = json.loads((weights / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def no_weights(network: str, weights: Path | None, error: Exception) -> WeightsError:

@@ -3,8 +3,9 @@
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store.layout import DEFAULT, Layout
+from cbmir.store.roots import ROOTS, Roots, with_root
 from cbmir.store.ways import (
     BUDGET_MS,
     Chooser,
@@ -66,14 +68,18 @@ class Collection(ABC):
         streams: Threads that may write to it at once.
         budget_ms: A scan that is estimated to take longer is not made unless it is asked for; such an answer may be
             approximate, and says so.
+        roots: Folders that its images were read from, by data set, see `cbmir.store.roots`.
     """
 
     streams = 1
     budget_ms = BUDGET_MS
 
-    def __init__(self, name: str, card: EncoderCard, profile: SearchProfile | None = None) -> None:
+    def __init__(
+        self, name: str, card: EncoderCard, profile: SearchProfile | None = None, roots: Roots | None = None
+    ) -> None:
         self.name = name
         self.card = card
+        self.roots = roots or {}
         self._chooser = Chooser(self.count, card.dim, profile)
 
     @property
@@ -279,9 +285,32 @@ class Collection(ABC):
     def _index(self, progress: Progress | None) -> None:
         """Build the HNSW graph."""
 
-    @abstractmethod
+    def remember(self, root: Path, datasets: Iterable[str]) -> None:
+        """Keep the folder that the images of some data sets were read from, for whoever shows them.
+
+        Raises:
+            StoreError: the metadata can't be written.
+        """
+        roots = with_root(self.roots, root, datasets)
+        if roots != self.roots:
+            self._note({ROOTS: roots}, "the folder of its images is not remembered: give --root to see them")
+            self.roots = roots
+
     def _keep(self, profile: SearchProfile | None) -> None:
-        """Write what was measured into the collection's metadata."""
+        self._note(
+            {"search": profile and profile.as_json()},
+            "what was measured about its searches is not kept: run "
+            f"`cbmir collections optimize {self.name}` with a key that may manage it",
+        )
+
+    @abstractmethod
+    def _note(self, changes: Mapping[str, Any], otherwise: str) -> None:
+        """Set some entries of the collection's metadata.
+
+        Args:
+            changes: By name; the other entries stay.
+            otherwise: What follows if the key may not do it, which is a warning.
+        """
 
     @abstractmethod
     def info(self) -> CollectionInfo:
@@ -369,9 +398,10 @@ class Store(ABC):
             CollectionError: there is none, or there are several.
         """
         names = self.names()
-        if len(names) != 1:
-            there = f"it has {', '.join(names)}" if names else "it holds no collection yet"
-            raise CollectionError(f"name a collection of {self.location}; {there}")
+        if not names:
+            raise CollectionError(f"no collection in {self.location}: {self._nothing()}")
+        if len(names) > 1:
+            raise CollectionError(f"name a collection of {self.location} (--collection); it has {', '.join(names)}")
         return names[0]
 
     def ailing(self, name: str) -> list[str]:
@@ -387,9 +417,13 @@ class Store(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _nothing(self) -> str:
+        """Why a store has no collection, in words."""
+        return "it holds no collection yet"
+
     def _missing(self, name: str) -> CollectionError:
         names = self.names()
-        there = f"there are {', '.join(names)}" if names else "it holds no collection yet"
+        there = f"there are {', '.join(names)}" if names else self._nothing()
         return CollectionError(f"no collection {name!r} in {self.location}; {there}")
 
 
@@ -414,6 +448,7 @@ def metadata(card: EncoderCard) -> dict[str, Any]:
         "created_by": f"cbmir {__version__}",
         "encoder": card.as_json(),
         "fingerprint": card.fingerprint,
+        "weights_from": card.origin,
     }
 
 
@@ -426,7 +461,7 @@ def card_from(metadata: Any, place: str) -> EncoderCard:
     try:
         if metadata["format"] != 1:
             raise CollectionError(f"{place} has format {metadata['format']}; this cbmir reads 1: update cbmir")
-        card = EncoderCard.from_json(metadata["encoder"])
+        card = replace(EncoderCard.from_json(metadata["encoder"]), origin=str(metadata.get("weights_from") or ""))
     except (KeyError, TypeError, ValueError) as error:
         raise CollectionError(f"{place} was not made by cbmir or its metadata is damaged ({error!r})") from error
     if card.fingerprint != metadata.get("fingerprint"):

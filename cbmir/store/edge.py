@@ -40,6 +40,7 @@ from cbmir.store.base import (
     metadata,
 )
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
+from cbmir.store.roots import Roots, roots_from
 from cbmir.store.ways import SearchProfile
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
@@ -134,6 +135,9 @@ class EdgeStore(Store):
             raise self._missing(name)
         return EdgeCollection(folder, _read_card(folder))
 
+    def _nothing(self) -> str:
+        return super()._nothing() if self.path.exists() else "there is no such directory"
+
     def drop(self, name: str) -> None:
         """Delete a collection, a damaged one too."""
         if name not in self.names():
@@ -152,7 +156,7 @@ class EdgeCollection(Collection):
     """A collection held by the engine in this process."""
 
     def __init__(self, folder: Path, card: EncoderCard, lock: IO[bytes] | None = None) -> None:
-        super().__init__(folder.name, card, _read_profile(folder))
+        super().__init__(folder.name, card, *_read_notes(folder))
         self.folder = folder
         self._lock = lock or _held(folder)
         try:
@@ -306,12 +310,12 @@ class EdgeCollection(Collection):
             reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
             raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
 
-    def _keep(self, profile: SearchProfile | None) -> None:
+    def _note(self, changes: Mapping[str, Any], _: str) -> None:
         path = self.folder / "collection.json"
         part = path.with_name(".collection.json.part")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            data["search"] = profile and profile.as_json()
+            data.update(changes)
             part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
             part.replace(path)
         except OSError as error:
@@ -419,9 +423,9 @@ def _read_card(folder: Path) -> EncoderCard:
     return card_from(data, str(path))
 
 
-def _read_profile(folder: Path) -> SearchProfile | None:
+def _read_notes(folder: Path) -> tuple[SearchProfile | None, Roots]:
     data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
-    return SearchProfile.from_json(data.get("search"))
+    return SearchProfile.from_json(data.get("search")), roots_from(data)
 
 
 def _minor(engine: str) -> str:

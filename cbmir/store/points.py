@@ -18,6 +18,7 @@ from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionIn
 from cbmir.store.connection import TIMEOUT_S, Connection
 from cbmir.store.layout import OVERSAMPLING
 from cbmir.store.retry import one_line, refused
+from cbmir.store.roots import Roots
 from cbmir.store.ways import SearchProfile
 
 REQUEST_POINTS = 256
@@ -32,9 +33,14 @@ class ServerCollection(Collection):
     """A collection on a server."""
 
     def __init__(
-        self, connection: Connection, name: str, card: EncoderCard, profile: SearchProfile | None = None
+        self,
+        connection: Connection,
+        name: str,
+        card: EncoderCard,
+        profile: SearchProfile | None = None,
+        roots: Roots | None = None,
     ) -> None:
-        super().__init__(name, card, profile)
+        super().__init__(name, card, profile, roots)
         self.streams = connection.streams
         self._connection = connection
         self._consistency = connection.read_consistency
@@ -170,24 +176,17 @@ class ServerCollection(Collection):
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
 
-    def _keep(self, profile: SearchProfile | None) -> None:
-        measured = {"search": profile and profile.as_json()}
-
+    def _note(self, changes: Mapping[str, Any], otherwise: str) -> None:
         def keep(client: QdrantClient) -> None:
             aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
-            client.update_collection(aliases.get(self.name, self.name), metadata=measured)
+            client.update_collection(aliases.get(self.name, self.name), metadata=dict(changes))
 
         try:
             self._call(keep)
         except StoreError as error:
             if not (error.__cause__ and refused(error.__cause__)):
                 raise
-            logging.getLogger(__name__).warning(
-                "the key may not change collection %s, so what was measured about its searches is not kept: run "
-                "`cbmir collections optimize %s` with a key that may manage it",
-                self.name,
-                self.name,
-            )
+            logging.getLogger(__name__).warning("the key may not change collection %s, so %s", self.name, otherwise)
 
     def info(self) -> CollectionInfo:
         """The collection in figures."""

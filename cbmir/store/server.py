@@ -17,6 +17,7 @@ from cbmir.store.connection import Connection
 from cbmir.store.layout import DEFAULT, QUANTILE, Layout, Plan, plan
 from cbmir.store.points import ServerCollection
 from cbmir.store.retry import refused, translate
+from cbmir.store.roots import roots_from
 from cbmir.store.ways import SearchProfile
 
 Rights = Literal["read", "write", "manage"]
@@ -99,7 +100,7 @@ class ServerStore(Store):
         config = self.connection.call(lambda client: client.get_collection(name)).config
         card = card_from(config.metadata, f"collection {name} on {self.location}")
         profile = SearchProfile.from_json((config.metadata or {}).get("search"))
-        return ServerCollection(self.connection, name, card, profile)
+        return ServerCollection(self.connection, name, card, profile, roots_from(config.metadata))
 
     def drop(self, name: str) -> None:
         """Delete the alias and the collection behind it."""

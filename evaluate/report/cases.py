@@ -3,21 +3,22 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from cbmir.errors import ImageError
-from cbmir.media import render
-from cbmir.store import Collection
+from cbmir.errors import FilterError, ImageError
+from cbmir.filters import resolve
+from cbmir.store import Collection, Store
 from evaluate.metrics import Codes, Scores
 from evaluate.ranking.trial import NONE, text_ids
-from evaluate.report.terms import AVERAGE_PRECISION, CURVE_K
+from evaluate.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
 from evaluate.retrieval.measurement import Measurement, patients
+from search.shelf import Shelf
 
 HITS = 6
 """First hits shown of a query."""
@@ -40,6 +41,7 @@ class Tile:
         rank: Of a hit, from 1; 0 for a query.
         cosine: Of a hit; 1 for a query.
         right: Whether a hit is relevant.
+        labelled: Whether a hit has a value of the label field; one without is neither relevant nor not.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Tile:
     rank: int = 0
     cosine: float = 1.0
     right: bool = True
+    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,25 @@ class CaseRow:
         ]
 
 
-def cases_of(collection: Collection, measurement: Measurement, root: Path, count: int) -> tuple[Case, ...]:
+def look_for_pictures(store: Store, names: Sequence[str], terms: ReportTerms) -> None:
+    """Look for the images of some collections before they are measured, which may take long.
+
+    Raises:
+        CollectionError: one doesn't exist.
+        SourceError: of a data set no image is where it should be.
+    """
+    for name in names:
+        with store.open(name) as collection, suppress(FilterError):  # why it can't be measured is in the report
+            Shelf(collection, terms.root).check(resolve(terms.where, collection))
+
+
+def cases_of(collection: Collection, measurement: Measurement, shelf: Shelf, count: int) -> tuple[Case, ...]:
     """The best queries of a collection, then the worst, see `choose`.
 
     Args:
         collection: Where the images are.
         measurement: Of the same collection, of `CURVE_K` places or more.
-        root: Folder that the stored file paths are relative to.
+        shelf: Where the images are.
         count: Best, and worst, queries at most.
     """
     trial = measurement.trial
@@ -143,19 +158,19 @@ def cases_of(collection: Collection, measurement: Measurement, root: Path, count
     places = answers.neighbours.places[rows, :HITS]
     asked, found = text_ids(trial.queries.ids[rows]), [text_ids(trial.gallery.ids[row[row != NONE]]) for row in places]
     names = list(dict.fromkeys([*asked, *(name for names in found for name in names)]))
-    fields = list(dict.fromkeys(["filepath", trial.protocol.label]))
+    fields = list(dict.fromkeys(["filepath", "dataset", "sha256", trial.protocol.label]))
     payloads = {point.id: point.payload for point in collection.get(names, fields=fields)} if names else {}
-    shelf = _Shelf(payloads, trial.protocol.label, root, collection.card.window_hu)
+    pictures = _Pictures(payloads, trial.protocol.label, shelf)
     cases = []
     for number, (row, query, hits) in enumerate(zip(rows, asked, found, strict=True)):
         tiles = tuple(
-            shelf.tile(
+            pictures.tile(
                 hit, rank, float(answers.neighbours.scores[row, rank - 1]), bool(answers.gains.hits[row, rank - 1])
             )
             for rank, hit in enumerate(hits, start=1)
         )
         kind: Literal["best", "worst"] = "best" if number < len(best) else "worst"
-        cases.append(Case(kind, float(scores[row]), int(answers.gains.relevant[row]), shelf.tile(query), tiles))
+        cases.append(Case(kind, float(scores[row]), int(answers.gains.relevant[row]), pictures.tile(query), tiles))
     return tuple(cases)
 
 
@@ -193,36 +208,29 @@ def _first(order: NDArray[np.int64], scores: Scores, clusters: Codes, count: int
     return rows
 
 
-class _Shelf:
+class _Pictures:
     """The pictures of some stored images, each read once."""
 
-    def __init__(
-        self,
-        payloads: Mapping[str, Mapping[str, Any]],
-        label: str,
-        root: Path,
-        window_hu: tuple[float, float] | None,
-    ) -> None:
+    def __init__(self, payloads: Mapping[str, Mapping[str, Any]], label: str, shelf: Shelf) -> None:
         self._payloads = payloads
         self._label = label
-        self._root = root
-        self._window_hu = window_hu
+        self._shelf = shelf
         self._drawn: dict[str, tuple[str, str]] = {}
 
     def tile(self, id: str, rank: int = 0, cosine: float = 1.0, right: bool = True) -> Tile:
         payload = self._payloads.get(id, {})
-        values = payload.get(self._label) or _NO_LABEL
-        label = values if isinstance(values, str) else ", ".join(values)
+        values = payload.get(self._label)
+        label = ", ".join([values] if isinstance(values, str) else values or [_NO_LABEL])
         filepath = str(payload.get("filepath", ""))
         if id not in self._drawn:
-            self._drawn[id] = _picture(self._root / filepath, self._window_hu)
-        return Tile(id, filepath, label, *self._drawn[id], rank, cosine, right)
+            self._drawn[id] = _picture(self._shelf, payload)
+        return Tile(id, filepath, label, *self._drawn[id], rank, cosine, right, bool(values))
 
 
-def _picture(path: Path, window_hu: tuple[float, float] | None) -> tuple[str, str]:
+def _picture(shelf: Shelf, payload: Mapping[str, Any]) -> tuple[str, str]:
     """A ``data:`` URI and nothing, or nothing and the reason."""
     try:
-        small = ImageOps.contain(render(path, window_hu), (TILE_PX, TILE_PX))
+        small = ImageOps.contain(shelf.draw(payload), (TILE_PX, TILE_PX))
     except ImageError as error:
         return "", str(error)
     square = Image.new("RGB", (TILE_PX, TILE_PX))

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cbmir.options import EXIT_FAILURES, filter_options, json_option, opened, print_json, say, store_option
+from cbmir.units import counted
 from evaluate.options import terms, terms_options
 from evaluate.protocol import MAX_K, RetrievalProtocol
 from evaluate.report.embedding_map import MAP_IMAGES, MAPS
@@ -25,10 +26,9 @@ from evaluate.report.terms import PRECISIONS, TITLE, ReportTerms
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=".",
-    show_default=True,
-    help="Folder of the stored images.",
+    help="Folder of the stored images; where ingest read them unless given.",
 )
+@click.option("--allow-missing", is_flag=True, help="Write the page although images of it can't be found.")
 @terms_options
 @click.option(
     "--measure",
@@ -69,7 +69,8 @@ def report_command(names: tuple[str, ...], location: str, as_json: bool, **optio
     It holds the table of encoders with intervals and paired tests, curves, bars a group and class, the confusion of the
     kNN vote, a map of the vectors, and the best and worst queries as pictures. Pictures of patients are in the file.
 
-    A collection that can't be measured is in the report with the reason; the exit code is then 3.
+    A collection that can't be measured, and an image that can't be found, is in the report with the reason; the exit
+    code is then 3.
     """
     from evaluate.report.files import write_report  # imports matplotlib, which the other commands needn't wait for
     from evaluate.report.report import make_report
@@ -80,6 +81,7 @@ def report_command(names: tuple[str, ...], location: str, as_json: bool, **optio
         ),
         where=options["where"],
         root=options["root"],
+        allow_missing=options["allow_missing"],
         projection=options["projection"],
         pictures=options["pictures"],
         title=options["title"],
@@ -94,4 +96,7 @@ def report_command(names: tuple[str, ...], location: str, as_json: bool, **optio
         click.echo(f"{files[0]}: {report.pictures:,} pictures, {report.missing:,} could not be read")
     for finding in report.unmeasured:
         say(f"{finding.collection} could not be measured: {finding.reason}")
-    return EXIT_FAILURES if report.unmeasured else None
+    incomplete = bool(report.missing) and not chosen.allow_missing
+    if incomplete:
+        say(f"{counted(report.missing, 'picture')} missing in the page: give --root FOLDER, or --allow-missing")
+    return EXIT_FAILURES if report.unmeasured or incomplete else None

@@ -24,6 +24,7 @@ from evaluate.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
 from evaluate.retrieval.measurement import Measurement, measure, patients, summarise
 from evaluate.retrieval.report import RetrievalReport, Row
 from evaluate.significance import Resampler, holm, intervals
+from search.shelf import Shelf
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ def _measured(collection: Collection, terms: ReportTerms) -> Measured:
         contender=contender(shown),
         votes=votes,
         how_k=how_k,
-        cases=cases_of(collection, deep, terms.root, terms.pictures),
+        cases=cases_of(collection, deep, Shelf(collection, terms.root), terms.pictures),
     )
 
 

@@ -99,7 +99,8 @@ def _protocol(report: Report) -> Iterator[tuple[str, str]]:
         f"the mean over queries; the mean over classes (the first value of {protocol.label}) of the class means",
     )
     yield "intervals", f"95%, {_sureness(report)}"
-    yield "pictures", f"{report.pictures:,} shown, {report.missing:,} that could not be read, below {report.terms.root}"
+    place = report.terms.root or "the folders that ingest read"
+    yield "pictures", f"{report.pictures:,} shown, {report.missing:,} that could not be read, below {place}"
 
 
 def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from cbmir.store import Store
 from evaluate.comparison.report import ComparisonReport
 from evaluate.experiment.provenance import PACKAGES
 from evaluate.protocol import wording
+from evaluate.report.cases import look_for_pictures
 from evaluate.report.drawing import Drawing
 from evaluate.report.figures import Panel, draw_curves, draw_groups, draw_panel
 from evaluate.report.findings import Finding, Measured, compare_measured, find
@@ -128,12 +129,15 @@ def make_report(
 
     Raises:
         CollectionError: a collection doesn't exist, or the store holds none.
+        SourceError: of a data set no image is where it should be; see `Shelf.check`.
         StoreError: the store can't be read.
     """
     terms = terms or ReportTerms()
     names = tuple(dict.fromkeys(names)) or tuple(store.names())
     if not names:
         raise CollectionError(f"{store.location} holds no collection yet")
+    if terms.pictures and not terms.allow_missing:
+        look_for_pictures(store, names, terms)
     findings = []
     for name in tqdm(names, desc="collections", unit="collection", leave=False, disable=None):
         findings.append(find(store, name, terms))

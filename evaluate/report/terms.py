@@ -25,7 +25,8 @@ class ReportTerms:
         protocol: Who asks, what is searched, what is right. Its first measure is one of `PRECISIONS`, its groups are
             drawn as bars; the search is exact.
         where: What narrows queries and gallery alike; the maps and the validation images are narrowed by it too.
-        root: Folder that the stored file paths are relative to.
+        root: Folder that the stored file paths are relative to; None for where ingest read the images.
+        allow_missing: Whether images that can't be shown are no failure.
         projection: One of `MAPS`.
         pictures: Best queries, and as many worst, that are shown of each collection; 0 for none.
         title: Of the page.
@@ -38,7 +39,8 @@ class ReportTerms:
         default_factory=lambda: RetrievalProtocol(measures=PRECISIONS[:1], k=(1, 5, 10))
     )
     where: Where = ()
-    root: Path = Path()
+    root: Path | None = None
+    allow_missing: bool = False
     projection: str = "pca"
     pictures: int = 6
     title: str = TITLE

@@ -17,6 +17,7 @@ class StoredSource:
     """The images of a collection by rising id, with all that is stored of them.
 
     Attributes:
+        root: Folder of the images.
         total: How many there are.
         ignored: Always empty.
     """
@@ -25,7 +26,7 @@ class StoredSource:
         self.total: int | None = collection.count()
         self.ignored: Mapping[str, int] = {}
         self._collection = collection
-        self._root = root
+        self.root = root
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All images; a point that is none, or a URI without a file below the root, is a failure."""
@@ -38,9 +39,9 @@ class StoredSource:
             record = record_of(point)
         except CbmirError as error:
             return Failure(str(point.payload.get("filepath", point.id)), place, str(error))
-        path = self._root / record.filepath
+        path = self.root / record.filepath
         if "://" in record.filepath and not path.is_file():
-            return Failure(record.filepath, place, f"is a URI without a file below {self._root}")
+            return Failure(record.filepath, place, f"is a URI without a file below {self.root}")
         return SourceImage(record, path)
 
 

@@ -79,6 +79,10 @@ class Source(Protocol):
     """Yields image records; a row that can't be one is a `Failure`, never lost."""
 
     @property
+    def root(self) -> Path:
+        """Folder that the file paths of its records are relative to."""
+
+    @property
     def total(self) -> int | None:
         """How many items will come, where that is cheap to know."""
 

@@ -40,12 +40,13 @@ class FolderSource:
     """The images and volumes below a folder, by path.
 
     Attributes:
+        root: The folder.
         total: How many there are.
         ignored: Files without an image suffix, counted by suffix or as DICOM; hidden files and folders.
     """
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
-        self._folder = folder
+        self.root = folder
         self._place = printable(str(folder))
         self._options = options
         self._paths: list[str] = []
@@ -73,7 +74,7 @@ class FolderSource:
 
     def _list(self) -> Mapping[str, int]:
         others: Counter[str] = Counter()
-        for folder, folders, files in os.walk(self._folder, onerror=self._fail):
+        for folder, folders, files in os.walk(self.root, onerror=self._fail):
             shown = without_hidden(folders, files, others)
             folders.sort()
             if links := sum(_is_link(Path(folder, name)) for name in folders):
@@ -81,14 +82,14 @@ class FolderSource:
             for name in shown:
                 path = Path(folder, name)
                 if is_image(name) or is_volume(name):
-                    self._paths.append(path.relative_to(self._folder).as_posix())
+                    self._paths.append(path.relative_to(self.root).as_posix())
                 else:
                     others[printable(passed_over_as(path))] += 1
         self._paths.sort()
         return {key: count for key, count in sorted(others.items()) if count}
 
     def _fail(self, error: OSError) -> None:
-        folder = Path(error.filename).relative_to(self._folder).as_posix()
+        folder = Path(error.filename).relative_to(self.root).as_posix()
         self._unreadable.append(Failure(printable(folder), self._place, f"can't be listed: {error.strerror}"))
 
     def _item(self, relative: str) -> SourceImage | Failure:
@@ -101,11 +102,11 @@ class FolderSource:
             given.update({"split": split[0]} if split else {})
             labels = ["/".join(parts)] if (parts := [part for part in folders if part not in split]) else []
         try:
-            dataset = self._options.dataset or printable(self._folder.resolve().name)
+            dataset = self._options.dataset or printable(self.root.resolve().name)
             record = make_record(name, dataset, labels, given, {})
         except RecordError as error:
             return Failure(name, self._place, str(error))
-        return SourceImage(record, self._folder / relative)
+        return SourceImage(record, self.root / relative)
 
 
 def _is_link(path: Path) -> bool:

@@ -42,6 +42,7 @@ class TableSource:
     """The rows of one table.
 
     Attributes:
+        root: Folder that file paths are relative to.
         total: Rows.
         ignored: Always empty.
     """
@@ -49,7 +50,7 @@ class TableSource:
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self._name = printable(path.name)
         self._options = options
-        self._root = options.root or path.parent
+        self.root = options.root or path.parent
         self.ignored: Mapping[str, int] = {}
         self._file = TableFile(path)
         self._plan = survey(self._file, options.table)
@@ -116,7 +117,7 @@ class TableSource:
         Absolute paths below the root are made relative, so that moving the data changes no id.
         """
         path = Path(filepath)
-        if path.is_absolute() and path.is_relative_to(self._root.absolute()):
-            filepath = path.relative_to(self._root.absolute()).as_posix()
-        filepath = located(self._root, filepath)
-        return filepath, self._root / filepath
+        if path.is_absolute() and path.is_relative_to(self.root.absolute()):
+            filepath = path.relative_to(self.root.absolute()).as_posix()
+        filepath = located(self.root, filepath)
+        return filepath, self.root / filepath

@@ -1,5 +1,7 @@
 """Backup of a collection in a directory: its closed folder as one tar.gz file."""
 
+import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -7,15 +9,18 @@ from cbmir.collections.backup.manifest import Manifest, now
 from cbmir.collections.seals import seal_of
 from cbmir.errors import SourceError
 from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore
+from cbmir.store.roots import ROOTS
 
 TAR = "collection.tar.gz"
 _LOCK = "lock"
+_METADATA = "collection.json"
 
 
 def pack(collection: EdgeCollection, folder: Path) -> Manifest:
     """Write an open collection to ``collection.tar.gz``, closed and held against others meanwhile.
 
-    It is packed because of the holes: the engine makes files of 32 MiB for a handful of images.
+    It is packed because of the holes: the engine makes files of 32 MiB for a handful of images. The folders of the
+    images on this machine are left out, for a backup may leave it.
 
     Raises:
         OSError: the file can't be written.
@@ -26,8 +31,11 @@ def pack(collection: EdgeCollection, folder: Path) -> Manifest:
     try:
         with collection.at_rest(), tarfile.open(partial, "w:gz", compresslevel=1) as tar:
             for path in sorted(collection.folder.rglob("*")):
-                if path.is_file() and path != collection.folder / _LOCK:
-                    tar.add(path, path.relative_to(collection.folder).as_posix())
+                name = path.relative_to(collection.folder).as_posix()
+                if name == _METADATA:
+                    _add_metadata(tar, path)
+                elif path.is_file() and name != _LOCK:
+                    tar.add(path, name)
         seal = seal_of(partial)
         partial.replace(folder / TAR)
     finally:
@@ -53,6 +61,16 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
     if TAR not in manifest.files:
         raise SourceError(f"{folder} is damaged: its list of files doesn't tell of {TAR}")
     return store.adopt(name, fill)
+
+
+def _add_metadata(tar: tarfile.TarFile, path: Path) -> None:
+    """Add the metadata of a collection without its folders."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data.pop(ROOTS, None)
+    content = (json.dumps(data, indent=2) + "\n").encode()
+    member = tar.gettarinfo(path, _METADATA)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 def _plain_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
