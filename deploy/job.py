@@ -1,4 +1,4 @@
-"""What the containers run: ``prepare``, then ``ingest``, then ``optimize``; and ``thumbnails``, a small web server.
+"""What the containers run: ``prepare``, ``ingest``, ``optimize``; and ``thumbnails``, a small web server.
 
 ``prepare`` and ``optimize`` have the full key. ``ingest`` has only the token that ``prepare`` writes for it: the right
 to read and write one collection. The settings are environment variables; ``deploy/README.md`` describes them.

@@ -2,13 +2,17 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+
+from cbmir.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -181,6 +185,52 @@ def test_kubernetes__network_is_closed_but_for_what_is_needed():
     for rule in policies["qdrant"]["ingress"]:
         assert rule["from"]
         assert {port["port"] for port in rule["ports"]} <= {6333, 6334, 6335}
+
+
+def documented() -> list[list[str]]:
+    """The commands with `docker compose` that our texts show."""
+    texts = (DEPLOY / "README.md", ROOT / "docs" / "dashboards.md", COMPOSE[0])
+    lines = (line.strip("# ") for path in texts for line in path.read_text().splitlines())
+    found = (re.search(r"docker compose .*", line) for line in lines if line.startswith(("docker compose", "CBMIR_")))
+    # behind several blanks or a # comes what the command does
+    return [shlex.split(re.split(r"\s{2,}|\s#|[|<>]", match[0])[0])[2:] for match in found if match]
+
+
+def options_of(words: list[str]) -> set[str]:
+    """The options of a command of cbmir."""
+    command: click.Command = cli
+    for word in words:
+        following = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if following is None:
+            break
+        command = following
+    assert not isinstance(command, click.Group), f"no command {words}"
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_documentation__commands_of_compose_exist():
+    known = services(COMPOSE[0])
+    profiles = {profile for service in known.values() for profile in service.get("profiles", [])}
+    ran = set()
+    for words in documented():
+        assert {words[i + 1] for i, word in enumerate(words) if word == "--profile"} <= profiles
+        if "run" not in words:
+            continue
+        place = next(i for i, word in enumerate(words) if word in known)
+        name, rest = words[place], words[place + 1 :]
+        ran.add(name)
+        if "tar" in words[:place] or not rest or rest == ["..."]:
+            continue
+        command = [] if name in ("cbmir",) else [name.removesuffix("-gpu")]
+        given = {word for word in rest if word.startswith("--")}
+        assert given <= options_of([*command, *rest]), words
+    assert ran >= {"ingest", "search", "evaluate", "cbmir", "optimize", "ingest-gpu"}
+
+
+def test_documentation__settings_are_those_of_compose():
+    table = (DEPLOY / "README.md").read_text()
+    used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE[0].read_text()))
+    assert {name for name in used if name not in table} == set()
 
 
 def test_files__hold_no_key():
