@@ -83,7 +83,7 @@ def ingest(arguments: tuple[str, ...]) -> int:
     if automatic:
         if not _is_set_up():
             return 0
-        words += ["images", *_source(), *_thumbnail_options(), *shlex.split(_setting("CBMIR_INGEST_OPTIONS"))]
+        words += ["images", *_source(), *shlex.split(_setting("CBMIR_INGEST_OPTIONS"))]
     if words[:2] == ["ingest", "images"]:
         words = _filled(words)
     try:
@@ -173,11 +173,6 @@ def _source() -> list[str]:
     return [str(DATA / tables[0]) if tables else str(DATA)]
 
 
-def _thumbnail_options() -> list[str]:
-    url = _setting("CBMIR_THUMBNAIL_URL")
-    return ["--thumbnails", str(THUMBNAILS), "--thumbnail-url", url] if url else []
-
-
 def _filled(words: Sequence[str]) -> list[str]:
     """The arguments of `ingest images`, with the settings for options that are not given."""
     encoder, other = _setting("CBMIR_ENCODER"), _given(words, "--encoder")
@@ -189,6 +184,9 @@ def _filled(words: Sequence[str]) -> list[str]:
     options = {option: _setting(name) for option, name in _FILLED.items()}
     if any(Path(word) == DATA for word in words):  # the name of a folder is its data set's, and here it is always data
         options["--dataset"] = Path(_setting("CBMIR_DATA")).name
+    url = _setting("CBMIR_THUMBNAIL_URL")
+    if url and _given(words, "--thumbnails") is None and _given(words, "--thumbnail-url") is None:
+        options |= {"--thumbnails": str(THUMBNAILS), "--thumbnail-url": url}
     added = [f"{option}={value}" for option, value in options.items() if value and _given(words, option) is None]
     return [*words, *added]
 

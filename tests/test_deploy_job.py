@@ -182,8 +182,9 @@ def test_ingest__takes_a_command_with_and_without_the_word_ingest(server, machin
     done = step("ingest", *words, str(machine / "data" / "table.csv"), "--encoder", "pixels")
     assert done.returncode == 0, done.stderr
     assert len(records(server)) == 3
-    filled = step("ingest", *words, str(machine / "data"))
+    filled = step("ingest", *words, str(machine / "data"), CBMIR_THUMBNAIL_URL="http://127.0.0.1:8080")
     assert filled.returncode == 0, filled.stderr
+    assert len(list((machine / "thumbnails").glob("*/*.jpg"))) == 3
     assert set(records(server).values()) == {"table", "clinic"}
 
 
