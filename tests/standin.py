@@ -26,6 +26,7 @@ import grpc
 import qdrant_edge as q
 from qdrant_client import grpc as proto
 from standin_calls import Collections, Points, Root
+from standin_tokens import access_of, check, shown
 from standin_wire import RefusedError, filter_fields, known, refusal
 
 REQUEST_BYTES = 32 * 2**20
@@ -194,7 +195,7 @@ class Standin:
             ("grpc.max_send_message_length", -1),
             PINGS,
         )
-        server = grpc.server(ThreadPoolExecutor(16), interceptors=[_Guard(self.lock, self.key)], options=options)
+        server = grpc.server(ThreadPoolExecutor(16), interceptors=[_Guard(self)], options=options)
         proto.add_QdrantServicer_to_server(Root(), server)
         proto.add_CollectionsServicer_to_server(Collections(self), server)
         proto.add_PointsServicer_to_server(Points(self), server)
@@ -202,23 +203,27 @@ class Standin:
 
 
 class _Guard(grpc.ServerInterceptor):
-    """Asks for the key, lets one request in at a time, and turns what is raised into the errors of a server."""
+    """Asks for the key or a token, lets one request in at a time, and turns what is raised into a server's errors."""
 
-    def __init__(self, lock: threading.RLock, key: str | None) -> None:
-        self._lock, self._key = lock, key
+    def __init__(self, standin: Standin) -> None:
+        self._standin, self._key = standin, standin.key
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = continuation(details)
         if handler is None:
             return None
-        shown = dict(details.invocation_metadata).get("api-key")
+        given = dict(details.invocation_metadata).get("api-key")
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                if self._key and shown != self._key:
+                access = access_of(given, self._key) if self._key and given != self._key else None
+                if self._key and given != self._key and access is None:
                     raise RefusedError(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key or JWT")
-                with self._lock:
-                    return handler.unary_unary(request, context)
+                with self._standin.lock:
+                    if access is None:
+                        return handler.unary_unary(request, context)
+                    check(details.method, request, access, self._standin.aliases)
+                    return shown(handler.unary_unary(request, context), access)
             except BaseException as error:  # a panic of the engine is no Exception
                 code, text = refusal(error)
             return context.abort(code, text)

@@ -2,29 +2,22 @@
 
 import json
 import re
-import shutil
-import stat
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+
+from cbmir.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 COMPOSE = (ROOT / "docker-compose.yml", DEPLOY / "cluster" / "docker-compose.yml")
 BIN = Path(sys.executable).parent
-
-METRICS = {
-    "app_status_recovery_mode", "collection_points", "collection_dead_replicas", "collection_running_optimizations",
-    "collection_indexed_only_excluded_points", "snapshot_creation_running", "snapshot_recovery_running",
-    "rest_responses_total", "grpc_responses_total", "grpc_responses_fail_total",
-    "grpc_responses_duration_seconds_bucket", "memory_resident_bytes", "memory_allocated_bytes", "process_open_fds",
-    "process_max_fds", "cluster_peers_total", "cluster_pending_operations_total", "up",
-}  # fmt: skip
-"""Those of a Qdrant node, https://qdrant.tech/documentation/ops-monitoring/monitoring/, that we use."""
 
 SECRET = re.compile(r"\b[0-9a-f]{32,}\b|(?i:api_?key|password)\s*[:=]\s*[\"']?[A-Za-z0-9]{16,}")
 
@@ -52,7 +45,7 @@ def test_compose__is_closed_by_default(path):
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["mem_limit"], name
-        image = service["image"]
+        image = service["image"].partition("@")[0]  # with the digest that deploy/pin has written
         assert ":" in image, f"{name}: {image} has no version"
         assert not image.endswith(":latest"), f"{name}: {image} has no version"
         for key, value in service.get("environment", {}).items():
@@ -67,7 +60,7 @@ def qdrants() -> list[dict]:
 def test_compose__qdrant_is_as_the_facts_want_it():
     assert len(qdrants()) == 4
     for service in qdrants():
-        assert service["image"].endswith("-unprivileged")
+        assert service["image"].partition("@")[0].endswith("-unprivileged")
         assert service["read_only"] is True
         assert service["ulimits"]["nofile"] == {"soft": 65535, "hard": 65535}
         targets = [volume.split(":")[1] for volume in service["volumes"]]
@@ -81,7 +74,7 @@ def test_compose__qdrant_is_as_the_facts_want_it():
 
 
 def test_compose__one_version_of_qdrant_that_the_client_speaks():
-    tags = {service["image"].partition(":")[2] for service in qdrants()}
+    tags = {service["image"].partition("@")[0].partition(":")[2] for service in qdrants()}
     tags.add(loaded(DEPLOY / "kubernetes" / "qdrant-values.yaml")["image"]["tag"] + "-unprivileged")
     (tag,) = tags
     server, client = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (tag, version("qdrant-client")))
@@ -131,63 +124,11 @@ def test_dockerfile__runs_as_nobody_and_takes_no_secret():
     assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
     assert "HEALTHCHECK" in last
     assert "org.opencontainers.image.licenses" in last
-    assert not re.search(r"(?i)key|token|password", text)
+    assert not re.search(r"(?im)^(ARG|ENV|COPY|ADD)\b.*(key|token|password)", text)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*"
-    copied = {
-        word.split("/")[0] for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]
-    }
-    assert copied - {"--from=build", ""} == {line[1:] for line in ignored if line.startswith("!")}
-
-
-def test_first_run__makes_keys_once(tmp_path):
-    (tmp_path / "deploy").mkdir()
-    script = shutil.copy(DEPLOY / "first-run", tmp_path / "deploy")
-    done = subprocess.run([script], capture_output=True, text=True, check=True)
-    env = tmp_path / ".env"
-    assert stat.S_IMODE(env.stat().st_mode) == 0o600
-    values = dict(line.split("=", 1) for line in env.read_text().splitlines() if not line.startswith("#"))
-    keys = [values[name] for name in ("QDRANT_API_KEY", "QDRANT_READ_ONLY_API_KEY", "GRAFANA_PASSWORD")]
-    assert len(set(keys)) == 3
-    assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
-    assert not any(key in done.stdout + done.stderr for key in keys)
-    again = subprocess.run([script], capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert ".env is there already" in again.stderr
-    assert [values[name] for name in values] == [
-        line.split("=", 1)[1] for line in env.read_text().splitlines() if "=" in line
-    ]
-    wanted = set(re.findall(r"\$\{([A-Z_]+)", "".join(path.read_text() for path in COMPOSE)))
-    assert wanted - {"CBMIR_GPUS"} <= set(values)  # which has a default
-    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
-
-
-def expressions() -> list[str]:
-    board = json.loads((DEPLOY / "grafana" / "boards" / "qdrant.json").read_text())
-    rules = loaded(DEPLOY / "prometheus" / "alerts.yml")["groups"]
-    return [target["expr"] for panel in board["panels"] for target in panel["targets"]] + [
-        rule["expr"] for group in rules for rule in group["rules"]
-    ]
-
-
-def test_monitoring__asks_for_metrics_that_qdrant_has():
-    words = set()
-    for expression in expressions():
-        plain = re.sub(r"\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)", "", expression)
-        words |= set(re.findall(r"[a-z_]{2,}", plain)) - {"sum", "max", "rate", "deriv", "histogram_quantile"}
-    assert words == METRICS
-
-
-def test_monitoring__rules_and_queries_are_promql(tmp_path):
-    if not shutil.which("promtool"):
-        pytest.skip("promtool isn't installed (Debian: prometheus)")
-    subprocess.run(["promtool", "check", "rules", DEPLOY / "prometheus" / "alerts.yml"], check=True)
-    config = DEPLOY / "prometheus" / "prometheus.yml"
-    subprocess.run(["promtool", "check", "config", "--syntax-only", config], check=True)
-    rules = [{"record": f"board:{number}", "expr": text} for number, text in enumerate(expressions())]
-    made = tmp_path / "board.yml"
-    made.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
-    subprocess.run(["promtool", "check", "rules", made], check=True)
+    copied = {word for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]}
+    assert copied - {"--from=build", "/venv"} == {line[1:] for line in ignored if line.startswith("!")}
 
 
 def test_grafana__board_fits_its_source():
@@ -201,10 +142,95 @@ def test_grafana__board_fits_its_source():
     assert provider["options"]["path"] in mounted
 
 
-def test_kubernetes__job_follows_the_schema():
-    command = [BIN / "kubernetes-validate", "--strict", DEPLOY / "kubernetes" / "ingest-job.yaml"]
+KUBERNETES = ("ingest-job.yaml", "network-policy.yaml")
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_kubernetes__objects_follow_the_schema(name):
+    command = [BIN / "kubernetes-validate", "--strict", DEPLOY / "kubernetes" / name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def objects(name: str) -> list[dict]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text(encoding="utf-8")))
+
+
+def test_kubernetes__pods_have_no_rights():
+    closed = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    (pod,) = (item["spec"]["template"]["spec"] for item in objects("ingest-job.yaml") if item["kind"] == "Job")
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["securityContext"] == closed, container["name"]
+        assert container["resources"]["limits"]["memory"]
+    qdrant = loaded(DEPLOY / "kubernetes" / "qdrant-values.yaml")
+    assert closed.items() <= qdrant["containerSecurityContext"].items()
+    assert qdrant["containerSecurityContext"]["runAsNonRoot"] is True
+    assert qdrant["updateVolumeFsOwnership"] is False  # the chart would add a container that runs as root
+
+
+def test_kubernetes__network_is_closed_but_for_what_is_needed():
+    policies = {item["metadata"]["name"]: item["spec"] for item in objects("network-policy.yaml")}
+    (job,) = (item for item in objects("ingest-job.yaml") if item["kind"] == "Job")
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert policies["cbmir"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policies["cbmir"]["ingress"] == []
+    for policy in policies.values():
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        for rule in policy["egress"]:
+            ports = {port["port"] for port in rule["ports"]}
+            assert rule.get("to") == [{"podSelector": policies["qdrant"]["podSelector"]}] or ports == {53}
+    for rule in policies["qdrant"]["ingress"]:
+        assert rule["from"]
+        assert {port["port"] for port in rule["ports"]} <= {6333, 6334, 6335}
+
+
+def documented() -> list[list[str]]:
+    """The commands with `docker compose` that our texts show."""
+    texts = (DEPLOY / "README.md", ROOT / "docs" / "dashboards.md", COMPOSE[0])
+    lines = (line.strip("# ") for path in texts for line in path.read_text().splitlines())
+    found = (re.search(r"docker compose .*", line) for line in lines if line.startswith(("docker compose", "CBMIR_")))
+    # behind several blanks or a # comes what the command does
+    return [shlex.split(re.split(r"\s{2,}|\s#|[|<>]", match[0])[0])[2:] for match in found if match]
+
+
+def options_of(words: list[str]) -> set[str]:
+    """The options of a command of cbmir."""
+    command: click.Command = cli
+    for word in words:
+        following = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if following is None:
+            break
+        command = following
+    assert not isinstance(command, click.Group), f"no command {words}"
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_documentation__commands_of_compose_exist():
+    known = services(COMPOSE[0])
+    profiles = {profile for service in known.values() for profile in service.get("profiles", [])}
+    ran = set()
+    for words in documented():
+        assert {words[i + 1] for i, word in enumerate(words) if word == "--profile"} <= profiles
+        if "run" not in words:
+            continue
+        place = next(i for i, word in enumerate(words) if word in known)
+        name, rest = words[place], words[place + 1 :]
+        ran.add(name)
+        if "tar" in words[:place] or not rest or rest == ["..."]:
+            continue
+        command = [] if name in ("cbmir",) else [name.removesuffix("-gpu")]
+        given = {word for word in rest if word.startswith("--")}
+        assert given <= options_of([*command, *rest]), words
+    assert ran >= {"ingest", "search", "evaluate", "cbmir", "optimize", "ingest-gpu"}
+
+
+def test_documentation__settings_are_those_of_compose():
+    table = (DEPLOY / "README.md").read_text()
+    used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE[0].read_text()))
+    assert {name for name in used if name not in table} == set()
 
 
 def test_files__hold_no_key():
