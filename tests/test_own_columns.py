@@ -234,7 +234,7 @@ def test_server__in_strict_mode_an_own_column_needs_an_index(tmp_path, card, mak
     ):
         made.upsert(images(make_batch))
         where = resolve((parse("scanner=GE"),), made)
-        with pytest.raises(StoreError, match="Index required.*cbmir collections index NAME COLUMN"):
+        with pytest.raises(StoreError, match=r"Index required.*cbmir collections index NAME COLUMN"):
             made.count(where)
         made.make_index("extra.scanner", "keyword")
         assert made.count(resolve((parse("scanner=GE"),), made)) == 1

@@ -287,7 +287,8 @@ class Collection(ABC):
             field: ``extra.`` and the name of the column.
         """
         if self.own_index(field) == "keyword":
-            return dict(self.facet(engine_key(field), limit=max(FACET_LIMIT, self.count())))
+            found = self.facet(engine_key(field), limit=max(FACET_LIMIT, self.count()))
+            return {value: count for value, count in found.items()}
         return self._own.values(field)
 
     def own_columns(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from cbmir.errors import ProtocolError
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
-from evaluate.protocol import RetrievalProtocol, existing, unlabelled
+from evaluate.protocol import RetrievalProtocol, check_groups, existing, unlabelled
 
 NONE = -1
 """Place of what the gallery doesn't hold."""
@@ -125,6 +125,7 @@ def read_trial(
     else:
         held = collection.count(gallery_where) * collection.card.dim * 4 <= HELD_BYTES
         gallery, gallery_vectors = _read(collection, gallery_where, vocabularies, held=held)
+    check_groups(protocol, collection, {name: len(words) - 1 for name, words in vocabularies.items()})
     for role, where, images in (("queries", queries_where, asked), ("gallery", gallery_where, gallery)):
         if not keep_unlabelled and not images.codes[protocol.label].any():
             raise unlabelled(collection, where, protocol.label, role)
@@ -251,6 +252,8 @@ def _texts(value: Any) -> Values:
         return (value,) if value else ()
     if isinstance(value, list):
         return tuple(map(str, value))
+    if isinstance(value, float) and value.is_integer():
+        return (str(int(value)),)
     return () if value is None else (str(value),)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.media import kind_of
+from cbmir.modalities import modality_code
 from cbmir.schema import ImageRecord, label_slug
 from ingest.tables.columns import GIVEN_FIELDS
 from ingest.tables.options import TableOptions
@@ -98,7 +99,12 @@ class ReadSource(Source, Protocol):
 
 
 def make_record(
-    filepath: str, dataset: str, labels: list[str], given: Mapping[str, str], extra: Mapping[str, Any]
+    filepath: str,
+    dataset: str,
+    labels: list[str],
+    given: Mapping[str, str],
+    extra: Mapping[str, Any],
+    spellings: Mapping[str, str] | None = None,
 ) -> ImageRecord:
     """An image record from texts, in canonical form.
 
@@ -111,6 +117,7 @@ def make_record(
         labels: As written by people; repeated ones count once.
         given: Texts by field name, of `GIVEN_FIELDS`.
         extra: Anything else, JSON.
+        spellings: Of modalities, in labels too, and what they are, besides those of `cbmir.modalities`.
 
     Raises:
         RecordError: a value doesn't fit its field.
@@ -119,6 +126,10 @@ def make_record(
         name: _typed(name, text) for name, text in given.items() if name in GIVEN_FIELDS and text.strip()
     }
     values = {name: value for name, value in values.items() if value != ""}
+    if spellings:
+        labels = [_with_code(label, spellings) for label in labels]
+        if "modality" in values:
+            values["modality"] = modality_code(values["modality"], spellings)
     if values.get("modality") and values.get("anatomic_region"):
         start = f"{values['modality']}/{values['anatomic_region']}/"
         labels = [label if "/" in label else start + label for label in labels]
@@ -136,12 +147,14 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
     patients: set[tuple[str, str]] = set()
     studies: set[tuple[str, str]] = set()
     labels: dict[str, None] = {}
+    datasets: set[str] = set()
     for item in items:
         if isinstance(item, Failure):
             failed += 1
             continue
         record = item.record
         images += 1
+        datasets.add(record.dataset)
         if record.patient_id:
             patients.add((record.dataset, record.patient_id))
         if record.study_id:
@@ -162,6 +175,7 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
         without_label=without_label,
         first_labels=tuple(labels)[:_FIRST_LABELS],
         bare_labels=bare,
+        datasets=tuple(sorted(datasets)),
     )
 
 
@@ -184,6 +198,11 @@ def _exists(path: Path) -> bool:
 def printable(name: str) -> str:
     """A file name as text; bytes that are no UTF-8 become escapes, for the engine stores text."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _with_code(label: str, spellings: Mapping[str, str]) -> str:
+    first, slash, rest = label.partition("/")
+    return modality_code(first, spellings) + slash + rest if slash else label
 
 
 def _typed(name: str, text: str) -> str | float:

@@ -55,10 +55,11 @@ class TableSource:
         self._plan = survey(self._file, options.table)
         self.total: int | None = self._plan.rows + self._plan.broken
         names = self._file.names
+        self._spellings = options.table.values.get("modality")
         self._path = self._plan.places("filepath")[0]
         self._dataset = self._plan.places("dataset")
         self._flags = [(place, label_name(names[place])) for place in self._plan.places(LABEL)]
-        self._extras = [(place, names[place]) for place in self._plan.places(EXTRA)]
+        self._extras = [(place, unicodedata.normalize("NFC", names[place])) for place in self._plan.places(EXTRA)]
         self._fields = [(self._plan.places(role)[0], role, values) for role, values in self._plan.values.items()]
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
@@ -84,7 +85,7 @@ class TableSource:
             labels = [label for at, splitter in self._plan.splitters.items() for label in splitter(cells[at])]
             labels += self._one_hot(cells, extra)
             key, path = self._found(filepath)
-            record = make_record(key, self._dataset_of(cells), labels, given, extra)
+            record = make_record(key, self._dataset_of(cells), labels, given, extra, self._spellings)
         except RecordError as error:
             return Failure(filepath, place, str(error))
         return SourceImage(record, path)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cbmir.store.columns import IndexKind
 from ingest.tables.columns import EXTRA, IGNORED, LABEL, plain
 from ingest.tables.labels import UNCERTAIN, flag_of
 from ingest.tables.options import TableOptions
@@ -24,12 +25,14 @@ class ColumnReading:
         became: The field it fills, ``label``, ``extra`` or ``ignored``.
         first: Its first distinct values.
         empty: Rows without a value.
+        kind: Of the index that finds its values: ``float`` if all are numbers, else ``keyword``.
     """
 
     name: str
     became: str
     first: tuple[str, ...]
     empty: int
+    kind: IndexKind = "keyword"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Tally:
         without_label: Images without any.
         first_labels: The first different ones.
         bare_labels: Images whose first label names no modality and region.
+        datasets: Their data sets, sorted.
     """
 
     images: int
@@ -79,6 +83,7 @@ class Tally:
     without_label: int
     first_labels: tuple[str, ...]
     bare_labels: int
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ def reading_of(plan: Plan, name: str, tally: Tally, options: TableOptions) -> Re
     """How a table was read, from the plan and the counts of its rows."""
     names, became = plan.file.names, plan.became
     columns = tuple(
-        ColumnReading(name, role, tuple(held.first), held.empty)
+        ColumnReading(name, role, tuple(held.first), held.empty, "float" if held.numbers else "keyword")
         for name, role, held in zip(names, became, plan.held, strict=True)
     )
     changes = [_changes(plan, place, role) for place, role in enumerate(became) if role in plan.values]

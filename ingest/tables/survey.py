@@ -28,18 +28,18 @@ class Held:
     Attributes:
         first: Its first distinct values.
         empty: Rows without a value.
-        lists: Whether its cells are lists, as in Parquet.
+        types: Of its cells.
         counts: Rows by value; None where there are too many values.
     """
 
     first: list[str] = field(default_factory=list)
     empty: int = 0
-    lists: bool = False
+    types: set[type] = field(default_factory=set)
     counts: Counter[str] | None = field(default_factory=Counter)
 
     def add(self, cells: Sequence[Any], keep_all: bool) -> None:
         """Count more cells."""
-        self.lists = self.lists or any(isinstance(cell, list) for cell in cells)
+        self.types.update(map(type, cells))
         found = Counter(map(_shown, cells))
         self.empty += found.pop("", 0)
         for value in islice(found, SHOWN - len(self.first) if len(self.first) < SHOWN else 0):
@@ -49,6 +49,16 @@ class Held:
             self.counts.update(found)
             if not keep_all and len(self.counts) > _KEPT:
                 self.counts = None
+
+    @property
+    def lists(self) -> bool:
+        """Whether cells are lists, as in Parquet."""
+        return list in self.types
+
+    @property
+    def numbers(self) -> bool:
+        """Whether all values are numbers by their type, as in Parquet and workbooks."""
+        return bool(self.first) and self.types <= {int, float, type(None)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,16 +45,18 @@ def text_of(value: Any) -> str:
 
 
 def json_of(value: Any) -> Any:
-    """A cell as JSON, None where it is missing."""
+    """A cell as JSON, None where it is missing; true and false become texts, else an engine can't find them."""
     if isinstance(value, str):
-        return value if text_of(value) else None
+        return unicodedata.normalize("NFC", text_of(value)) or None
+    if isinstance(value, bool):
+        return str(value).lower()
     if _empty(value):
         return None
     if isinstance(value, dict):
         return {str(name): json_of(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_of(item) for item in value]
-    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return text_of(value)
 
