@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from ingest.tables.reading import Reading, Tally
 from ingest.tables.values import value_of
 
 _FIRST_LABELS = 3
+_KNOWN = 1 << 16
+"""Texts whose values are kept: columns of tables hold the same few again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ def _with_code(label: str, spellings: Mapping[str, str]) -> str:
     return modality_code(first, spellings) + slash + rest if slash else label
 
 
+@lru_cache(_KNOWN)
 def _typed(name: str, text: str) -> str | float:
     try:
         value = value_of(name, text)

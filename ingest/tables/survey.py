@@ -39,8 +39,14 @@ class Held:
 
     def add(self, cells: Sequence[Any], keep_all: bool) -> None:
         """Count more cells."""
-        self.types.update(map(type, cells))
-        found = Counter(map(_shown, cells))
+        types = set(map(type, cells))
+        self.types |= types
+        found: Counter[str] = Counter()
+        if types <= {str}:  # the same cells come again and again
+            for cell, count in Counter(cells).items():
+                found[text_of(cell)] += count
+        else:
+            found.update(map(_shown, cells))
         self.empty += found.pop("", 0)
         for value in islice(found, SHOWN - len(self.first) if len(self.first) < SHOWN else 0):
             if value not in self.first:
