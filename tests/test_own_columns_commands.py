@@ -103,7 +103,7 @@ def test_search__an_unknown_column_names_the_nearest(cbmir, filled):
 def test_search__show_own_columns(cbmir, filled):
     done = search(cbmir, filled, "--show", "scanner", "--show", "split", "--show", "extra.kvp")
     line = next(line for line in done.stdout.splitlines() if line.endswith(" 07.png"))
-    assert ["GE", "train", "140"] == line.split()[-4:-1]
+    assert line.split()[-4:-1] == ["GE", "train", "140"]
     done = search(cbmir, filled, "--show", "scanner", "--format", "csv-long")
     rows = {row["filepath"]: row["scanner"] for row in csv.DictReader(io.StringIO(done.stdout))}
     assert rows == {f"{row:02}.png": ("Siemens", "GE", "")[row % 3] for row in range(IMAGES)}

@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from cbmir.errors import CbmirError, CollectionError, FingerprintError, RecordError
-from cbmir.filters import Value, Where, engine_key
+from cbmir.filters import Where, engine_key
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store.columns import IndexKind, OwnColumns, OwnIndex
@@ -280,15 +280,14 @@ class Collection(ABC):
         Where a key of a server may write points only, nothing is kept, and a warning says so.
         """
 
-    def own_values(self, field: str) -> dict[Value, int]:
+    def own_values(self, field: str) -> dict[Any, int]:
         """How many points have each text and number of an own column, as counted within the last minute.
 
         Args:
             field: ``extra.`` and the name of the column.
         """
         if self.own_index(field) == "keyword":
-            found = self.facet(engine_key(field), limit=max(FACET_LIMIT, self.count()))
-            return {value: count for value, count in found.items()}
+            return self.facet(engine_key(field), limit=max(FACET_LIMIT, self.count()))
         return self._own.values(field)
 
     def own_columns(self) -> dict[str, int]:

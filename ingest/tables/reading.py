@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cbmir.modalities import MODALITIES
 from cbmir.store.columns import IndexKind
 from ingest.tables.columns import EXTRA, IGNORED, LABEL, plain
 from ingest.tables.labels import UNCERTAIN, flag_of
@@ -240,6 +241,15 @@ def _value_warnings(plan: Plan) -> Iterator[str]:
     for role, values in plan.values.items():
         if role == "sex" and any(text in ("0", "1", "2", "0.0", "1.0", "2.0") and not values[text] for text in values):
             yield "sex is coded in numbers, which data sets use differently: give for example --values sex:0=F,1=M"
+        if role == "sex" and {"h", "m"} <= {text.casefold() for text in values} and None in values.values():
+            yield "sex holds H beside M, which may mean hombre and mujer: give then --values sex:H=M,M=F"
+        if role == "modality" and (
+            unlisted := [text for text, code in values.items() if code and code not in MODALITIES]
+        ):
+            yield (
+                f"no known modality: {', '.join(unlisted[:_EXAMPLES])}. If it is another spelling of one (see "
+                f"cbmir ingest modalities), give for example --values 'modality:{unlisted[0]}=MR'"
+            )
         if role in ("patient_id", "study_id", "series_id"):
             short = next((text for text in values if _shortened(text)), None)
             if short:

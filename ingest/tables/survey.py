@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from cbmir.errors import SourceError
+from cbmir.modalities import modality_code
 from ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign, near_misses
 from ingest.tables.findings import is_finding
 from ingest.tables.labels import UNCERTAIN, Splitter, asked_for, flag_of, is_flag_column
@@ -194,7 +195,8 @@ def _values(
     values: dict[str, str | None] = {}
     for text in counts:
         try:
-            values[text] = value_of(role, said.get(text.casefold(), text), options.date_format)
+            meant = modality_code(text, said) if role == "modality" else said.get(text.casefold(), text)
+            values[text] = value_of(role, meant, options.date_format)
         except AmbiguousDateError as error:
             raise SourceError(
                 f"table {file.path}: {name} holds {text!r}, of which day and month can't be told apart; "
