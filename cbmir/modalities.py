@@ -4,6 +4,7 @@ Ingest and filters share the table, so that ``--modality MRI`` finds what a tabl
 """
 
 import re
+from collections.abc import Mapping
 
 MODALITIES = {
     "CT": ("CT", "CT scan", "CAT scan", "computed tomography"),
@@ -34,6 +35,13 @@ def _plain(text: str) -> str:
 _CODES = {_plain(spelling): code for code, spellings in MODALITIES.items() for spelling in spellings}
 
 
-def modality_code(text: str) -> str:
-    """The stored code of a modality: ``MRI`` is ``MR``, ``X-Ray`` is ``XR``; others in upper case."""
+def modality_code(text: str, more: Mapping[str, str] | None = None) -> str:
+    """The stored code of a modality: ``MRI`` is ``MR``, ``X-Ray`` is ``XR``; others in upper case.
+
+    Args:
+        text: Any spelling.
+        more: Further spellings and what they are, which count before those of `MODALITIES`.
+    """
+    own = {_plain(spelling): code for spelling, code in more.items()} if more else {}
+    text = own.get(_plain(text), text)
     return _CODES.get(_plain(text), text.strip().upper())

@@ -5,6 +5,7 @@ import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha1
 from operator import attrgetter
 from typing import Any, Literal
@@ -84,6 +85,7 @@ def slug(text: str) -> str:
     return unicodedata.normalize("NFC", re.sub(r"\s+", "_", text.strip()).lower())
 
 
+@lru_cache(1 << 16)
 def label_slug(text: str) -> str:
     """A label as it is stored: ``XR/chest/Pleural Effusion`` becomes ``XR/chest/pleural_effusion``.
 

@@ -155,11 +155,11 @@ _OPTIONS = (
     click.option("--include-same-patient", is_flag=True, help="Exclude nothing but the query itself."),
     click.option(
         "--by",
-        type=click.Choice(GROUPS),
         multiple=True,
         default=("modality",),
         show_default=True,
-        help="Also give figures for each value of this field. Repeatable.",
+        metavar="FIELD|COLUMN",
+        help=f"Also give figures for each value of this field: {', '.join(GROUPS)}, or an own column. Repeatable.",
     ),
     click.option(
         "--draws",

@@ -1,19 +1,27 @@
 """Which images ask, which are searched, and which answers count as right: the terms of a measurement."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cbmir import filters
 from cbmir.errors import CutoffError, FilterError, ProtocolError
-from cbmir.filters import Condition, Where, parse, resolve
+from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse, resolve
+from cbmir.schema import FIELDS, INDEXED_FIELDS
 from cbmir.store import Collection
 from evaluate.metrics import METRICS
 
 EVERYTHING = "all"
 LABELS = ("primary_label", "labels", "modality", "anatomic_region", "pathology")
-GROUPS = ("modality", "anatomic_region", "pathology", "dataset", "class")
+CLASS = "class"
+"""Groups by the class of the query."""
+
+GROUPS = (*(field.name for field in INDEXED_FIELDS if field.kind == "keyword"), CLASS)
+"""What results can be grouped by, besides own columns."""
+
+MAX_GROUPS = 1000
+"""Values of an own column that results are grouped by at most: each takes its own resamples."""
 EXCLUDED = {"patient": "patient_id", "study": "study_id", "series": "series_id", "dataset": "dataset"}
 """What a query's own images can be kept out by, and the payload field that tells."""
 
@@ -74,7 +82,7 @@ class RetrievalProtocol:
         searches: Some of `SEARCHES`.
         exclude: Keys of `EXCLUDED`: gallery images that share the patient, the study, ... of the query are neither
             found nor relevant.
-        by: Fields of `GROUPS` for whose values figures are given apart.
+        by: Fields of `GROUPS` and own columns for whose values figures are given apart.
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
         device: Of the exact search.
@@ -106,7 +114,8 @@ class RetrievalProtocol:
         _known("rule of relevance", (self.relevance,), RULES)
         _known("way with images without a label", (self.unlabelled,), UNLABELLED)
         _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))
-        _known("group", self.by or ("modality",), GROUPS)
+        for name in self.by:
+            group_field(name)
         if not self.k or not all(1 <= k <= MAX_K for k in self.k):
             raise CutoffError(f"k is {', '.join(map(str, self.k)) or 'missing'}; cutoffs lie in 1 to {MAX_K}")
 
@@ -128,8 +137,45 @@ class RetrievalProtocol:
     @property
     def fields(self) -> list[str]:
         """Payload fields that the measurement reads; the patient always, as intervals are drawn over patients."""
-        groups = (name for name in self.by if name != "class")
+        groups = (group_field(name) for name in self.by if name != CLASS)
         return list(dict.fromkeys((self.label, *groups, "patient_id", *self.excluded_fields)))
+
+
+def group_field(name: str) -> str:
+    """The payload field of a group, or ``extra.`` and the name of an own column.
+
+    Raises:
+        ProtocolError: it is a payload field of another kind.
+    """
+    if name in FIELDS and name not in GROUPS:
+        raise ProtocolError(f"results can't be grouped by {name}; there are {', '.join(GROUPS)}, and own columns")
+    return name if name in GROUPS else own_field(name)
+
+
+def check_groups(protocol: RetrievalProtocol, collection: Collection, found: Mapping[str, int]) -> None:
+    """Refuse own columns that don't exist, and those with more values than can be told apart.
+
+    Args:
+        protocol: The terms.
+        collection: Where the images are.
+        found: By field, how many different values the images have.
+
+    Raises:
+        ProtocolError: the name is unknown, or there are more than `MAX_GROUPS` values.
+    """
+    for name in protocol.by:
+        field = group_field(name)
+        if own_column(field) is None:
+            continue
+        if not found[field]:
+            try:
+                check_column(name, collection)
+            except FilterError as error:
+                raise ProtocolError(f"--by {name}: {error}") from error
+        if found[field] > MAX_GROUPS:
+            raise ProtocolError(
+                f"--by {name}: it has {found[field]:,} values, more than {MAX_GROUPS:,}; choose another column"
+            )
 
 
 def existing(where: Where, collection: Collection, role: str) -> Where:

@@ -11,6 +11,7 @@ import click
 from tqdm import tqdm
 
 from cbmir.encoders import get
+from cbmir.modalities import MODALITIES
 from cbmir.options import (
     encoder_options,
     foretell,
@@ -21,6 +22,7 @@ from cbmir.options import (
     say,
     store_option,
 )
+from cbmir.store import Collection
 from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
 from ingest.console import NeededToStore, dry_run_option, failed, finish, seen_by, show_readings
@@ -28,6 +30,7 @@ from ingest.deferred import open_or_defer
 from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
 from ingest.pipeline import ingest_images
 from ingest.reindex.cli import reindex_
+from ingest.remembering import wanted_indexes, with_indexes
 from ingest.shard import Shard, open_in_turn
 from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
 from ingest.tables.options import TableOptions, table_options
@@ -83,6 +86,13 @@ def ingest() -> None:
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
 @table_options
+@click.option(
+    "--index",
+    "own_indexes",
+    multiple=True,
+    metavar="COLUMN",
+    help="Make a payload index for an own column, so that filters by it are fast. Repeatable.",
+)
 @dry_run_option
 @encoder_options
 @layout_options
@@ -103,6 +113,7 @@ def images(
     whole = open_source(source, how)
     items = Shard.parse(whole, options["shard"]) if options["shard"] else whole
     readings = show_readings([whole], dry_run and as_json)
+    indexes = wanted_indexes(options["own_indexes"], readings)
     if dry_run:
         return 0
     network = get(encoder, options["settings"])
@@ -111,13 +122,16 @@ def images(
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None
-        opening = partial(open_in_turn, store, name, network.card, layout, waiting)
+
+        def opening() -> Collection:
+            return with_indexes(open_in_turn(store, name, network.card, layout, waiting), indexes)
+
         with open_or_defer(store, name, network.card, opening) as collection:
             with tqdm(total=items.total, unit="image", disable=None) as bar:
                 seen, place = seen_by(bar), options["place"]
                 report = ingest_images(items, network, collection, options["workers"], seen, place)
                 report.readings = readings
-            code = finish(collection, report, options["failures"], as_json)
+            code = finish(collection, report, options["failures"], as_json, table)
             if options["embeddings"] and not report.interrupted:
                 path = options["embeddings"] / f"{collection.name}.h5"
                 say(f"{counted(write_embeddings(collection, path), 'vector')} written to {path}")
@@ -162,7 +176,7 @@ def embeddings(
         with open_or_defer(store, name, card, opening) as collection:
             report = ingest_embeddings(sources, vectors, collection)
             report.readings = readings
-            return finish(collection, report, options["failures"], options["as_json"])
+            return finish(collection, report, options["failures"], options["as_json"], table)
 
 
 class _Dataset(click.Argument):
@@ -227,6 +241,17 @@ def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool)
     for path, count in merged.rows.items():
         say(f"{path}: {counted(count, 'row')}")
     say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
+
+
+@ingest.command()
+@json_option
+def modalities(as_json: bool) -> None:
+    """Print the codes of modalities and their spellings; --values modality:NAME=CODE adds others to a collection."""
+    if as_json:
+        print_json({code: list(spellings) for code, spellings in MODALITIES.items()})
+        return
+    for code, spellings in MODALITIES.items():
+        click.echo(f"{code:5} {', '.join(spellings)}")
 
 
 def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:

@@ -12,8 +12,10 @@ from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
 from cbmir.store import Collection
 from ingest.deferred import Deferred
 from ingest.pipeline import Seen
+from ingest.remembering import remember_readings
 from ingest.report import IngestReport, write_failures
 from ingest.sources import Failure, ReadSource
+from ingest.tables.options import TableOptions
 from ingest.tables.reading import Reading
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,13 +59,23 @@ _SHOWN = 3
 """Failures on the terminal; all are in the file."""
 
 
-def finish(collection: Collection, report: IngestReport, failures: Path | None, as_json: bool) -> int:
+def finish(
+    collection: Collection,
+    report: IngestReport,
+    failures: Path | None,
+    as_json: bool,
+    options: TableOptions | None = None,
+) -> int:
     """Index and report; the report comes out even where the indexing is stopped or fails.
+
+    The collection remembers how the sources were read, also where the run was interrupted.
 
     Returns:
         The exit code.
     """
     try:
+        if report.stored or report.skipped:
+            remember_readings(collection, report.readings, options)
         if not report.interrupted:
             with _line() as show:
                 report.timed("index", lambda: collection.finish(show))

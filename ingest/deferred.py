@@ -11,6 +11,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store import Collection, CollectionInfo, Store
 from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Fields, Progress, check_name
+from cbmir.store.columns import IndexKind, OwnIndex
 
 
 def open_or_defer(store: Store, name: str, card: EncoderCard, opening: Callable[[], Collection]) -> Collection:
@@ -106,9 +107,22 @@ class Deferred(Collection):
         if self.made:
             self.made.remember(root, datasets)
 
-    def _note(self, changes: Mapping[str, Any], otherwise: str) -> None:
+    def metadata(self) -> dict[str, Any]:
+        """Nothing yet, or what the real one remembers."""
+        return self.made.metadata() if self.made else {}
+
+    def set_metadata(self, changes: Mapping[str, Any]) -> None:
+        """Set some keys of the real one's metadata."""
         if self.made:
-            self.made._note(changes, otherwise)
+            self.made.set_metadata(changes)
+
+    def _own_index(self, key: str) -> OwnIndex | None:
+        return self.made._own_index(key) if self.made else None
+
+    def make_index(self, field: str, kind: IndexKind) -> None:
+        """Make a payload index on an own column of the real one."""
+        if self.made:
+            self.made.make_index(field, kind)
 
     def info(self) -> CollectionInfo:
         """The collection in figures.

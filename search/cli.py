@@ -12,12 +12,12 @@ import numpy as np
 
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
-from cbmir.filters import Where, resolve, wording
+from cbmir.filters import Where, check_column, resolve, wording
 from cbmir.options import EXIT_FAILURES, encoder_options, filter_options, json_option, print_json, say, store_option
 from cbmir.schema import Vectors, normalise
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
-from search.output import FORMATS, as_json
+from search.output import FORMATS, as_json, shown_value
 from search.searcher import Answer, Query, Searcher, check_queries, image_files
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ def _query_options(command: F) -> F:
             help="Search by the HNSW graph alone, unchecked: fast, but a filter may cost it neighbours.",
         ),
         click.option("--exact", "way", flag_value="exact", help="Compare all images that pass the filter."),
+        click.option(
+            "--show",
+            multiple=True,
+            metavar="FIELD|COLUMN",
+            help="Print this payload field or own column of each hit, too; --json has all of them. Repeatable.",
+        ),
         click.option("--exclude-same-patient", is_flag=True, help="Leave out stored images of the query's patient."),
         filter_options,
         click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits a query."),
@@ -103,7 +109,7 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
     check_queries(files)
     with _searcher(options, settings) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = list(searcher.images(files, _query(options)))
+        answers = _checked(searcher, list(searcher.images(files, _query(options))), options)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
     if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
@@ -119,7 +125,7 @@ def like(ids: Sequence[str], **options: Any) -> int:
     terms = _sheet_terms(options)
     with _searcher(options) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = [searcher.like(id, _query(options)) for id in ids]
+        answers = _checked(searcher, [searcher.like(id, _query(options)) for id in ids], options)
     return _print(answers, options, sheet)
 
 
@@ -132,15 +138,26 @@ def vector(file: Path, **options: Any) -> int:
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = searcher.vectors(vectors, _query(options))
-    named = [Answer(f"{file.name} row {row}", tuple(found.hits), way=found.way) for row, found in enumerate(answers)]
-    return _print(named, options, sheet)
+        found = searcher.vectors(vectors, _query(options))
+        named = [Answer(f"{file.name} row {row}", tuple(item.hits), way=item.way) for row, item in enumerate(found)]
+        answers = _checked(searcher, named, options)
+    return _print(answers, options, sheet)
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
     return Searcher(
         options["location"], options["name"], settings, os.environ.get("QDRANT_API_KEY") or None, options["budget_ms"]
     )
+
+
+def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any]) -> list[Answer]:
+    """The answers, if what ``--show`` names exists; the collection is read only where no hit has it."""
+    if options["show"] and options["form"] == "csv" and not options["as_json"]:
+        raise click.UsageError("--format csv holds paths only; --show needs table, csv-long or --json")
+    for name in options["show"]:
+        if not any(shown_value(hit.payload, name) for answer in answers for hit in answer.hits):
+            check_column(name, searcher.collection)
+    return answers
 
 
 def _query(options: dict[str, Any]) -> Query:
@@ -201,7 +218,7 @@ def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None"
     if options["as_json"]:
         print_json(as_json(answers))
     else:
-        click.echo(FORMATS[options["form"]](answers))
+        click.echo(FORMATS[options["form"]](answers, options["show"]))
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
     for answer in failed:
         say(f"failed: {answer.query} {answer.reason}")

@@ -5,14 +5,15 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cbmir.schema import PAYLOAD_FIELDS
+from cbmir.filters import own_column, own_field
+from cbmir.schema import FIELDS, PAYLOAD_FIELDS
 from search.searcher import Answer
 
 _COLUMNS = tuple(field.name for field in PAYLOAD_FIELDS if field.kind != "object" and not field.internal)
 
 
-def table(answers: Sequence[Answer]) -> str:
-    """A block a query: rank, cosine, label, split, patient, file path."""
+def table(answers: Sequence[Answer], show: Sequence[str] = ()) -> str:
+    """A block a query: rank, cosine, label, split, patient, the fields and own columns to show, file path."""
     lines = []
     for answer in answers:
         lines.append(f"{_query(answer)}  {answer.reason or ''}".rstrip())
@@ -20,27 +21,33 @@ def table(answers: Sequence[Answer]) -> str:
             label = str(hit.payload.get("primary_label", "-"))
             split, patient = (str(hit.payload.get(name, "-")) for name in ("split", "patient_id"))
             place = hit.payload.get("filepath", hit.id)
-            lines.append(f"{hit.rank:>5}  {hit.score:.4f}  {label:28}  {split:5}  {patient:20}  {place}")
+            shown = "".join(f"  {shown_value(hit.payload, name) or '-':12}" for name in show)
+            lines.append(f"{hit.rank:>5}  {hit.score:.4f}  {label:28}  {split:5}  {patient:20}{shown}  {place}")
         if not answer.hits and not answer.reason:
             lines.append("       nothing stored satisfies the filter")
     return "\n".join(lines)
 
 
-def csv_wide(answers: Sequence[Answer]) -> str:
+def csv_wide(answers: Sequence[Answer], show: Sequence[str] = ()) -> str:
     """A row a query: its path, then the file paths of its hits under the columns 1 to k."""
     depth = max((len(answer.hits) for answer in answers), default=0)
     rows = [[answer.query, *(str(hit.payload.get("filepath", hit.id)) for hit in answer.hits)] for answer in answers]
     return _csv(["query", *(str(rank) for rank in range(1, depth + 1))], rows)
 
 
-def csv_long(answers: Sequence[Answer]) -> str:
-    """A row a hit: query, rank, cosine, id, how the query was answered, and payload; lists are joined by ``|``."""
+def csv_long(answers: Sequence[Answer], show: Sequence[str] = ()) -> str:
+    """A row a hit: query, rank, cosine, id, how the query was answered, payload and the own columns to show.
+
+    Lists are joined by ``|``.
+    """
+    own = [name for name in show if name not in _COLUMNS]
     rows = [
-        [answer.query, hit.rank, hit.score, hit.id, answer.way, *(_cell(hit.payload, name) for name in _COLUMNS)]
+        [answer.query, hit.rank, hit.score, hit.id, answer.way]
+        + [shown_value(hit.payload, name) for name in (*_COLUMNS, *own)]
         for answer in answers
         for hit in answer.hits
     ]
-    return _csv(["query", "rank", "score", "id", "way", *_COLUMNS], rows)
+    return _csv(["query", "rank", "score", "id", "way", *_COLUMNS, *own], rows)
 
 
 def as_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -59,7 +66,11 @@ def as_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     ]
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Answer]], str]] = {"table": table, "csv": csv_wide, "csv-long": csv_long}
+FORMATS: Mapping[str, Callable[[Sequence[Answer], Sequence[str]], str]] = {
+    "table": table,
+    "csv": csv_wide,
+    "csv-long": csv_long,
+}
 
 
 def _query(answer: Answer) -> str:
@@ -70,9 +81,11 @@ def _query(answer: Answer) -> str:
     return f"{answer.query}  {payload.get('dataset', '-')}/{payload.get('filepath', '-')}"
 
 
-def _cell(payload: Mapping[str, Any], name: str) -> str:
-    value = payload.get(name, "")
-    return "|".join(value) if isinstance(value, list) else str(value)
+def shown_value(payload: Mapping[str, Any], name: str) -> str:
+    """A payload field or an own column as text, empty where a hit has none; lists are parted by ``|``."""
+    own = None if name in FIELDS else own_column(own_field(name))
+    value = payload.get(name, "") if own is None else (payload.get("extra") or {}).get(own, "")
+    return "|".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

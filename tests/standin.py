@@ -60,17 +60,24 @@ class Standin:
         root: Made unless it is there.
         key: Asked of every call.
         port: Of the URL; 0 for any two free ports side by side.
+        strict: Whether filters by own columns (``extra.``) need an index too, as in a server's strict mode.
         rest_handler: Answers on the URL's own port; its ``server.standin`` is the stand-in. None: nobody listens there,
             but the port is kept.
     """
 
     def __init__(
-        self, root: Path, key: str | None = None, *, port: int = 0, rest_handler: Handler | None = None
+        self,
+        root: Path,
+        key: str | None = None,
+        *,
+        port: int = 0,
+        strict: bool = True,
+        rest_handler: Handler | None = None,
     ) -> None:
         self.root = root
         self.lock = threading.RLock()
         self.aliases: dict[str, str] = {}
-        self.key, self._port, self._rest_handler = key, port, rest_handler
+        self.key, self._port, self._rest_handler, self._strict = key, port, rest_handler, strict
         self._held: dict[str, _Held] = {}
 
     def __enter__(self) -> Self:
@@ -178,7 +185,8 @@ class Standin:
     def indexed(self, request: Any, *fields: str) -> q.EdgeShard:
         """The shard for a request, if all fields that it filters or counts by have an index, as in strict mode."""
         shard = self.find(request.collection_name).shard
-        asked = {*fields, *(filter_fields(request.filter) if request.HasField("filter") else ())}
+        filtered = filter_fields(request.filter) if request.HasField("filter") else ()
+        asked = {*fields, *(key for key in filtered if self._strict or not key.startswith("extra."))}
         for field in sorted(asked - set(shard.info().payload_schema)):
             text = f'Bad request: Index required but not found for "{field}". Help: Create an index for this key'
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, text)

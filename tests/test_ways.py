@@ -70,7 +70,7 @@ def collection(request, islands, tmp_path_factory):
             part = slice(start, start + 1000)
             made.upsert(replace(islands, records=islands.records[part], vectors=islands.vectors[part]))
         made.finish()
-        made._keep(replace(made.profile, **ASKING))
+        made.set_metadata({"search": replace(made.profile, **ASKING).as_json()})
     if request.param == "directory":
         with EdgeStore(folder).open("islands") as opened:
             yield opened
@@ -82,7 +82,7 @@ def collection(request, islands, tmp_path_factory):
                 made.upsert(replace(islands, records=islands.records[part], vectors=islands.vectors[part]))
             server.find(store.aliases()["islands"]).shard.optimize()  # as a server does by itself
             made.finish()
-            made._keep(replace(made.profile, **ASKING))
+            made.set_metadata({"search": replace(made.profile, **ASKING).as_json()})
         with store.open("islands") as opened:
             yield opened
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cbmir.collections.backup.cli import restore_, snapshot_, verify_
+from cbmir.collections.columns import index_columns, source_lines
 from cbmir.collections.exchange.cli import export_, import_
 from cbmir.collections.prune.cli import prune_
 from cbmir.collections.transfer.cli import pull, push
@@ -23,6 +24,7 @@ from cbmir.options import (
 )
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
+from cbmir.store.sources import SPELLINGS, sources_of
 from cbmir.units import counted
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ def show(name: str, location: str, as_json: bool) -> None:
     """Print a collection: encoder, counts, and images by data set, split, modality, region and label."""
     with opened(location) as store, store.open(name) as collection:
         data = {"name": name, **_head(collection), "counts": {field: collection.facet(field) for field in _SHOWN}}
+        metadata = collection.metadata()
+        data |= {"sources": sources_of(metadata), "modalities": metadata.get(SPELLINGS) or {}}
     if as_json:
         print_json(data)
         return
@@ -82,6 +86,8 @@ def show(name: str, location: str, as_json: bool) -> None:
     )
     click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
     click.echo(f"fingerprint {data['fingerprint']}")
+    for line in source_lines(data["sources"], data["modalities"]):
+        click.echo(line)
     for field, counts in data["counts"].items():
         click.echo(f"\n{field}")
         for value, count in counts.items():
@@ -127,6 +133,17 @@ def optimize(name: str, location: str) -> None:
     say(f"{name}: {counted(info.points, 'image')}, {info.indexed:,} in the HNSW graph, {info.status}")
     if profile:
         say(profile.summary())
+
+
+@collections.command("index")
+@click.argument("name")
+@click.argument("columns", nargs=-1, required=True, metavar="COLUMN...")
+@store_option
+def index_(name: str, columns: tuple[str, ...], location: str) -> None:
+    """Make payload indexes for own columns, so that filters by them are fast; a server in strict mode needs them."""
+    with opened(location) as store, store.open(name) as collection:
+        for line in index_columns(collection, columns):
+            say(line)
 
 
 @collections.command()

@@ -11,9 +11,10 @@ from typing import Any, Self, cast
 import numpy as np
 
 from cbmir.errors import CbmirError, CollectionError, FingerprintError, RecordError
-from cbmir.filters import Where
+from cbmir.filters import Where, engine_key
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
+from cbmir.store.columns import IndexKind, OwnColumns, OwnIndex
 from cbmir.store.layout import DEFAULT, Layout
 from cbmir.store.roots import ROOTS, Roots, with_root
 from cbmir.store.ways import (
@@ -81,6 +82,7 @@ class Collection(ABC):
         self.card = card
         self.roots = roots or {}
         self._chooser = Chooser(self.count, card.dim, profile)
+        self._own = OwnColumns(self.scroll)
 
     @property
     def profile(self) -> SearchProfile | None:
@@ -279,7 +281,7 @@ class Collection(ABC):
         profile = measure_search(self, progress)
         if profile != self.profile:
             self._chooser = Chooser(self.count, self.card.dim, profile)
-            self._keep(profile)
+            self.set_metadata({"search": profile and profile.as_json()})
 
     @abstractmethod
     def _index(self, progress: Progress | None) -> None:
@@ -293,24 +295,55 @@ class Collection(ABC):
         """
         roots = with_root(self.roots, root, datasets)
         if roots != self.roots:
-            self._note({ROOTS: roots}, "the folder of its images is not remembered: give --root to see them")
+            self.set_metadata({ROOTS: roots})
             self.roots = roots
 
-    def _keep(self, profile: SearchProfile | None) -> None:
-        self._note(
-            {"search": profile and profile.as_json()},
-            "what was measured about its searches is not kept: run "
-            f"`cbmir collections optimize {self.name}` with a key that may manage it",
-        )
+    @abstractmethod
+    def metadata(self) -> dict[str, Any]:
+        """What the collection remembers of itself besides its points."""
 
     @abstractmethod
-    def _note(self, changes: Mapping[str, Any], otherwise: str) -> None:
-        """Set some entries of the collection's metadata.
+    def set_metadata(self, changes: Mapping[str, Any]) -> None:
+        """Set some keys of the collection's metadata; the others stay.
+
+        Where a key of a server may write points only, nothing is kept, and a warning says so.
+        """
+
+    def own_values(self, field: str) -> dict[Any, int]:
+        """How many points have each text and number of an own column, as counted within the last minute.
 
         Args:
-            changes: By name; the other entries stay.
-            otherwise: What follows if the key may not do it, which is a warning.
+            field: ``extra.`` and the name of the column.
         """
+        if self.own_index(field) == "keyword":
+            return self.facet(engine_key(field), limit=max(FACET_LIMIT, self.count()))
+        return self._own.values(field)
+
+    def own_columns(self) -> dict[str, int]:
+        """How many points have each own column, as counted within the last minute."""
+        return self._own.names()
+
+    def own_index(self, field: str) -> IndexKind | None:
+        """The index that holds all values of an own column; None without one, or where values are of several kinds."""
+        found = self._own_index(engine_key(field))
+        return found.kind if found and found.whole else None
+
+    @abstractmethod
+    def _own_index(self, key: str) -> OwnIndex | None:
+        """The payload index on an own column, by the engine's name of it."""
+
+    @abstractmethod
+    def make_index(self, field: str, kind: IndexKind) -> None:
+        """Make a payload index on an own column; one that exists is left as it is, one of another kind replaced.
+
+        Args:
+            field: ``extra.`` and the name of the column.
+            kind: Of what it finds.
+        """
+
+    def spellings(self) -> dict[str, str]:
+        """Other spellings of modalities that the collection's tables were read with, and their codes."""
+        return dict(self.metadata().get("modalities") or {})
 
     @abstractmethod
     def info(self) -> CollectionInfo:

@@ -24,7 +24,7 @@ import numpy as np
 import qdrant_edge as q
 
 from cbmir.errors import CbmirError, CollectionError, StoreError, StoreLockedError
-from cbmir.filters import Where, to_edge
+from cbmir.filters import Where, engine_key, to_edge
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
 from cbmir.store.base import (
@@ -39,6 +39,7 @@ from cbmir.store.base import (
     check_name,
     metadata,
 )
+from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 from cbmir.store.roots import Roots, roots_from
 from cbmir.store.ways import SearchProfile
@@ -266,6 +267,25 @@ class EdgeCollection(Collection):
             hits = self._shard.facet(request).hits
         return {str(hit.value): hit.count for hit in sorted(hits, key=lambda hit: (-hit.count, str(hit.value)))}
 
+    def _own_index(self, key: str) -> OwnIndex | None:
+        having = q.Filter(must_not=[q.IsEmptyCondition(key)])
+        with _engine(self.folder):
+            found = self._shard.info().payload_schema.get(key)
+            kind = kind_of_index(found.data_type) if found else None
+            if found is None or kind is None:
+                return None
+            return OwnIndex(kind, found.points == self._shard.count(q.CountRequest(exact=True, filter=having)))
+
+    def make_index(self, field: str, kind: IndexKind) -> None:
+        """Make a payload index on an own column."""
+        key = engine_key(field)
+        there = self._own_index(key)
+        if there and there.kind == kind:
+            return
+        params = q.KeywordIndexParams() if kind == "keyword" else q.FloatIndexParams()
+        with _engine(self.folder):
+            self._shard.update(q.UpdateOperation.create_field_index(key, params))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points."""
         with _engine(self.folder):
@@ -310,12 +330,20 @@ class EdgeCollection(Collection):
             reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
             raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
 
-    def _note(self, changes: Mapping[str, Any], _: str) -> None:
+    def metadata(self) -> dict[str, Any]:
+        """What the collection remembers of itself besides its points."""
+        path = self.folder / "collection.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"can't read {path}: {error}") from error
+
+    def set_metadata(self, changes: Mapping[str, Any]) -> None:
+        """Set some keys of the collection's metadata."""
         path = self.folder / "collection.json"
         part = path.with_name(".collection.json.part")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            data.update(changes)
+            data = self.metadata() | dict(changes)
             part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
             part.replace(path)
         except OSError as error:

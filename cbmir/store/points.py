@@ -11,20 +11,22 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from cbmir.errors import StoreError
-from cbmir.filters import Where, to_qdrant
+from cbmir.filters import Where, engine_key, to_qdrant
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
 from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
+from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
 from cbmir.store.connection import TIMEOUT_S, Connection
 from cbmir.store.layout import OVERSAMPLING
 from cbmir.store.retry import one_line, refused
-from cbmir.store.roots import Roots
+from cbmir.store.roots import ROOTS, Roots
 from cbmir.store.ways import SearchProfile
 
 REQUEST_POINTS = 256
 REQUEST_BYTES = 8_000_000
 """Of one write: vectors and payloads; the server refuses requests over 32 MB unless told otherwise."""
 _POLL_S = 0.5
+_KEPT = {"search": "what was measured about its searches", "source": "how its tables were read", ROOTS: "where its images are"}
 
 T = TypeVar("T")
 
@@ -136,6 +138,23 @@ class ServerCollection(Collection):
         )
         return {str(hit.value): hit.count for hit in sorted(answer.hits, key=lambda hit: (-hit.count, str(hit.value)))}
 
+    def _own_index(self, key: str) -> OwnIndex | None:
+        found = (self._state().payload_schema or {}).get(key)
+        kind = kind_of_index(found.data_type) if found else None
+        if found is None or kind is None:
+            return None
+        having = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
+        return OwnIndex(kind, found.points == self._call(lambda c: c.count(self.name, having, exact=True)).count)
+
+    def make_index(self, field: str, kind: IndexKind) -> None:
+        """Make a payload index on an own column."""
+        key = engine_key(field)
+        there = self._own_index(key)
+        if there and there.kind == kind:
+            return
+        schema = models.PayloadSchemaType.KEYWORD if kind == "keyword" else models.PayloadSchemaType.FLOAT
+        self._call(lambda client: client.create_payload_index(self.name, key, schema, wait=True))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points."""
         if not ids:
@@ -176,7 +195,13 @@ class ServerCollection(Collection):
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
 
-    def _note(self, changes: Mapping[str, Any], otherwise: str) -> None:
+    def metadata(self) -> dict[str, Any]:
+        """What the collection remembers of itself besides its points."""
+        return dict(self._state().config.metadata or {})
+
+    def set_metadata(self, changes: Mapping[str, Any]) -> None:
+        """Set some keys of the collection's metadata."""
+
         def keep(client: QdrantClient) -> None:
             aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
             client.update_collection(aliases.get(self.name, self.name), metadata=dict(changes))
@@ -186,7 +211,12 @@ class ServerCollection(Collection):
         except StoreError as error:
             if not (error.__cause__ and refused(error.__cause__)):
                 raise
-            logging.getLogger(__name__).warning("the key may not change collection %s, so %s", self.name, otherwise)
+            logging.getLogger(__name__).warning(
+                "the key may not change collection %s, so its metadata doesn't keep %s: run the same command "
+                "with a key that may manage it",
+                self.name,
+                " and ".join(_KEPT.get(name.partition(":")[0], name) for name in changes),
+            )
 
     def info(self) -> CollectionInfo:
         """The collection in figures."""

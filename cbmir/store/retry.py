@@ -72,6 +72,7 @@ def translate(error: Exception, place: str) -> StoreError:
             return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")
         return StoreError(
             f"{place} answered HTTP {error.status_code}: {one_line(error.content.decode(errors='replace'))}"
+            f"{_remedy(error.content.decode(errors='replace'))}"
         )
     if isinstance(error, grpc.RpcError):
         code, details = error.code(), one_line(error.details() or "")
@@ -79,10 +80,16 @@ def translate(error: Exception, place: str) -> StoreError:
             return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
         if silent(error):
             return StoreError(f"no Qdrant server answers at {place}: {details}")
-        return StoreError(f"{place} answered {code.name}: {details}")
+        return StoreError(f"{place} answered {code.name}: {details}{_remedy(details)}")
     if silent(error):
         return StoreError(f"no Qdrant server answers at {place}: {one_line(str(error))}")
     return StoreError(f"{place}: {type(error).__name__}: {one_line(str(error))}")
+
+
+def _remedy(details: str) -> str:
+    """What to do where a server in strict mode refuses to filter by an own column without an index."""
+    unindexed = "Index required" in details and "extra." in details
+    return "; make an index of the column: cbmir collections index NAME COLUMN" if unindexed else ""
 
 
 def silent(error: BaseException | None) -> bool:

@@ -14,7 +14,7 @@ from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
 from evaluate.header import NO_LABEL
-from evaluate.protocol import RetrievalProtocol, existing, unlabelled
+from evaluate.protocol import RetrievalProtocol, check_groups, existing, unlabelled
 
 NONE = -1
 """Place of what the gallery doesn't hold."""
@@ -131,6 +131,7 @@ def read_trial(
     else:
         held = collection.count(gallery_where) * collection.card.dim * 4 <= HELD_BYTES
         gallery, gallery_vectors = _read(collection, gallery_where, vocabularies, held=held, absent=absent)
+    check_groups(protocol, collection, {name: len(words) - 1 for name, words in vocabularies.items()})
     there = {
         role: (where, _labelled(images, protocol, vocabularies))
         for role, where, images in (("queries", queries_where, asked), ("gallery", gallery_where, gallery))
@@ -280,6 +281,8 @@ def _texts(value: Any) -> Values:
         return (value,) if value else ()
     if isinstance(value, list):
         return tuple(map(str, value))
+    if isinstance(value, float) and value.is_integer():
+        return (str(int(value)),)
     return () if value is None else (str(value),)
 
 

@@ -1,6 +1,7 @@
 """The charts of a report, drawn from its findings, each with a caption that says what it is a result of."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,12 @@ def draw_groups(findings: Sequence[Finding], terms: ReportTerms) -> Iterator[Dra
             caption += f" {hidden:,} rarer values are not shown; the CSV files have all."
         title = f"{symbol} by class ({terms.protocol.label})" if field == "class" else f"{symbol} by {field}"
         chart = bars([f"{group} ({sizes[group]:,})" for group in shown], series, symbol)
-        yield Drawing.of(chart, f"by_{field}", title, f"{caption} {subject}")
+        yield Drawing.of(chart, chart_name(field), title, f"{caption} {subject}")
+
+
+def chart_name(field: str) -> str:
+    """The file name of the chart of a field's groups; an own column may have any name."""
+    return f"by_{re.sub(r'[^A-Za-z0-9_-]+', '-', field)}"
 
 
 def draw_panel(finding: Finding) -> Panel:

@@ -17,7 +17,7 @@ from evaluate.experiment.provenance import PACKAGES
 from evaluate.protocol import wording
 from evaluate.report.cases import look_for_pictures
 from evaluate.report.drawing import Drawing
-from evaluate.report.figures import Panel, draw_curves, draw_groups, draw_panel
+from evaluate.report.figures import Panel, chart_name, draw_curves, draw_groups, draw_panel
 from evaluate.report.findings import Finding, Measured, compare_measured, find
 from evaluate.report.standings import Standing, standings, table
 from evaluate.report.terms import ReportTerms
@@ -67,7 +67,7 @@ class Report:
     def ungrouped(self) -> tuple[str, ...]:
         """Fields without a chart of bars, as no query has a value of them."""
         drawn = {drawing.name for drawing in self.groups}
-        return tuple(field for field in self.terms.deep.by if f"by_{field}" not in drawn)
+        return tuple(field for field in self.terms.deep.by if chart_name(field) not in drawn)
 
     @property
     def pictures(self) -> int:

@@ -12,7 +12,7 @@ from cbmir.store import Collection
 from cbmir.store.ways import search_ef
 from evaluate.header import PatientCounts
 from evaluate.metrics import Gains, Scores, at, macro, micro, valued
-from evaluate.protocol import RetrievalProtocol, wording
+from evaluate.protocol import RetrievalProtocol, group_field, wording
 from evaluate.ranking.exclusion import Exclusion
 from evaluate.ranking.neighbours import Neighbours, ask, scan
 from evaluate.ranking.relevance import Relevance, find_grades, find_relevance, judge
@@ -121,9 +121,10 @@ def group_masks(trial: Trial) -> dict[str, NDArray[np.bool_]]:
             for code, value in enumerate(trial.class_names):
                 groups[f"class={value}"] = trial.classes == code
             continue
-        codes = trial.queries.codes[name]
+        field = group_field(name)
+        codes = trial.queries.codes[field]
         holders: dict[str, list[int]] = {}
-        for values, code in trial.vocabularies[name].items():
+        for values, code in trial.vocabularies[field].items():
             for value in values:
                 holders.setdefault(value, []).append(code)
         groups |= {f"{name}={value}": np.isin(codes, holders[value]) for value in sorted(holders)}

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
 from ingest.datasets.base import Listing, Mode, dataset, draw, rule
 from ingest.datasets.tree import Tree
+from ingest.tables.values import OLDEST, years_of
 
 NAME = "nih14"
 LABELS = {
@@ -29,8 +31,6 @@ LABELS = {
 }
 """Findings as the list writes them, and as the chest X-ray sets share them."""
 
-OLDEST = 120
-_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
 _SEXES = ("Patient Gender", "Patient Sex")  # the second edition renamed it
 _OPTIONAL = ("Patient Age", "View Position", *_SEXES)
@@ -102,10 +102,12 @@ def _known(table: pd.DataFrame) -> Mapping[str, "pd.Series[str] | pd.Series[floa
 
 
 def _years(ages: "pd.Series[str]") -> "pd.Series[float]":
-    """Ages in years from ``58``, ``058Y`` or ``013M`` (DICOM's AS); NaN where they are none, or above `OLDEST`."""
-    parts = ages.str.strip().str.extract(r"^(\d+)([DWMY]?)$")
-    years = pd.to_numeric(parts[0]).astype(float) * parts[1].map(_YEARS).astype(float)
-    return years.where(years <= OLDEST).round(2)
+    """Ages in years from ``58``, ``058Y`` or ``013M``, as in any table; NaN where they are none, or above `OLDEST`."""
+    known: dict[str, float] = {}
+    for text in ages.unique():
+        with suppress(ValueError):
+            known[text] = years_of(text)
+    return ages.map(known).astype(float)
 
 
 def _overlap(listed: Mapping[str, list[str]]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.store import Layout
+from cbmir.store.sources import pass_on
 from cbmir.units import counted
 from ingest.console import finish, seen_by
 from ingest.pipeline import ingest_images
@@ -73,6 +74,7 @@ def reindex_(
             say(f"{name} -> {new.name}, which holds {counted(new.count(), 'image')}; {encoder} on {network.running_on}")
             with tqdm(total=source.total, unit="image", disable=None) as bar:
                 report = ingest_images(source, network, new, options["workers"], seen_by(bar))
+            pass_on(old.metadata(), new)
             code = finish(new, report, options["failures"], as_json)
             if not promoting or report.interrupted:
                 return code

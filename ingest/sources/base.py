@@ -3,11 +3,13 @@
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.media import kind_of
+from cbmir.modalities import modality_code
 from cbmir.schema import ImageRecord, label_slug
 from ingest.tables.columns import GIVEN_FIELDS
 from ingest.tables.options import TableOptions
@@ -15,6 +17,8 @@ from ingest.tables.reading import Reading, Tally
 from ingest.tables.values import value_of
 
 _FIRST_LABELS = 3
+_KNOWN = 1 << 16
+"""Texts whose values are kept: columns of tables hold the same few again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,12 @@ class ReadSource(Source, Protocol):
 
 
 def make_record(
-    filepath: str, dataset: str, labels: list[str], given: Mapping[str, str], extra: Mapping[str, Any]
+    filepath: str,
+    dataset: str,
+    labels: list[str],
+    given: Mapping[str, str],
+    extra: Mapping[str, Any],
+    spellings: Mapping[str, str] | None = None,
 ) -> ImageRecord:
     """An image record from texts, in canonical form.
 
@@ -115,6 +124,7 @@ def make_record(
         labels: As written by people; repeated ones count once.
         given: Texts by field name, of `GIVEN_FIELDS`.
         extra: Anything else, JSON.
+        spellings: Of modalities, in labels too, and what they are, besides those of `cbmir.modalities`.
 
     Raises:
         RecordError: a value doesn't fit its field.
@@ -123,6 +133,10 @@ def make_record(
         name: _typed(name, text) for name, text in given.items() if name in GIVEN_FIELDS and text.strip()
     }
     values = {name: value for name, value in values.items() if value != ""}
+    if spellings:
+        labels = [_with_code(label, spellings) for label in labels]
+        if "modality" in values:
+            values["modality"] = modality_code(values["modality"], spellings)
     if values.get("modality") and values.get("anatomic_region"):
         start = f"{values['modality']}/{values['anatomic_region']}/"
         labels = [label if "/" in label else start + label for label in labels]
@@ -140,12 +154,14 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
     patients: set[tuple[str, str]] = set()
     studies: set[tuple[str, str]] = set()
     labels: dict[str, None] = {}
+    datasets: set[str] = set()
     for item in items:
         if isinstance(item, Failure):
             failed += 1
             continue
         record = item.record
         images += 1
+        datasets.add(record.dataset)
         if record.patient_id:
             patients.add((record.dataset, record.patient_id))
         if record.study_id:
@@ -166,6 +182,7 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
         without_label=without_label,
         first_labels=tuple(labels)[:_FIRST_LABELS],
         bare_labels=bare,
+        datasets=tuple(sorted(datasets)),
     )
 
 
@@ -190,6 +207,12 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _with_code(label: str, spellings: Mapping[str, str]) -> str:
+    first, slash, rest = label.partition("/")
+    return modality_code(first, spellings) + slash + rest if slash else label
+
+
+@lru_cache(_KNOWN)
 def _typed(name: str, text: str) -> str | float:
     try:
         value = value_of(name, text)

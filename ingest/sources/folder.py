@@ -103,7 +103,7 @@ class FolderSource:
             labels = ["/".join(parts)] if (parts := [part for part in folders if part not in split]) else []
         try:
             dataset = self._options.dataset or printable(self.root.resolve().name)
-            record = make_record(name, dataset, labels, given, {})
+            record = make_record(name, dataset, labels, given, {}, self._options.table.values.get("modality"))
         except RecordError as error:
             return Failure(name, self._place, str(error))
         return SourceImage(record, self.root / relative)

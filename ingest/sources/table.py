@@ -38,6 +38,25 @@ def read(path: Path, options: SourceOptions) -> "TableSource":
     return TableSource(path, options)
 
 
+class _Known(dict[str, str | None]):
+    """Values by cell as it stands in the file, made from the values by text as they are asked for.
+
+    Args:
+        values: By text.
+    """
+
+    def __init__(self, values: Mapping[str, str | None]) -> None:
+        self._values = values
+
+    def of(self, cell: Any) -> str | None:
+        """The value of a cell, None where it is missing or can't be read."""
+        return self[cell] if isinstance(cell, str) else self._values.get(text_of(cell))
+
+    def __missing__(self, cell: str) -> str | None:
+        self[cell] = value = self._values.get(text_of(cell))
+        return value
+
+
 class TableSource:
     """The rows of one table.
 
@@ -56,11 +75,12 @@ class TableSource:
         self._plan = survey(self._file, options.table)
         self.total: int | None = self._plan.rows + self._plan.broken
         names = self._file.names
+        self._spellings = options.table.values.get("modality")
         self._path = self._plan.places("filepath")[0]
         self._dataset = self._plan.places("dataset")
         self._flags = [(place, label_name(names[place])) for place in self._plan.places(LABEL)]
-        self._extras = [(place, names[place]) for place in self._plan.places(EXTRA)]
-        self._fields = [(self._plan.places(role)[0], role, values) for role, values in self._plan.values.items()]
+        self._extras = [(place, unicodedata.normalize("NFC", names[place])) for place in self._plan.places(EXTRA)]
+        self._fields = [(self._plan.places(role)[0], role, _Known(vs)) for role, vs in self._plan.values.items()]
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All rows, in order."""
@@ -78,14 +98,12 @@ class TableSource:
             if not filepath:
                 raise RecordError("has no filepath")
             given = dict(self._options.constants)
-            given.update(
-                {role: value for at, role, values in self._fields if (value := values.get(text_of(cells[at])))}
-            )
+            given.update({role: value for at, role, values in self._fields if (value := values.of(cells[at]))})
             extra = {name: value for at, name in self._extras if (value := json_of(cells[at])) is not None}
             labels = [label for at, splitter in self._plan.splitters.items() for label in splitter(cells[at])]
             labels += self._one_hot(cells, extra)
             key, path = self._found(filepath)
-            record = make_record(key, self._dataset_of(cells), labels, given, extra)
+            record = make_record(key, self._dataset_of(cells), labels, given, extra, self._spellings)
         except RecordError as error:
             return Failure(filepath, place, str(error))
         return SourceImage(record, path)

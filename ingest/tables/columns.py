@@ -151,7 +151,7 @@ def near_misses(names: Sequence[str], became: Sequence[str]) -> list[str]:
     open_names = {key: field for key, field in _STRONG.items() if field not in became}
     warnings = []
     for name, role in zip(names, became, strict=True):
-        close = difflib.get_close_matches(plain(name), open_names, 1, 0.85) if role == EXTRA else []
+        close = difflib.get_close_matches(plain(name), open_names, 1, 0.8) if role == EXTRA else []
         if close:
             field = open_names[close[0]]
             warnings.append(

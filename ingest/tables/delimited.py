@@ -19,7 +19,7 @@ from cbmir.errors import SourceError
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _HEAD_BYTES = 1 << 16
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _FILES = frozenset(
     (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".nii", ".gz")

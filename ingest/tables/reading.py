@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cbmir.modalities import MODALITIES
+from cbmir.store.columns import IndexKind
 from ingest.tables.columns import EXTRA, IGNORED, LABEL, plain
 from ingest.tables.labels import UNCERTAIN, flag_of
 from ingest.tables.options import TableOptions
@@ -24,12 +26,14 @@ class ColumnReading:
         became: The field it fills, ``label``, ``extra`` or ``ignored``.
         first: Its first distinct values.
         empty: Rows without a value.
+        kind: Of the index that finds its values: ``float`` if all are numbers, else ``keyword``.
     """
 
     name: str
     became: str
     first: tuple[str, ...]
     empty: int
+    kind: IndexKind = "keyword"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Tally:
         without_label: Images without any.
         first_labels: The first different ones.
         bare_labels: Images whose first label names no modality and region.
+        datasets: Their data sets, sorted.
     """
 
     images: int
@@ -79,6 +84,7 @@ class Tally:
     without_label: int
     first_labels: tuple[str, ...]
     bare_labels: int
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,7 @@ def reading_of(plan: Plan, name: str, tally: Tally, options: TableOptions) -> Re
     """How a table was read, from the plan and the counts of its rows."""
     names, became = plan.file.names, plan.became
     columns = tuple(
-        ColumnReading(name, role, tuple(held.first), held.empty)
+        ColumnReading(name, role, tuple(held.first), held.empty, "float" if held.numbers else "keyword")
         for name, role, held in zip(names, became, plan.held, strict=True)
     )
     changes = [_changes(plan, place, role) for place, role in enumerate(became) if role in plan.values]
@@ -235,6 +241,15 @@ def _value_warnings(plan: Plan) -> Iterator[str]:
     for role, values in plan.values.items():
         if role == "sex" and any(text in ("0", "1", "2", "0.0", "1.0", "2.0") and not values[text] for text in values):
             yield "sex is coded in numbers, which data sets use differently: give for example --values sex:0=F,1=M"
+        if role == "sex" and {"h", "m"} <= {text.casefold() for text in values} and None in values.values():
+            yield "sex holds H beside M, which may mean hombre and mujer: give then --values sex:H=M,M=F"
+        if role == "modality" and (
+            unlisted := [text for text, code in values.items() if code and code not in MODALITIES]
+        ):
+            yield (
+                f"no known modality: {', '.join(unlisted[:_EXAMPLES])}. If it is another spelling of one (see "
+                f"cbmir ingest modalities), give for example --values 'modality:{unlisted[0]}=MR'"
+            )
         if role in ("patient_id", "study_id", "series_id"):
             short = next((text for text in values if _shortened(text)), None)
             if short:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cbmir.errors import SourceError
 from ingest.tables import delimited, spreadsheet
+from ingest.tables.columns import plain
 from ingest.tables.values import text_of
 
 SUFFIXES = (*delimited.SUFFIXES, ".parquet", *spreadsheet.SUFFIXES)
@@ -57,6 +58,7 @@ class TableFile:
             self._open()
         except _BROKEN as error:
             raise SourceError(f"can't read the table {path}: {_line(error)}") from error
+        self._plain = [plain(name) for name in self.names]
 
     def _open(self) -> None:
         suffix = self.path.suffix.lower()
@@ -126,7 +128,9 @@ class TableFile:
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def _repeats(self, cells: Sequence[Any]) -> bool:
-        again = text_of(cells[0]) == self.names[0] and self._named(cells[: len(self.names)]) == self.names
+        again = plain(text_of(cells[0])) == self._plain[0] and (
+            [plain(name) for name in self._named(cells[: len(self.names)])] == self._plain
+        )
         self.headers += again
         return again
 

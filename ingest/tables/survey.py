@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from cbmir.errors import SourceError
+from cbmir.modalities import modality_code
 from ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign, near_misses
 from ingest.tables.findings import is_finding
 from ingest.tables.labels import UNCERTAIN, Splitter, asked_for, flag_of, is_flag_column
@@ -28,19 +29,25 @@ class Held:
     Attributes:
         first: Its first distinct values.
         empty: Rows without a value.
-        lists: Whether its cells are lists, as in Parquet.
+        types: Of its cells.
         counts: Rows by value; None where there are too many values.
     """
 
     first: list[str] = field(default_factory=list)
     empty: int = 0
-    lists: bool = False
+    types: set[type] = field(default_factory=set)
     counts: Counter[str] | None = field(default_factory=Counter)
 
     def add(self, cells: Sequence[Any], keep_all: bool) -> None:
         """Count more cells."""
-        self.lists = self.lists or any(isinstance(cell, list) for cell in cells)
-        found = Counter(map(_shown, cells))
+        types = set(map(type, cells))
+        self.types |= types
+        found: Counter[str] = Counter()
+        if types <= {str}:  # the same cells come again and again
+            for cell, count in Counter(cells).items():
+                found[text_of(cell)] += count
+        else:
+            found.update(map(_shown, cells))
         self.empty += found.pop("", 0)
         for value in islice(found, SHOWN - len(self.first) if len(self.first) < SHOWN else 0):
             if value not in self.first:
@@ -49,6 +56,16 @@ class Held:
             self.counts.update(found)
             if not keep_all and len(self.counts) > _KEPT:
                 self.counts = None
+
+    @property
+    def lists(self) -> bool:
+        """Whether cells are lists, as in Parquet."""
+        return list in self.types
+
+    @property
+    def numbers(self) -> bool:
+        """Whether all values are numbers by their type, as in Parquet and workbooks."""
+        return bool(self.first) and self.types <= {int, float, type(None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +195,8 @@ def _values(
     values: dict[str, str | None] = {}
     for text in counts:
         try:
-            values[text] = value_of(role, said.get(text.casefold(), text), options.date_format)
+            meant = modality_code(text, said) if role == "modality" else said.get(text.casefold(), text)
+            values[text] = value_of(role, meant, options.date_format)
         except AmbiguousDateError as error:
             raise SourceError(
                 f"table {file.path}: {name} holds {text!r}, of which day and month can't be told apart; "

@@ -17,11 +17,14 @@ MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "nat", "<na
 OLDEST = 120
 """Years; an age above is a mistake of the table (ChestX-ray14 has some of 414)."""
 
+_UNITS = r"years?|yrs?|months?|mos?|weeks?|wks?|days?|[YMWD]"
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-_AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(years?|yrs?|[YMWD])?(?:\s*old)?", re.IGNORECASE)
+_AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(" + _UNITS + r")?(?:\s*old)?", re.IGNORECASE)
 _SPLITS = {"validation": "val", "valid": "val", "validate": "val", "dev": "val", "training": "train", "testing": "test"}
 _SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "w": "F"}
-_SEXES |= {"o": "O", "other": "O", "u": "", "unknown": ""}
+_SEXES |= {"o": "O", "other": "O", "d": "O", "divers": "O", "u": "", "unknown": ""}
+_SEXES |= dict.fromkeys(("männlich", "mann", "masculin", "homme", "masculino", "hombre", "maschio"), "M")
+_SEXES |= dict.fromkeys(("weiblich", "frau", "féminin", "femme", "femenino", "feminino", "mujer", "femmina"), "F")
 _IDS = ("patient_id", "study_id", "series_id")
 _DATE_LIKE = re.compile(r"\d{1,4}[./\- ]\s?\w{1,9}[./\-, ]\s?\d{1,4}(\D.*)?")
 
@@ -35,7 +38,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace").strip()
     if not isinstance(value, str):
-        return "" if _empty(value) else str(value).strip()
+        return "" if _empty(value) else _written(value).strip()
     text = value.strip()
     if text[:1] == "'" and text[1:2] and text[1] in "0123456789=+-@":
         text = text[1:]
@@ -45,29 +48,31 @@ def text_of(value: Any) -> str:
 
 
 def json_of(value: Any) -> Any:
-    """A cell as JSON, None where it is missing."""
+    """A cell as JSON, None where it is missing; true and false become texts, else an engine can't find them."""
     if isinstance(value, str):
-        return value if text_of(value) else None
+        return unicodedata.normalize("NFC", text_of(value)) or None
+    if isinstance(value, bool):
+        return str(value).lower()
     if _empty(value):
         return None
     if isinstance(value, dict):
         return {str(name): json_of(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_of(item) for item in value]
-    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return text_of(value)
 
 
 def years_of(text: str) -> float:
-    """An age in years: ``58``, ``058Y``, ``18M`` (months), ``58,5``; ``>89`` is 90, and ``90+`` too.
+    """An age in years: ``58``, ``058Y``, ``18M`` (months), ``58,5``; ``>89``, ``>=90`` and ``90+`` are 90.
 
     Raises:
         ValueError: it is no age from 0 to `OLDEST`.
     """
-    over = re.fullmatch(r">\s*(\d+)\s*[yY]?", text)
+    over = re.fullmatch(r"(>=|≥|>)\s*(\d+)\s*[yY]?", text)
     if over:
-        return float(int(over[1]) + 1)
+        return float(int(over[2]) + (over[1] == ">"))
     found = _AGE.fullmatch(text.removesuffix("+").strip())
     unit = (found[2] or "")[:1].upper() if found else ""
     years = float(found[1].replace(",", ".")) * _YEARS[unit] if found else math.inf
@@ -126,6 +131,13 @@ def _age(text: str) -> str:
 
 
 _SPECIAL: Mapping[str, Callable[[str], str]] = {"sex": _sex, "age_years": _age, "split": _split}
+
+
+def _written(value: Any) -> str:
+    """A value of a workbook or of Parquet as text: dates as ISO, without the time where it is midnight."""
+    if isinstance(value, datetime):
+        return value.isoformat().removesuffix("T00:00:00")
+    return str(value)
 
 
 def _empty(value: Any) -> bool:

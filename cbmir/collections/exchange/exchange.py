@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from cbmir.errors import SourceError
 from cbmir.filters import Where, resolve
 from cbmir.schema import StoredPoint
 from cbmir.store.base import SCROLL_BATCH, Collection
+from cbmir.store.sources import remembered
 from cbmir.units import counted
 from cbmir.vectorfile import ColumnarFile, VectorWriter, open_embeddings
 
@@ -85,7 +86,8 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
         (folder / manifest.NAME).unlink(missing_ok=True)
         for name, path in partial.items():
             path.replace(folder / name)
-        Manifest(collection.name, collection.card, count, chosen, seals).write(folder)
+        known = remembered(collection.metadata())
+        Manifest(collection.name, collection.card, count, chosen, seals, known).write(folder)
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
         raise SourceError(f"can't write the export {folder}: {' '.join(str(error).split())}") from error
     finally:
@@ -115,6 +117,7 @@ class Export:
         self.name = read.collection
         self.card = read.card
         self._folder = folder
+        self._metadata = read.metadata
         self._vectors = _columnar(folder / VECTORS)
         try:
             self._records = RecordFile(folder / RECORDS)
@@ -126,6 +129,10 @@ class Export:
         except SourceError:
             self.close()
             raise
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What the collection remembered of itself."""
+        return self._metadata
 
     def count(self) -> int:
         """Images in the export."""

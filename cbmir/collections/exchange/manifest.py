@@ -1,8 +1,9 @@
 """``collection.json`` of an export: what the files beside it are, and their checksums. It is written last."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cbmir.collections.manifests import Form
 from cbmir.collections.seals import Seal
@@ -23,6 +24,7 @@ class Manifest:
         count: Images in the export.
         filter: The conditions that chose them; none for all images.
         files: The files beside it, by name.
+        metadata: What the collection remembers of its sources; empty in an export of an earlier version.
     """
 
     collection: str
@@ -30,6 +32,7 @@ class Manifest:
     count: int
     filter: Sequence[str]
     files: Mapping[str, Seal]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the file, in one step."""
@@ -39,6 +42,7 @@ class Manifest:
             "fingerprint": self.card.fingerprint,
             "count": self.count,
             "filter": list(self.filter),
+            "metadata": dict(self.metadata),
             "files": {name: asdict(seal) for name, seal in self.files.items()},
         }
         FORM.write(folder, data)
@@ -54,7 +58,8 @@ class Manifest:
         try:
             card = EncoderCard.from_json(data["encoder"])
             files = {name: Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data["files"].items()}
-            made = cls(str(data["collection"]), card, int(data["count"]), list(data["filter"]), files)
+            known = dict(data.get("metadata") or {})
+            made = cls(str(data["collection"]), card, int(data["count"]), list(data["filter"]), files, known)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SourceError(f"{path} is damaged ({error!r})") from error
         if card.fingerprint != data.get("fingerprint"):

@@ -5,10 +5,10 @@ Nothing is deleted, and what is there already is left alone: an interrupted copy
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, ImageRecord, StoredPoint
 from cbmir.store.base import Collection, Progress
+from cbmir.store.sources import pass_on
 
 BATCH = 256
 SAMPLE = 200
@@ -35,6 +36,9 @@ class Original(Protocol):
 
     name: str
     card: EncoderCard
+
+    def metadata(self) -> Mapping[str, Any]:
+        """What it remembers of itself besides its points."""
 
     def count(self) -> int:
         """How many points it has."""
@@ -101,6 +105,7 @@ def transfer(
             read += len(points)
             bar.update(len(points))
     target.flush()
+    pass_on(source.metadata(), target)
     target.finish(progress)
     others = target.count() - read
     if others < 0:

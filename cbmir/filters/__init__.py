@@ -1,0 +1,47 @@
+r"""The filter language: ``age_years<60``, ``sex=F``, ``view!=lateral``, ``labels~XR/chest/*``, ``modality=CT|MR``.
+
+A filter is a tuple of conditions that must all hold. A list field satisfies ``=`` and ``~`` when one of its values
+does; a glob pays no heed to case. ``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``,
+``>=``) never does. A bar in a value is written ``\|``; a value that holds one is found without the backslash too.
+
+Own columns, which the payload keeps under ``extra``, are filtered by their names: ``scanner=Siemens``. Where a payload
+field has the same name, ``extra.`` before it means the column. A name that holds an operator stands in quotes.
+"""
+
+from cbmir.filters.conditions import (
+    EXTRA,
+    Condition,
+    Op,
+    Value,
+    Where,
+    any_of,
+    canonical,
+    engine_key,
+    own_column,
+    own_field,
+    parse,
+    wording,
+)
+from cbmir.filters.engines import to_edge, to_qdrant
+from cbmir.filters.resolution import NAMED, Countable, check_column, resolve
+
+__all__ = [
+    "EXTRA",
+    "NAMED",
+    "Condition",
+    "Countable",
+    "Op",
+    "Value",
+    "Where",
+    "any_of",
+    "canonical",
+    "check_column",
+    "engine_key",
+    "own_column",
+    "own_field",
+    "parse",
+    "resolve",
+    "to_edge",
+    "to_qdrant",
+    "wording",
+]

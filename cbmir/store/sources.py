@@ -1,0 +1,43 @@
+"""What a collection remembers of the tables and folders that filled it; copies of the collection take it along."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cbmir.store.base import Collection
+
+SOURCE = "source:"
+"""What stands before the name of a source in the metadata: a key each, so that no run overwrites another's."""
+
+SPELLINGS = "modalities"
+"""Key of the spellings of modalities that users added."""
+
+
+def sources_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """By name, how the sources of a collection were read."""
+    return {key.removeprefix(SOURCE): value for key, value in metadata.items() if key.startswith(SOURCE)}
+
+
+def remembered(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a collection's metadata that is about its sources."""
+    return {key: value for key, value in metadata.items() if key.startswith(SOURCE) or key == SPELLINGS}
+
+
+def remember(collection: "Collection", sources: Mapping[str, Any], spellings: Mapping[str, str]) -> None:
+    """Add sources and spellings to what a collection remembers; a source of the same name is replaced.
+
+    Args:
+        collection: Open.
+        sources: By name, how they were read, as JSON.
+        spellings: Of modalities, and their codes.
+    """
+    changes: dict[str, Any] = {SOURCE + name: reading for name, reading in sources.items()}
+    if spellings:
+        changes[SPELLINGS] = {**collection.spellings(), **spellings}
+    if changes:
+        collection.set_metadata(changes)
+
+
+def pass_on(metadata: Mapping[str, Any], target: "Collection") -> None:
+    """Let a copy of a collection remember what the original remembers of its sources."""
+    remember(target, sources_of(metadata), metadata.get(SPELLINGS) or {})
