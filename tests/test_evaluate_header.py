@@ -99,6 +99,7 @@ def words(path, command, location, out):
     call += ["--store", location] if "--store" in there else []
     call += ["--collection", "sharp"] if "--collection" in there else []
     call += [str(word) for name, value in QUICK.items() if name in there for word in (name, value)]
+    call += ["--allow-missing"] if "--allow-missing" in there else []
     folder = "--out" in there and not there["--out"].type.file_okay
     return [*call, "--out", out if folder else out.with_suffix(".csv")]
 

@@ -26,7 +26,11 @@ REQUEST_POINTS = 256
 REQUEST_BYTES = 8_000_000
 """Of one write: vectors and payloads; the server refuses requests over 32 MB unless told otherwise."""
 _POLL_S = 0.5
-_KEPT = {"search": "what was measured about its searches", "source": "how its tables were read", ROOTS: "where its images are"}
+_KEPT = {
+    "search": "what was measured about its searches",
+    "source": "how its tables were read",
+    ROOTS: "where its images are",
+}
 
 T = TypeVar("T")
 
