@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cbmir.errors import ImageError
 from cbmir.media import render
+from cbmir.root import Root
 from search.searcher import Answer
 
 TILE_PX = 192
@@ -48,14 +49,15 @@ def draw_sheet(
     shown = [answer for answer in answers if answer.reason is None][:MAX_ROWS]
     columns = 1 + max((len(answer.hits) for answer in shown), default=0)
     size = (_GAP_PX + columns * (TILE_PX + _GAP_PX), _GAP_PX + max(len(shown), 1) * (TILE_PX + _TEXT_PX + _GAP_PX))
-    sheet = _Sheet(Image.new("RGB", size, _PAPER), window_hu)
+    sheet = _Sheet(Image.new("RGB", size, _PAPER), Root(root), window_hu)
     for row, answer in enumerate(shown):
         own = answer.stored.payload if answer.stored else {}
-        query = Path(answer.query) if Path(answer.query).exists() else root / str(own.get("filepath", answer.query))
-        sheet.tile(row, 0, query, ["query", str(own.get("primary_label") or query.name)], _INK)
+        there = Path(answer.query).exists()
+        query = Path(answer.query) if there else str(own.get("filepath", answer.query))
+        sheet.tile(row, 0, query, ["query", str(own.get("primary_label") or Path(query).name)], _INK)
         for hit in answer.hits:
             lines = [f"{hit.rank}.  cosine {hit.score:.3f}", str(hit.payload.get("primary_label", "no label"))]
-            sheet.tile(row, hit.rank, root / str(hit.payload.get("filepath")), lines, _colour(own, hit.payload))
+            sheet.tile(row, hit.rank, str(hit.payload.get("filepath")), lines, _colour(own, hit.payload))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.image.save(path, format="PNG")
@@ -65,24 +67,27 @@ def draw_sheet(
 
 
 class _Sheet:
-    def __init__(self, image: Image.Image, window_hu: tuple[float, float] | None) -> None:
+    def __init__(self, image: Image.Image, root: Root, window_hu: tuple[float, float] | None) -> None:
         self.image = image
+        self._root = root
         self._window_hu = window_hu
         self.missing = 0
         self._draw = ImageDraw.Draw(image)
         self._font = ImageFont.load_default(14)
 
-    def tile(self, row: int, column: int, picture: Path, lines: list[str], ink: str) -> None:
+    def tile(self, row: int, column: int, picture: Path | str, lines: list[str], ink: str) -> None:
+        """Draw a file, or a stored image by its path as it is stored."""
         left = _GAP_PX + column * (TILE_PX + _GAP_PX)
         top = _GAP_PX + row * (TILE_PX + _TEXT_PX + _GAP_PX)
         try:
-            tile = ImageOps.contain(render(picture, self._window_hu), (TILE_PX, TILE_PX))
+            file = self._root.file(picture) if isinstance(picture, str) else picture
+            tile = ImageOps.contain(render(file, self._window_hu), (TILE_PX, TILE_PX))
             self.image.paste("black", (left, top, left + TILE_PX, top + TILE_PX))
             self.image.paste(tile, (left + (TILE_PX - tile.width) // 2, top + (TILE_PX - tile.height) // 2))
         except ImageError as error:
             self.missing += 1
             self._draw.rectangle((left, top, left + TILE_PX, top + TILE_PX), outline=_FAINT)
-            self._draw.text((left + 8, top + 8), f"{picture.name}\n{error}", fill=_FAINT, font=self._font)
+            self._draw.text((left + 8, top + 8), f"{Path(picture).name}\n{error}", fill=_FAINT, font=self._font)
         for number, line in enumerate(lines):
             self._draw.text(
                 (left, top + TILE_PX + 4 + 18 * number), line, fill=ink if number else _INK, font=self._font

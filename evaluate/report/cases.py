@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from cbmir.errors import ImageError
 from cbmir.media import render
+from cbmir.root import Root
 from cbmir.store import Collection
 from evaluate.metrics import Codes, Scores
 from evaluate.ranking.trial import NONE, text_ids
@@ -205,7 +206,7 @@ class _Shelf:
     ) -> None:
         self._payloads = payloads
         self._label = label
-        self._root = root
+        self._root = Root(root)
         self._window_hu = window_hu
         self._drawn: dict[str, tuple[str, str]] = {}
 
@@ -215,14 +216,14 @@ class _Shelf:
         label = values if isinstance(values, str) else ", ".join(values)
         filepath = str(payload.get("filepath", ""))
         if id not in self._drawn:
-            self._drawn[id] = _picture(self._root / filepath, self._window_hu)
+            self._drawn[id] = _picture(self._root, filepath, self._window_hu)
         return Tile(id, filepath, label, *self._drawn[id], rank, cosine, right)
 
 
-def _picture(path: Path, window_hu: tuple[float, float] | None) -> tuple[str, str]:
+def _picture(root: Root, filepath: str, window_hu: tuple[float, float] | None) -> tuple[str, str]:
     """A ``data:`` URI and nothing, or nothing and the reason."""
     try:
-        small = ImageOps.contain(render(path, window_hu), (TILE_PX, TILE_PX))
+        small = ImageOps.contain(render(root.file(filepath), window_hu), (TILE_PX, TILE_PX))
     except ImageError as error:
         return "", str(error)
     square = Image.new("RGB", (TILE_PX, TILE_PX))
