@@ -1,9 +1,9 @@
 """HDF5 files of vectors: our own, columnar; and the published layout, one HDF5 dataset an image under its file path."""
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
-from cbmir.schema import ImageRecord, StoredPoint, Vectors
+from cbmir.paths import PathPrefixes, normal_path
+from cbmir.schema import ImageRecord, StoredPoint, Vectors, point_id
 from cbmir.store import Collection
 
 FORMAT = "cbmir-embeddings"
@@ -32,8 +33,12 @@ class EmbeddingsFile(Protocol):
     card: EncoderCard | None
     count: int
 
-    def find(self, record: ImageRecord) -> Any:
+    def find(self, record: ImageRecord, others: Sequence[str] = ()) -> Any:
         """The vector of an image as it stands in the file, None where there is none.
+
+        Args:
+            record: The image.
+            others: Other spellings of its path, such as earlier versions stored, or as its table has it.
 
         Raises:
             SourceError: the file is damaged there.
@@ -75,16 +80,39 @@ class ColumnarFile:
             raise SourceError(f"{path} is a damaged embeddings file: {error}") from error
         self._file = file
 
-    def find(self, record: ImageRecord) -> Any:
-        """The vector of an image by its id."""
-        id = record.id.encode()
-        place = int(np.searchsorted(self.ids, id))
-        if place == self.count or self.ids[place] != id:
+    def find(self, record: ImageRecord, others: Sequence[str] = ()) -> Any:
+        """The vector of an image by its id, or by those that other spellings of its path have."""
+        place = self._place(record.id)
+        if place is None:
+            place = self._renamed.get(record.id)
+        for key in others if place is None else ():
+            place = self._place(point_id(record.dataset, key)) if place is None else place
+        if place is None:
             return None
         try:
             return self._vectors[place]
         except (OSError, RuntimeError) as error:
             raise SourceError(f"can't be read from {self.path.name}: {error}") from error
+
+    def _place(self, id: str) -> int | None:
+        place = int(np.searchsorted(self.ids, id.encode()))
+        return place if place < self.count and self.ids[place] == id.encode() else None
+
+    @cached_property
+    def _renamed(self) -> dict[str, int]:
+        """Rows by the ids that their paths have in normal form, of those whose own is another: of an earlier version.
+
+        Raises:
+            SourceError: the file is damaged there.
+        """
+        try:
+            names = [self._file[name].asstr()[:] for name in ("filepath", "dataset")]
+        except (KeyError, OSError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            raise SourceError(f"can't be read from {self.path.name}: {error}") from error
+        rows = enumerate(zip(*names, strict=True))
+        return {
+            point_id(dataset, usual): place for place, (path, dataset) in rows if (usual := normal_path(path)) != path
+        }
 
     def rows(self, start: int, stop: int) -> Vectors:
         """(stop - start, dim) vectors in the order of the file.
@@ -105,10 +133,12 @@ class ColumnarFile:
 class PerImageFile:
     """The published layout: one float dataset (dim,) an image, its key the file path, whose slashes make groups."""
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, prefixes: PathPrefixes | None = None) -> None:
         self.path = path
         self.card: EncoderCard | None = None
         self._file = file
+        self._prefixes = prefixes or PathPrefixes()
+        self._renamed: dict[str, str] = {}
         self.count = 0
         try:
             file.visititems(self._tally)
@@ -116,39 +146,44 @@ class PerImageFile:
             file.close()
             raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
 
-    def find(self, record: ImageRecord) -> Any:
-        """The vector of an image by its file path."""
-        if "\0" in record.filepath:
-            return None  # HDF5 knows no such names
+    def find(self, record: ImageRecord, others: Sequence[str] = ()) -> Any:
+        """The vector of an image by its file path, in any spelling."""
         try:
-            item = next(
-                (item for key in _spellings(record.filepath) if (item := self._file.get(key)) is not None), None
-            )
-            if not isinstance(item, h5py.Dataset):
-                return None
-            if item.shape is None or len(item.shape) != 1:  # not read, it may be of any size
-                raise SourceError(f"its vector has shape {item.shape}, not (dim,)")
-            return item[()]
+            for written in (record.filepath, *others):
+                for key in (written, self._renamed.get(normal_path(written))):
+                    if key and "\0" not in key and (item := self._file.get(key)) is not None:
+                        return _vector(item)
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             raise SourceError(f"can't be read from {self.path.name}: {error}") from error
+        return None
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _tally(self, _: str, item: Any) -> None:
-        self.count += isinstance(item, h5py.Dataset)
+    def _tally(self, key: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        self.count += 1
+        usual = normal_path(self._prefixes.replaced(key))
+        if usual != key:
+            self._renamed[usual] = key
 
 
-def _spellings(filepath: str) -> list[str]:
-    r"""A path as it is, with / for \ or \ for /, and each with accented letters as one sign and as two."""
-    signs = (filepath, filepath.replace("\\", "/"), filepath.replace("/", "\\"))
-    forms = (unicodedata.normalize(form, text) for text in signs for form in ("NFC", "NFD"))
-    return list(dict.fromkeys((*signs, *forms)))
+def _vector(item: Any) -> Any:
+    if not isinstance(item, h5py.Dataset):
+        return None
+    if item.shape is None or len(item.shape) != 1:  # not read, it may be of any size
+        raise SourceError(f"its vector has shape {item.shape}, not (dim,)")
+    return item[()]
 
 
-def open_embeddings(path: Path) -> EmbeddingsFile:
+def open_embeddings(path: Path, prefixes: PathPrefixes | None = None) -> EmbeddingsFile:
     """Open an embeddings file of either layout.
+
+    Args:
+        path: Of the file.
+        prefixes: Beginnings of paths that are replaced, in keys that are paths.
 
     Raises:
         SourceError: it is missing, no HDF5, or damaged.
@@ -159,7 +194,7 @@ def open_embeddings(path: Path) -> EmbeddingsFile:
         raise SourceError(f"can't read {path} as HDF5: {' '.join(str(error).split())}") from error
     if file.attrs.get("format") == FORMAT:
         return ColumnarFile(path, file)
-    return PerImageFile(path, file)
+    return PerImageFile(path, file, prefixes)
 
 
 class VectorWriter:

@@ -22,12 +22,14 @@ from cbmir.options import (
     say,
     store_option,
 )
+from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
 from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
 from ingest.console import NeededToStore, dry_run_option, failed, finish, seen_by, show_readings
 from ingest.deferred import open_or_defer
-from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
+from ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
+from ingest.path_options import no_links_option, path_prefix_option
 from ingest.pipeline import ingest_images
 from ingest.reindex.cli import reindex_
 from ingest.remembering import wanted_indexes, with_indexes
@@ -61,6 +63,8 @@ def ingest() -> None:
 @click.option(
     "--root", type=_EXISTING, help="Folder that file paths in a table are relative to; the table's unless given."
 )
+@path_prefix_option
+@no_links_option
 @click.option(
     "--dataset", help="Data set of images whose table names none; the name of the table or folder unless given."
 )
@@ -108,11 +112,17 @@ def images(
 ) -> int:
     """Embed the images (or CT volumes) of SOURCE, a folder or a table (CSV, Excel, Parquet), into a collection."""
     how = SourceOptions(
-        options["root"], options["dataset"], options["labels"] == "folders", _constants(options["constants"]), table
+        options["root"],
+        options["dataset"],
+        options["labels"] == "folders",
+        _constants(options["constants"]),
+        table,
+        options["prefixes"],
+        options["links"],
     )
     whole = open_source(source, how)
     items = Shard.parse(whole, options["shard"]) if options["shard"] else whole
-    readings = show_readings([whole], dry_run and as_json)
+    readings = show_readings([whole], dry_run and as_json, how.prefixes)
     indexes = wanted_indexes(options["own_indexes"], readings)
     if dry_run:
         return 0
@@ -146,6 +156,10 @@ def images(
 @click.option("--encoder", required=True, cls=NeededToStore, help="What made the vectors; any name.")
 @_store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
+@click.option(
+    "--root", type=_EXISTING, help="Folder that file paths in the tables are relative to; each table's unless given."
+)
+@path_prefix_option
 @click.option("--dataset", help="Data set of images whose table names none; the name of the table unless given.")
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
@@ -161,15 +175,16 @@ def embeddings(
 
     FILE.h5 is what `--embeddings` wrote, or the published layout: one HDF5 dataset an image, its key the file path.
     """
-    how = SourceOptions(dataset=options["dataset"], table=table)
+    prefixes: PathPrefixes = options["prefixes"]
+    how = SourceOptions(options["root"], options["dataset"], table=table, prefixes=prefixes, uris=True)
     sources = [open_source(path, how) for path in tables]
     if options["dry_run"]:
-        show_readings(sources, options["as_json"])
+        show_readings(sources, options["as_json"], prefixes)
         return 0
     name = options["name"] or _slug(encoder)
-    with EmbeddingsFiles(files) as vectors, opened(location) as store:
-        readings = show_readings(sources, as_json=False)
-        card = vectors.card(encoder, records(sources))
+    with EmbeddingsFiles(files, prefixes) as vectors, opened(location) as store:
+        readings = show_readings(sources, False, prefixes)
+        card = vectors.card(encoder, images_of(sources))
         layout = options["layout"].expecting(vectors.count)
         foretell(store, name, card, layout)
         opening = partial(store.open_or_create, name, card, layout)
@@ -241,6 +256,8 @@ def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool)
     for path, count in merged.rows.items():
         say(f"{path}: {counted(count, 'row')}")
     say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
+    if merged.root is not None:
+        say(f"paths are relative to {merged.root}: give cbmir ingest images --root {shlex.quote(merged.root)}")
 
 
 @ingest.command()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import click
 from tqdm import tqdm
 
 from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
+from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
 from ingest.deferred import Deferred
 from ingest.pipeline import Seen
@@ -44,9 +46,11 @@ def dry_run_option(command: F) -> F:
     )(command)
 
 
-def show_readings(sources: Sequence[ReadSource], as_json: bool) -> tuple[Reading, ...]:
-    """Say how sources are read: to people on stderr, or as JSON on stdout."""
-    readings = tuple(source.reading() for source in sources)
+def show_readings(sources: Sequence[ReadSource], as_json: bool, prefixes: PathPrefixes) -> tuple[Reading, ...]:
+    """Say how sources are read: to people on stderr, or as JSON on stdout; the last warns of prefixes without use."""
+    *others, last = [source.reading() for source in sources]
+    unused = (f"--path-prefix {old}=...: no path begins so" for old in prefixes.unused)
+    readings = (*others, replace(last, warnings=(*last.warnings, *unused)))
     if as_json:
         print_json({"reading": [reading.as_json() for reading in readings]})
     else:

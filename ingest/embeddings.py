@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.paths import PathPrefixes
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, is_unit, normalise
 from cbmir.store import Collection
 from cbmir.vectorfile import EmbeddingsFile, open_embeddings
 from ingest.interrupt import Interrupt
+from ingest.moves import Moves
 from ingest.pipeline import as_stored
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
@@ -27,7 +29,7 @@ _SAME = 1e-6
 _TRIED = 100
 """Vectors that are looked at to learn their length."""
 
-_Pair = tuple[ImageRecord, Vectors]
+_Pair = tuple[SourceImage, Vectors]
 
 
 class EmbeddingsFiles:
@@ -36,14 +38,18 @@ class EmbeddingsFiles:
     Attributes:
         files: Open.
         used: Vectors that were asked for and found.
+
+    Args:
+        paths: Of the files.
+        prefixes: Beginnings of paths that are replaced in keys, as in the tables.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], prefixes: PathPrefixes | None = None) -> None:
         self.files: list[EmbeddingsFile] = []
         self.used = 0
         try:
             for path in paths:
-                self.files.append(open_embeddings(path))
+                self.files.append(open_embeddings(path, prefixes))
         except SourceError:
             self.close()
             raise
@@ -53,15 +59,15 @@ class EmbeddingsFiles:
         """Vectors in all files."""
         return sum(file.count for file in self.files)
 
-    def card(self, name: str, records: Iterator[ImageRecord]) -> EncoderCard:
+    def card(self, name: str, images: Iterator[SourceImage]) -> EncoderCard:
         """The encoder of all files; for files that don't say, of the length that most of the first vectors have.
 
         Args:
             name: What the user calls the encoder.
-            records: Tried in turn until enough of them have a vector.
+            images: Tried in turn until enough of them have a vector.
 
         Raises:
-            SourceError: the files come from different encoders, the name is another's, or no record has a vector.
+            SourceError: the files come from different encoders, the name is another's, or no image has a vector.
         """
         cards = {file.card.fingerprint: file.card for file in self.files if file.card}
         if len(cards) > 1 or (cards and any(file.card is None for file in self.files)):
@@ -72,19 +78,19 @@ class EmbeddingsFiles:
             if card.name != name:
                 raise SourceError(f"the embeddings were made by {card.name}, not by {name}")
             return card
-        lengths = Counter(islice(self._lengths(records), _TRIED))
+        lengths = Counter(islice(self._lengths(images), _TRIED))
         if not lengths:
             raise SourceError("no row of the table has a vector in the embeddings files")
         return external_card(name, lengths.most_common(1)[0][0])
 
-    def vector(self, record: ImageRecord, dim: int) -> Vectors:
+    def vector(self, image: SourceImage, dim: int) -> Vectors:
         """The vector of an image, of unit length.
 
         Raises:
             SourceError: there is none, or it isn't a finite vector of this length.
         """
         try:
-            found = self._find(record)
+            found = self._find(image)
         except SourceError:
             self.used += 1  # it is there, and damaged
             raise
@@ -115,15 +121,17 @@ class EmbeddingsFiles:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _lengths(self, records: Iterator[ImageRecord]) -> Iterator[int]:
-        for record in records:
+    def _lengths(self, images: Iterator[SourceImage]) -> Iterator[int]:
+        for image in images:
             with suppress(SourceError):  # counted when its turn comes
-                vector = _usable(self._find(record))
+                vector = _usable(self._find(image))
                 if vector is not None:
                     yield len(vector)
 
-    def _find(self, record: ImageRecord) -> Any:
-        return next((vector for file in self.files if (vector := file.find(record)) is not None), None)
+    def _find(self, image: SourceImage) -> Any:
+        others = (*image.former_keys, str(image.path.absolute()))
+        found = (file.find(image.record, others) for file in self.files)
+        return next((vector for vector in found if vector is not None), None)
 
 
 def ingest_embeddings(sources: Sequence[Source], files: EmbeddingsFiles, collection: Collection) -> IngestReport:
@@ -141,15 +149,18 @@ def ingest_embeddings(sources: Sequence[Source], files: EmbeddingsFiles, collect
     started = time.perf_counter()
     write_s = 0.0
     ids: set[str] = set()
+    moves = Moves(collection)
     items = (item for source in sources for item in source)
     with Interrupt() as interrupt:
         while not interrupt.asked and (part := list(islice(items, BATCH))):
-            batch = _with_vectors(part, files, collection.card.dim, ids, report)
+            batch = _with_vectors(part, files, collection.card.dim, ids, report, moves)
             writing = time.perf_counter()
             if batch:
-                _store(batch, collection, report)
+                _store(batch, collection, report, moves)
             write_s += time.perf_counter() - writing
         report.interrupted = interrupt.asked
+    moves.finish()
+    report.moved = moves.count
     collection.flush()
     report.without_row = 0 if report.interrupted else max(files.count - files.used, 0)
     total_s = time.perf_counter() - started
@@ -158,7 +169,12 @@ def ingest_embeddings(sources: Sequence[Source], files: EmbeddingsFiles, collect
 
 
 def _with_vectors(
-    items: Sequence[SourceImage | Failure], files: EmbeddingsFiles, dim: int, ids: set[str], report: IngestReport
+    items: Sequence[SourceImage | Failure],
+    files: EmbeddingsFiles,
+    dim: int,
+    ids: set[str],
+    report: IngestReport,
+    moves: Moves,
 ) -> list[_Pair]:
     batch = []
     for item in items:
@@ -169,32 +185,36 @@ def _with_vectors(
         record = item.record
         try:
             if record.id in ids:
+                moves.remove_later(record.id, item.former_ids)
                 raise SourceError("came before in this source: one image has one row")
             ids.add(record.id)
-            batch.append((record, files.vector(record, dim)))
+            batch.append((item, files.vector(item, dim)))
         except SourceError as error:
             report.failures.append(Failure(record.filepath, record.dataset, str(error)))
     return batch
 
 
-def _store(batch: Sequence[_Pair], collection: Collection, report: IngestReport) -> None:
+def _store(batch: Sequence[_Pair], collection: Collection, report: IngestReport, moves: Moves) -> None:
     """Write what isn't stored already; what an ingest of images knows of the file stays with its vector."""
-    known = {point.id: point for point in collection.get([record.id for record, _ in batch], vectors=True)}
-    due: list[_Pair] = []
-    for record, vector in batch:
-        stored = known.get(record.id)
+    due: list[tuple[ImageRecord, Vectors]] = []
+    former: list[str] = []
+    for (image, vector), known in zip(batch, moves.known([image for image, _ in batch], vectors=True), strict=True):
+        record, stored = image.record, known.stored
+        former += known.former
         if stored is None or stored.vector is None or not np.allclose(stored.vector, vector, rtol=0.0, atol=_SAME):
             due.append((record, vector))
             report.stored += 1
             continue
         report.skipped += 1
         whole = as_stored(record, stored.payload)
-        if whole.payload() != stored.payload:
+        moved = stored.id != record.id
+        if moved or whole.payload() != stored.payload:
             due.append((whole, stored.vector))
-            report.updated += 1
+            report.updated += not moved
     if due:
         records, vectors = zip(*due, strict=True)
         collection.upsert(EmbeddedBatch(records, np.stack(vectors), collection.card.fingerprint))
+    moves.remove(former)
 
 
 def _usable(found: Any) -> NDArray[Any] | None:
@@ -203,6 +223,6 @@ def _usable(found: Any) -> NDArray[Any] | None:
     return np.asarray(found, dtype=np.float64)
 
 
-def records(sources: Sequence[Source]) -> Iterator[ImageRecord]:
-    """The image records of some sources, failures left out."""
-    return (item.record for source in sources for item in source if isinstance(item, SourceImage))
+def images_of(sources: Sequence[Source]) -> Iterator[SourceImage]:
+    """The images of some sources, failures left out."""
+    return (item for source in sources for item in source if isinstance(item, SourceImage))

@@ -17,6 +17,7 @@ from cbmir.store import Collection
 from ingest.encoding import AT_ONCE, Encoding, Item
 from ingest.interrupt import Interrupt
 from ingest.loader import Loaded, Loader, Wanted, chunk_size
+from ingest.moves import Known, Moves
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
 from ingest.thumbnails.place import Place
@@ -34,12 +35,12 @@ Seen = Callable[[int, str], object]
 @dataclass(frozen=True, slots=True)
 class _Task:
     image: SourceImage
-    stored: StoredPoint | None
+    known: Known
     thumbnail: Path | None = None
 
     @property
     def wanted(self) -> Wanted:
-        old = self.stored.payload if self.stored else {}
+        old = self.known.stored.payload if self.known.stored else {}
         shown = old.get("thumbnail_url") == self.image.record.thumbnail_url
         return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown, _decoder(old))
 
@@ -55,8 +56,8 @@ def ingest_images(
     """Embed the images of a source into a collection.
 
     Images whose id, file hash and encoder fingerprint are stored already are not decoded; where only their payload
-    changed, it is brought up to date. Those that an earlier decoder read otherwise are embedded again. Ctrl-C finishes
-    the images in hand.
+    changed, it is brought up to date. Those that an earlier decoder read otherwise are embedded again. Those that an
+    earlier version stored under another spelling of their path move to their id. Ctrl-C finishes the images in hand.
 
     With a place, images whose source names no thumbnail get one there, written before the image is stored; those that
     are stored already get it where it or its URL is missing or the URL is another.
@@ -93,6 +94,13 @@ def _decoder(payload: Mapping[str, Any]) -> int:
     return version if isinstance(version, int) else 1
 
 
+def _is_same(stored: StoredPoint | None, loaded: Loaded) -> bool:
+    """Whether a file is stored as it is now; that is known only after decoding where its hash found the point."""
+    if stored is None or stored.payload.get("sha256") != loaded.sha256:
+        return False
+    return _decoder(stored.payload) >= DECODER
+
+
 class _Run:
     def __init__(
         self, source: Source, encoder: Encoder, collection: Collection, workers: int, place: Place | None
@@ -112,6 +120,7 @@ class _Run:
         self._datasets: set[str] = set()
         self._buffer: list[Item] = []
         self._changes: dict[str, Payload] = {}
+        self._moves = Moves(collection)
         self._source_s = 0.0
 
     def go(self, seen: Seen) -> None:
@@ -121,8 +130,8 @@ class _Run:
             with Writer(self._collection) as writer, Encoding(self._encoder) as encoding:
                 done = 0
                 for loaded in loader.load(self._wanted(tasks, interrupt)):
-                    for task, item in zip(tasks.pop(0), loaded, strict=True):
-                        self._take(task, item)
+                    self._take_all(tasks.pop(0), loaded)
+                    self._moves.flush()
                     if self._changes:
                         self._collection.set_payloads(self._changes)
                         self._changes = {}
@@ -140,9 +149,10 @@ class _Run:
                 self._time(started, loader, encoding, writer)
                 seen(self.report.read - done, self.report.bottleneck)
             self.report.interrupted = interrupt.asked
+        self._moves.finish()
         self._collection.flush()
         self._collection.remember(self._source.root, sorted(self._datasets))
-        self.report.stored = writer.stored
+        self.report.stored, self.report.moved = writer.stored, self._moves.count
         self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
         self._time(started, loader, encoding, writer)
 
@@ -183,29 +193,35 @@ class _Run:
                 self.report.failures.append(item)
             elif item.record.id in self._ids:
                 self._fail(item.record, "came before in this source: one image has one row")
+                self._moves.remove_later(item.record.id, item.former_ids)
             elif item.record.kind != self._kind:
                 self._fail(item.record, f"is {_A[item.record.kind]}; {self._encoder.card.name} takes {self._kind}s")
             else:
                 self._ids.add(item.record.id)
                 images.append(item)
-        known = (
-            {point.id: point for point in self._collection.get([item.record.id for item in images])} if images else {}
-        )
-        return [self._task(item, known.get(item.record.id)) for item in images]
+        known = self._moves.known(images)
+        return [self._task(item, stored) for item, stored in zip(images, known, strict=True)]
 
-    def _task(self, image: SourceImage, stored: StoredPoint | None) -> _Task:
+    def _task(self, image: SourceImage, known: Known) -> _Task:
         record, place = image.record, self._place
         if place is None or record.thumbnail_url is not None:
-            return _Task(image, stored)
+            return _Task(image, known)
         shown = replace(record, thumbnail_url=place.url(record.id))
-        return _Task(replace(image, record=shown), stored, place.path(record.id))
+        return _Task(replace(image, record=shown), known, place.path(record.id))
+
+    def _take_all(self, tasks: list[_Task], loaded: list[Loaded]) -> None:
+        both = list(zip(tasks, loaded, strict=True))
+        new = [(task.image.record, item.sha256) for task, item in both if not task.known.stored and item.sha256]
+        former = self._moves.by_hash(new)
+        for task, item in both:
+            self._take(replace(task, known=former.get(task.image.record.id, task.known)), item)
 
     def _take(self, task: _Task, loaded: Loaded) -> None:
         record = task.image.record
         if loaded.reason is not None:
             self._fail(record, loaded.reason)
-        elif loaded.pixels is None:
-            self._skip(record, task.stored, loaded.drawn)
+        elif loaded.pixels is None or _is_same(task.known.stored, loaded):
+            self._skip(record, task.known, loaded.drawn)
         else:
             size: dict[str, Any] = {"width": loaded.width, "height": loaded.height, "depth": loaded.depth}
             sized = replace(record, sha256=loaded.sha256, decoder=DECODER, **size)
@@ -213,12 +229,17 @@ class _Run:
             self.report.notes.update(loaded.notes)
             self._datasets.add(record.dataset)
             self._buffer.append((sized, loaded.pixels))
+            self._moves.remove_later(record.id, task.known.former)
 
-    def _skip(self, record: ImageRecord, stored: StoredPoint | None, drawn: bool) -> None:
+    def _skip(self, record: ImageRecord, stored: Known, drawn: bool) -> None:
         self.report.skipped += 1
         self._datasets.add(record.dataset)
-        old = dict(stored.payload) if stored else {}
+        old = dict(stored.stored.payload) if stored.stored else {}
         known = replace(as_stored(record, old), decoder=max(_decoder(old), DECODER))
+        if stored.stored and stored.stored.id != record.id:
+            self._moves.move(known, stored)
+            return
+        self._moves.remove_later(record.id, stored.former)
         new = known.payload()
         self.report.updated += drawn or new != old
         if new == old:

@@ -28,6 +28,8 @@ class IngestReport:
         stored: Images written, new or changed.
         skipped: Images known already, by id, file hash and fingerprint.
         updated: Of the skipped, those whose payload or thumbnail was brought up to date.
+        moved: Points that an earlier version stored under another spelling of the path: their images have the id of the
+            path's normal form now.
         decoded_again: Images whose file was known, but read otherwise by an earlier decoder, and so embedded again.
         notes: How many images were turned by their EXIF, inverted, or the first of several frames.
         failures: Images that were not stored, each with its reason.
@@ -46,6 +48,7 @@ class IngestReport:
     stored: int = 0
     skipped: int = 0
     updated: int = 0
+    moved: int = 0
     decoded_again: int = 0
     notes: Counter[Note] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
@@ -94,6 +97,7 @@ class IngestReport:
             "stored": self.stored,
             "skipped": self.skipped,
             "updated": self.updated,
+            "moved": self.moved,
             "decoded_again": self.decoded_again,
             "notes": {name: self.notes[name] for name in NOTES},
             "failed": self.failed,
@@ -113,6 +117,11 @@ class IngestReport:
             f"{self.collection}: read {self.read:,} = stored {self.stored:,} + skipped {self.skipped:,} "
             f"+ failed {self.failed:,}" + (f" ({self.updated:,} of the skipped updated)" if self.updated else "")
         ]
+        if self.moved:
+            lines.append(
+                f"moved {counted(self.moved, 'point')} of an earlier cbmir, which kept the spelling of paths: "
+                "each image has the id of its path's normal form now"
+            )
         if self.decoded_again:
             lines.append(
                 f"{self.decoded_again:,} known files were read otherwise by an earlier cbmir: they are embedded again"

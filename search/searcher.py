@@ -16,6 +16,7 @@ from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.needed import check_weights, needed
 from cbmir.errors import CollectionError, EncoderError, ImageError, WeightsError
 from cbmir.filters import Condition, Where, parse, resolve
+from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.store import Collection, open_store
 from cbmir.store.ways import BUDGET_MS, Found, Wanted, Way
@@ -234,11 +235,14 @@ class Searcher:
         return next((point for page in pages for point in page), None)
 
     def _find(self, name: str) -> StoredPoint:
-        ids = [point_id(dataset, name) for dataset in self.collection.facet("dataset")]
-        ids.append(point_id(*name.split("/", 1)) if "/" in name else "")
+        names = dict.fromkeys((normal_path(name), name))  # an earlier version kept the spelling
+        ids = [point_id(dataset, name) for name in names for dataset in self.collection.facet("dataset")]
+        if "/" in name:
+            dataset, path = name.split("/", 1)
+            ids += [point_id(dataset, key) for key in dict.fromkeys((normal_path(path), path))]
         with suppress(ValueError):
             ids.append(str(uuid.UUID(name)))
-        found = self.collection.get([id for id in ids if id], vectors=True)
+        found = self.collection.get(ids, vectors=True)
         if not found:
             raise CollectionError(
                 f"no image {name!r} in collection {self.collection.name}; give its id, or its data set and file path"

@@ -1,14 +1,18 @@
 """The files of stored images, to be looked at: found below a folder that is given, or where ingest read them."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
 from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Condition, Where
 from cbmir.media import Asset, render
+from cbmir.paths import is_uri
+from cbmir.root import Root
 from cbmir.store import Collection
 
 LOOKED_FOR = 20
@@ -64,7 +68,8 @@ class Shelf:
     def path(self, payload: Mapping[str, Any]) -> Path:
         """Where the file of an image is, or should be."""
         filepath = str(payload.get("filepath", ""))
-        places = [folder / filepath for folder in self._folders(str(payload.get("dataset", "")))] or [Path(filepath)]
+        folders = self._folders(str(payload.get("dataset", "")))
+        places = [_below(folder, filepath) for folder in folders] or [Path(filepath)]
         return next((place for place in places if _is_file(place)), places[0])
 
     def draw(self, payload: Mapping[str, Any]) -> Image.Image:
@@ -104,6 +109,19 @@ def refuse_missing(missing: Mapping[str, str]) -> None:
     for file, reason in missing.items():
         more = f", and {len(missing) - 1:,} more can't be drawn" if len(missing) > 1 else ""
         raise ImageError(f"{file} can't be drawn: {reason}{more}; {_REMEDY}")
+
+
+@lru_cache
+def _root(folder: Path) -> Root:
+    return Root(folder)
+
+
+def _below(folder: Path, filepath: str) -> Path:
+    try:
+        return _root(folder).file(filepath)
+    except ImageError:  # a URI, or a path that leads out of the folder: no such file is opened
+        inside = is_uri(filepath) and ".." not in filepath.split("/")
+        return folder / (filepath if inside else quote(filepath, safe=""))
 
 
 def _is_file(path: Path) -> bool:

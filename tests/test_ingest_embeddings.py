@@ -19,7 +19,7 @@ from cbmir.schema import normalise
 from cbmir.store import open_store
 from cbmir.vectorfile import open_embeddings, write_embeddings
 from ingest import ingest_images, open_source
-from ingest.embeddings import EmbeddingsFiles, ingest_embeddings, records
+from ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
 
 COUNT = 24
 DIM = 6
@@ -56,7 +56,7 @@ def fill(folder, files, tables, encoder="biomedclip"):
     with (
         EmbeddingsFiles(files) as vectors,
         open_store(folder / "store") as store,
-        store.open_or_create(encoder, vectors.card(encoder, records(sources))) as collection,
+        store.open_or_create(encoder, vectors.card(encoder, images_of(sources))) as collection,
     ):
         report = ingest_embeddings(sources, vectors, collection)
     assert report.read == report.stored + report.skipped + report.failed
@@ -435,7 +435,7 @@ def test_ingest_embeddings__length_of_most_vectors_is_the_length(tmp_path):
     rows = dict(zip(names, [np.ones(3, np.float32), *vectors(4)], strict=True))
     with EmbeddingsFiles([published(tmp_path / "v.h5", rows)]) as files:
         sources = [open_source(table_of(tmp_path / "t.csv", names))]
-        card = files.card("x", (item.record for source in sources for item in source))
+        card = files.card("x", images_of(sources))
         assert card.dim == DIM
         with open_store(tmp_path / "store") as store, store.create("x", card) as collection:
             report = ingest_embeddings(sources, files, collection)
@@ -459,19 +459,19 @@ def test_ingest_embeddings__keeps_what_an_ingest_of_images_knew_of_the_file(writ
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(("key", "name"), [("a/b.png", "a\\b.png"), ("a\\b.png", "a/b.png"), ("a\\b.png", "a\\b.png")])
 def test_ingest_embeddings__backslashes_and_slashes_are_one_key(tmp_path, key, name, there):
-    """Whether or not the file is there, after whose spelling the image is named."""
+    """Whether or not the file is there."""
     if there:
         (tmp_path / "a").mkdir()
         (tmp_path / "a/b.png").touch()
     with EmbeddingsFiles([published(tmp_path / "v.h5", {key: vectors(1)[0]})]) as files:
-        (record,) = records([open_source(table_of(tmp_path / "t.csv", [name]))])
-        assert record.filepath == ("a/b.png" if there else name)
-        assert files.vector(record, vectors(1).shape[1]) == pytest.approx(normalise(vectors(1))[0], abs=1e-6)
+        (image,) = images_of([open_source(table_of(tmp_path / "t.csv", [name]))])
+        assert image.record.filepath == "a/b.png"
+        assert files.vector(image, vectors(1).shape[1]) == pytest.approx(normalise(vectors(1))[0], abs=1e-6)
 
 
 def test_ingest_embeddings__accented_letters_of_one_sign_or_two_are_one_key(tmp_path):
     one, two = (unicodedata.normalize(form, "Röntgen.png") for form in ("NFC", "NFD"))
     for key, name in ((one, two), (two, one)):
         with EmbeddingsFiles([published(tmp_path / "v.h5", {key: vectors(1)[0]})]) as files:
-            (record,) = records([open_source(table_of(tmp_path / "t.csv", [name]))])
-            assert files.vector(record, vectors(1).shape[1]) == pytest.approx(normalise(vectors(1))[0], abs=1e-6)
+            (image,) = images_of([open_source(table_of(tmp_path / "t.csv", [name]))])
+            assert files.vector(image, vectors(1).shape[1]) == pytest.approx(normalise(vectors(1))[0], abs=1e-6)

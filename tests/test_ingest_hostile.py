@@ -25,6 +25,7 @@ from PIL import Image
 
 from cbmir.encoders import get
 from cbmir.errors import SourceError
+from cbmir.paths import normal_path
 from cbmir.store import open_store
 from ingest import SourceOptions, ingest_images, open_source
 from ingest.report import write_failures
@@ -206,7 +207,7 @@ def write_inputs(folder: Path) -> Expected:
     failed: dict[str, str] = {}
 
     def expect(path: Path | str, reason: str | None) -> None:
-        name = path if isinstance(path, str) else path.relative_to(folder).as_posix()
+        name = path if isinstance(path, str) else normal_path(path.relative_to(folder).as_posix())
         failed.update({name: reason} if reason else {})
         stored.update(() if reason else {name})
 

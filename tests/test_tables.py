@@ -298,8 +298,8 @@ def test_values__labels_and_paths_in_either_unicode_form(tmp_path):
     (item,) = opened(tmp_path, f"filepath\nimg/{one}.png\n")
     (folder,) = open_source(tmp_path / "img", SourceOptions(dataset="t", folder_labels=False))
     assert item.path.is_file()
-    assert item.record.filepath == f"img/{two}.png"
-    assert folder.record.id != item.record.id  # another key: the folder's own
+    assert item.record.filepath == f"img/{one}.png"
+    assert folder.record.filepath == f"{one}.png"
     (again,) = opened(tmp_path, f"filepath\nimg/{two}.png\n")
     assert again.record.id == item.record.id
 
@@ -311,10 +311,12 @@ def test_values__paths_of_windows(tmp_path):
     slash, back, literal, missing, absolute = opened(tmp_path, "filepath\n" + "".join(f"{name}\n" for name in listed))
     assert back.path.is_file()
     assert (back.record.filepath, back.record.id) == (slash.record.filepath, slash.record.id)
-    assert (literal.record.filepath, literal.path.is_file()) == ("as\\named.png", True)  # a sign like any other here
-    for item in (missing, absolute):
-        with pytest.raises(ImageError, match=r"No such file.*: the path has backslashes.*; write it with /"):
-            read(item.path)
+    assert (literal.record.filepath, literal.path.is_file()) == ("as/named.png", True)
+    assert (missing.record.filepath, missing.path) == ("img/none.png", tmp_path / "img/none.png")
+    assert "is a path of Windows" in absolute.reason
+    assert r"--path-prefix 'C:\=FOLDER'" in absolute.reason
+    with pytest.raises(ImageError, match=r"No such file.*: the path has backslashes.*; write it with /"):
+        read(tmp_path / "img\\none.png")
     with pytest.raises(ImageError, match=r"^No such file or directory$"):
         read(tmp_path / "img/none.png")
 

@@ -5,6 +5,8 @@ from cbmir.media.files import MAX_BYTES, file_sha256, read, sha256
 from cbmir.media.kinds import (
     HEAD_BYTES,
     IMAGE_SUFFIXES,
+    LINKS_TO_FILES,
+    LINKS_TO_FOLDERS,
     VOLUME_SUFFIXES,
     advice,
     is_hidden,
@@ -26,6 +28,8 @@ __all__ = [
     "DECODER",
     "HEAD_BYTES",
     "IMAGE_SUFFIXES",
+    "LINKS_TO_FILES",
+    "LINKS_TO_FOLDERS",
     "LONGEST_PX",
     "MAX_BYTES",
     "MAX_PIXELS",

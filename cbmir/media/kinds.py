@@ -23,6 +23,10 @@ HIDDEN_FILES = "hidden files"
 HIDDEN_FOLDERS = "hidden folders"
 """What files and folders by `is_hidden` are counted as."""
 
+LINKS_TO_FILES = "links to files"
+LINKS_TO_FOLDERS = "links to folders"
+"""What symbolic links that are not followed are counted as."""
+
 _OF_SYSTEMS = (
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot"),
@@ -146,13 +150,15 @@ def passed_over(ignored: Mapping[str, int]) -> list[str]:
     """What was passed over in a folder, and what to do about it, in lines for people; none where nothing was.
 
     Args:
-        ignored: Counts by `passed_over_as` and `without_hidden`.
+        ignored: Counts by `passed_over_as` and `without_hidden`, and of links.
     """
-    hidden = {key: count for key, count in ignored.items() if key in (HIDDEN_FILES, HIDDEN_FOLDERS)}
-    groups = {
-        "no image suffix": {key: count for key, count in ignored.items() if key not in hidden},
-        "hidden or made by an operating system": hidden,
+    names = {
+        "hidden or made by an operating system": (HIDDEN_FILES, HIDDEN_FOLDERS),
+        "symbolic links": (LINKS_TO_FILES, LINKS_TO_FOLDERS),
     }
+    named = [name for group in names.values() for name in group]
+    groups = {"no image suffix": {key: count for key, count in ignored.items() if key not in named}}
+    groups |= {why: {key: ignored[key] for key in group if key in ignored} for why, group in names.items()}
     lines = [
         f"passed over, {why}: {', '.join(f'{key} {count:,}' for key, count in group.items())}"
         for why, group in groups.items()

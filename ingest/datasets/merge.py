@@ -14,11 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.paths import normal_path
 from cbmir.schema import label_slug
 from ingest.tables.writing import ONLY_WHERE_NEEDED, check_suffix, written
 
 _BLOCK_BYTES = 8 << 20
 _KEY = ("dataset", "filepath")
+_ABSOLUTE = r"^(/|\\\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+:/)"
+"""Paths that don't depend on the table's folder: absolute ones, those of Windows, and URIs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,14 @@ class Merged:
         columns: Columns of the new table.
         labels: Of them, labels.
         shared: Labels that more than one table has.
+        root: Folder that the file paths are relative to, where it isn't the new table's: a table lies elsewhere.
     """
 
     rows: dict[str, int]
     columns: int
     labels: int
     shared: list[str]
+    root: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -62,7 +67,8 @@ def merge(tables: Sequence[Path], out: Path, root: Path | None = None) -> Merged
 
     Args:
         tables: CSVs, each with the columns ``filepath`` and ``dataset``.
-        out: The new table; file paths become relative to its folder.
+        out: The new table; file paths become relative to its folder or, where a table lies elsewhere, to the lowest
+            folder above all of them.
         root: Folder that the file paths of all tables are relative to; they then stay as they are. The folder of each
             table unless given.
 
@@ -79,16 +85,19 @@ def merge(tables: Sequence[Path], out: Path, root: Path | None = None) -> Merged
     schema = pa.schema([(spelt[key], pa.int8() if "/" in key else pa.string()) for key in order])
     rows = dict.fromkeys(map(str, tables), 0)
     seen: set[bytes] = set()
+    here = os.path.abspath(out.parent)  # noqa: PTH100  without following links
+    base = here if root else os.path.commonpath([here, *(os.path.abspath(path.parent) for path in tables)])  # noqa: PTH100
     with written(out) as stream, pa_csv.CSVWriter(stream, schema, write_options=ONLY_WHERE_NEEDED) as writer:
         for table in opened:
-            start = "." if root else os.path.relpath(table.path.parent, out.parent)
+            start = "." if root else os.path.relpath(table.path.parent, base)
             for block in _blocks(table):
                 moved = _moved(block, start)
                 _refuse_repeated(moved, seen, table.path)
                 writer.write_batch(_widened(moved, table, order, schema))
                 rows[str(table.path)] += block.num_rows
     held = Counter(key for table in opened for key in table.columns if "/" in key)
-    return Merged(rows, len(order), len(held), [spelt[key] for key, count in held.items() if count > 1])
+    shared = [spelt[key] for key, count in held.items() if count > 1]
+    return Merged(rows, len(order), len(held), shared, None if base == here else base)
 
 
 def _open(path: Path) -> _Table:
@@ -129,17 +138,19 @@ def _blocks(table: _Table) -> Iterator[pa.RecordBatch]:
 
 
 def _moved(block: pa.RecordBatch, start: str) -> pa.RecordBatch:
-    """File paths from a table's folder as paths from the new one's; absolute ones stay."""
+    """File paths from a table's folder as paths from the new one's; absolute ones and URIs stay."""
     paths = block.column("filepath")
     if start == ".":
         return block
-    moved = pc.if_else(pc.starts_with(paths, "/"), paths, pc.binary_join_element_wise(start, paths, "/"))
+    moved = pc.if_else(
+        pc.match_substring_regex(paths, _ABSOLUTE), paths, pc.binary_join_element_wise(start, paths, "/")
+    )
     return block.set_column(block.schema.get_field_index("filepath"), "filepath", moved)
 
 
 def _refuse_repeated(block: pa.RecordBatch, seen: set[bytes], path: Path) -> None:
     for dataset, filepath in zip(*(block.column(name).to_pylist() for name in _KEY), strict=True):
-        key = blake2b(f"{dataset}/{filepath}".encode(), digest_size=16).digest()
+        key = blake2b(f"{dataset}/{normal_path(filepath)}".encode(), digest_size=16).digest()
         if key in seen:
             raise SourceError(f"{filepath} of {dataset} comes again in {path}: one image has one row")
         seen.add(key)

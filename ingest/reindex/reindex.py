@@ -5,8 +5,10 @@ from pathlib import Path
 
 from cbmir.collections.transfer.transfer import record_of
 from cbmir.collections.versions.versions import begin, versions
-from cbmir.errors import CbmirError, CollectionError
+from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
+from cbmir.paths import is_uri
+from cbmir.root import Root
 from cbmir.schema import StoredPoint
 from cbmir.store import Collection, Layout, Store
 from ingest.report import IngestReport
@@ -27,6 +29,7 @@ class StoredSource:
         self.ignored: Mapping[str, int] = {}
         self._collection = collection
         self.root = root
+        self._root = Root(root)
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All images; a point that is none, or a URI without a file below the root, is a failure."""
@@ -39,10 +42,15 @@ class StoredSource:
             record = record_of(point)
         except CbmirError as error:
             return Failure(str(point.payload.get("filepath", point.id)), place, str(error))
-        path = self.root / record.filepath
-        if "://" in record.filepath and not path.is_file():
-            return Failure(record.filepath, place, f"is a URI without a file below {self.root}")
-        return SourceImage(record, path)
+        if is_uri(record.filepath):
+            path = self._root.folder / record.filepath
+            if not path.is_file():
+                return Failure(record.filepath, place, f"is a URI without a file below {self._root.folder}")
+            return SourceImage(record, path)
+        try:
+            return SourceImage(record, self._root.file(record.filepath))
+        except ImageError as error:
+            return Failure(record.filepath, place, str(error))
 
 
 def check_target(store: Store, name: str, new_name: str | None) -> None:

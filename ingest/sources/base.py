@@ -1,6 +1,5 @@
 """What a source of image records is."""
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,7 +9,9 @@ from typing import Any, Protocol
 from cbmir.errors import RecordError, SourceError
 from cbmir.media import kind_of
 from cbmir.modalities import modality_code
-from cbmir.schema import ImageRecord, label_slug
+from cbmir.paths import PathPrefixes, printable
+from cbmir.root import Root
+from cbmir.schema import ImageRecord, label_slug, point_id
 from ingest.tables.columns import GIVEN_FIELDS
 from ingest.tables.options import TableOptions
 from ingest.tables.reading import Reading, Tally
@@ -28,10 +29,18 @@ class SourceImage:
     Attributes:
         record: What the source knows of the image.
         path: The pixel file.
+        former_keys: Keys that earlier versions of cbmir gave the image as its source writes it.
     """
 
     record: ImageRecord
     path: Path
+    former_keys: tuple[str, ...] = ()
+
+    @property
+    def former_ids(self) -> list[str]:
+        """Ids under which an earlier version may have stored the image; its own isn't among them."""
+        ids = dict.fromkeys(point_id(self.record.dataset, key) for key in self.former_keys)
+        return [id for id in ids if id != self.record.id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,9 @@ class SourceOptions:
         folder_labels: Whether folders below a folder source are labels.
         constants: Values of `GIVEN_FIELDS` for records that lack them.
         table: How to read a table.
+        prefixes: Beginnings of written paths that are replaced.
+        links: Whether symbolic links are followed; they are passed over otherwise.
+        uris: Whether a URI that is no file is the name of an image, as where no file is opened.
 
     Raises:
         SourceError: a text is no Unicode, as bytes on a command line may be.
@@ -72,11 +84,18 @@ class SourceOptions:
     folder_labels: bool = True
     constants: Mapping[str, str] = field(default_factory=dict)
     table: TableOptions = field(default_factory=TableOptions)
+    prefixes: PathPrefixes = field(default_factory=PathPrefixes)
+    links: bool = True
+    uris: bool = False
 
     def __post_init__(self) -> None:
         for text in (self.dataset or "", *self.constants.values()):
             if text != printable(text):
                 raise SourceError(f"{printable(text)} is not UTF-8 text")
+
+    def root_of(self, folder: Path) -> Root:
+        """What paths are relative to: `root`, or this folder."""
+        return Root(self.root or folder, self.prefixes, links=self.links, uris=self.uris)
 
 
 class Source(Protocol):
@@ -92,7 +111,7 @@ class Source(Protocol):
 
     @property
     def ignored(self) -> Mapping[str, int]:
-        """Files that were passed over because they have no image suffix, counted by suffix."""
+        """Files that were passed over: without an image suffix, counted by suffix; hidden ones; symbolic links."""
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All items, in the same order each time."""
@@ -184,27 +203,6 @@ def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
         bare_labels=bare,
         datasets=tuple(sorted(datasets)),
     )
-
-
-def located(root: Path, filepath: str) -> str:
-    r"""A path as the disk spells it: with / for \ of Windows, and ``ö`` as one sign or two, whichever the table has."""
-    if filepath.isascii() and "\\" not in filepath:
-        return filepath
-    signs = (filepath, filepath.replace("\\", "/"))
-    forms = dict.fromkeys((*signs, *(unicodedata.normalize(form, text) for text in signs for form in ("NFC", "NFD"))))
-    return next((form for form in forms if _exists(root / form)), filepath)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long, or no text: that it can't be read is counted
-        return False
-
-
-def printable(name: str) -> str:
-    """A file name as text; bytes that are no UTF-8 become escapes, for the engine stores text."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _with_code(label: str, spellings: Mapping[str, str]) -> str:

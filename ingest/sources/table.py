@@ -6,12 +6,18 @@ Columns named as payload fields, or by an alias, fill them. Columns of findings,
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cbmir.errors import RecordError
-from ingest.sources.base import Failure, SourceImage, SourceOptions, located, make_record, printable, tally_of
+from cbmir.errors import RecordError, SourceError
+from cbmir.media import LINKS_TO_FILES
+from cbmir.paths import common_parent, printable
+from cbmir.root import LinkError, OutsideError
+from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record, tally_of
 from ingest.tables.columns import EXTRA, LABEL
 from ingest.tables.labels import UNCERTAIN, flag_of, label_name
 from ingest.tables.reading import Reading, reading_of
@@ -63,14 +69,17 @@ class TableSource:
     Attributes:
         root: Folder that file paths are relative to.
         total: Rows.
-        ignored: Always empty.
+        ignored: Rows that lead over a symbolic link, where those are passed over; counted anew by each iteration.
     """
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self._name = printable(path.name)
         self._options = options
-        self.root = options.root or path.parent
-        self.ignored: Mapping[str, int] = {}
+        self._root = options.root_of(path.parent)
+        self.root = self._root.folder
+        self._outside = 0
+        self._ignored: Counter[str] = Counter()
+        self.ignored: Mapping[str, int] = self._ignored
         self._file = TableFile(path)
         self._plan = survey(self._file, options.table)
         self.total: int | None = self._plan.rows + self._plan.broken
@@ -83,16 +92,32 @@ class TableSource:
         self._fields = [(self._plan.places(role)[0], role, _Known(vs)) for role, vs in self._plan.values.items()]
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
-        """All rows, in order."""
+        """All rows, in order; those that lead over symbolic links are left out where links are passed over."""
+        self._outside = 0
+        self._ignored.clear()
         for number, row in enumerate(self._file, start=1):
             place = f"{self._name} row {number}"
-            yield Failure(row.first, place, row.reason) if isinstance(row, BrokenRow) else self._item(row, place)
+            item = Failure(row.first, place, row.reason) if isinstance(row, BrokenRow) else self._item(row, place)
+            if item is not None:
+                yield item
 
     def reading(self) -> Reading:
-        """How the table is read; reads all of it once more to count what comes of it."""
-        return reading_of(self._plan, self._name, tally_of(self), self._options.table)
+        """How the table is read; reads all of it once more to count what comes of it.
 
-    def _item(self, cells: Sequence[Any], place: str) -> SourceImage | Failure:
+        Raises:
+            SourceError: all paths are absolute and lie outside of the root.
+        """
+        tally = tally_of(self)
+        reading = reading_of(self._plan, self._name, tally, self._options.table)
+        if not self._outside:
+            return reading
+        many = "absolute path lies" if self._outside == 1 else "absolute paths lie"
+        text = f"{self._outside:,} {many} {self._elsewhere}, or --path-prefix OLD=NEW"
+        if not tally.images and self._outside == tally.failed:
+            raise SourceError(f"{self._name}: {text}")
+        return replace(reading, warnings=(*reading.warnings, text))
+
+    def _item(self, cells: Sequence[Any], place: str) -> SourceImage | Failure | None:
         filepath = text_of(cells[self._path])
         try:
             if not filepath:
@@ -102,11 +127,18 @@ class TableSource:
             extra = {name: value for at, name in self._extras if (value := json_of(cells[at])) is not None}
             labels = [label for at, splitter in self._plan.splitters.items() for label in splitter(cells[at])]
             labels += self._one_hot(cells, extra)
-            key, path = self._found(filepath)
-            record = make_record(key, self._dataset_of(cells), labels, given, extra, self._spellings)
+            found = self._root.place(filepath)
+            record = make_record(found.key, self._dataset_of(cells), labels, given, extra, self._spellings)
+        except LinkError:
+            self._ignored[LINKS_TO_FILES] += 1
+            return None
+        except OutsideError as error:
+            absolute = self._root.absolute(filepath) is not None
+            self._outside += absolute
+            return Failure(filepath, place, f"lies {self._elsewhere}" if absolute else str(error))
         except RecordError as error:
             return Failure(filepath, place, str(error))
-        return SourceImage(record, path)
+        return SourceImage(record, found.path, found.former)
 
     def _dataset_of(self, cells: Sequence[Any]) -> str:
         said = unicodedata.normalize("NFC", text_of(cells[self._dataset[0]])) if self._dataset else ""
@@ -129,13 +161,10 @@ class TableSource:
             extra["uncertain"] = unsure
         return labels
 
-    def _found(self, filepath: str) -> tuple[str, Path]:
-        """Key and file of an image.
-
-        Absolute paths below the root are made relative, so that moving the data changes no id.
-        """
-        path = Path(filepath)
-        if path.is_absolute() and path.is_relative_to(self.root.absolute()):
-            filepath = path.relative_to(self.root.absolute()).as_posix()
-        filepath = located(self.root, filepath)
-        return filepath, self.root / filepath
+    @cached_property
+    def _elsewhere(self) -> str:
+        """What to do about absolute paths outside of the root; reads the table once more."""
+        rows = TableFile(self._file.path)  # the other one is being read
+        cells = (row[self._path] for row in rows if not isinstance(row, BrokenRow))
+        paths = (path for cell in cells if (path := self._root.absolute(text_of(cell))) is not None)
+        return f"outside of the root {self._root.name}: give --root {common_parent(paths)}"

@@ -10,8 +10,11 @@ from typing import Any
 from tqdm import tqdm
 
 from cbmir.encoders.device import cores
+from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
 from cbmir.media import kind_of
+from cbmir.paths import is_uri
+from cbmir.root import Root
 from cbmir.schema import Payload, StoredPoint
 from cbmir.store import Collection
 from ingest.interrupt import Interrupt
@@ -98,7 +101,7 @@ class _Run:
     def __init__(self, collection: Collection, root: Path, place: Place, where: Where) -> None:
         self.report = ThumbnailReport(collection.name)
         self._collection = collection
-        self._root = root
+        self._root = Root(root)
         self._place = place
         self._where = where
         self._tasks: deque[list[StoredPoint]] = deque()
@@ -129,25 +132,29 @@ class _Run:
                     if interrupt.asked:
                         return
                     if chunk := self._check(alike[start : start + size]):
-                        self._tasks.append(chunk)
-                        yield [self._task(point) for point in chunk]
+                        self._tasks.append([point for point, _ in chunk])
+                        yield [wanted for _, wanted in chunk]
 
-    def _check(self, points: list[StoredPoint]) -> list[StoredPoint]:
-        """Those that can have a thumbnail of ours."""
+    def _check(self, points: list[StoredPoint]) -> list[tuple[StoredPoint, Wanted]]:
+        """Those that can have a thumbnail of ours, and what the loader needs to know of them."""
         self.report.read += len(points)
         good = []
         for point in points:
             if not is_ours(point.payload.get("thumbnail_url") or self._place.url(point.id), point.id):
                 self.report.elsewhere += 1
-            elif "://" in _filepath(point):
+            elif is_uri(_filepath(point)):
                 self._fail(point, "is a URI: thumbnails are made of files")
             else:
-                good.append(point)
+                try:
+                    good.append((point, self._task(point)))
+                except ImageError as error:
+                    self._fail(point, str(error))
         return good
 
     def _task(self, point: StoredPoint) -> Wanted:
-        shown = point.payload.get("thumbnail_url") == self._place.url(point.id)
-        return Wanted(self._root / _filepath(point), point.payload.get("sha256"), self._place.path(point.id), shown)
+        file, shown = self._root.file(_filepath(point)), point.payload.get("thumbnail_url")
+        there = shown == self._place.url(point.id)
+        return Wanted(file, point.payload.get("sha256"), self._place.path(point.id), there)
 
     def _take(self, point: StoredPoint, loaded: Loaded) -> None:
         if loaded.reason is not None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cbmir.errors import StoreError
+from cbmir.errors import ImageError, StoreError
 from cbmir.filters import Where, resolve
+from cbmir.paths import is_uri
+from cbmir.root import Root
 from cbmir.store.base import Collection
 
 BATCH = 1000
@@ -57,14 +59,15 @@ def prune(collection: Collection, root: Path, where: Where = (), *, remove: bool
     where = resolve(where, collection)
     gone: list[tuple[str, str]] = []
     looked_at = remote = 0
+    files = Root(root)
     with tqdm(total=collection.count(where), desc="files", unit="image", leave=False, disable=None) as bar:
         for points in collection.scroll(where, fields=["filepath"]):
             looked_at += len(points)
             for point in points:
                 path = str(point.payload.get("filepath", ""))
-                if "://" in path:
+                if is_uri(path):
                     remote += 1
-                elif not (root / path).is_file():
+                elif not _is_file(files, path):
                     gone.append((point.id, path))
             bar.update(len(points))
     if gone and len(gone) == looked_at - remote:
@@ -76,3 +79,10 @@ def prune(collection: Collection, root: Path, where: Where = (), *, remove: bool
             collection.delete([id for id, _ in gone[start : start + BATCH]])
         collection.flush()
     return PruneReport(collection.name, looked_at, remote, tuple(gone), len(gone) if remove else 0)
+
+
+def _is_file(root: Root, filepath: str) -> bool:
+    try:
+        return root.file(filepath).is_file()
+    except ImageError:  # it leads out of the folder
+        return False

@@ -1,18 +1,22 @@
 """A collection copied from one store to another, vectors and payload, without embedding again.
 
-Nothing is deleted, and what is there already is left alone: an interrupted copy is finished by the same call.
+What is there already is left alone, and nothing is deleted but what would double: an interrupted copy is finished by
+the same call. An image that one side has under a spelling of its path that an earlier version kept, and the other under
+the normal form, is one image: the copy ends with the normal form.
 """
 
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cbmir.collections.transfer.spellings import Aim, path_of, usual_id, usually_spelt
 from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, ImageRecord, StoredPoint
@@ -56,7 +60,8 @@ class TransferReport:
         fingerprint: Of the encoder of both.
         read: Images of the original.
         written: Images that were missing or different.
-        kept: Images that were the same already.
+        kept: Images that were the same already, or were there under their path's normal form.
+        moved: Points of the copy under another spelling of a path that was written now; they are removed.
         others: Images that only the copy has.
         checked: Images of the copy that were read back and compared with the original.
     """
@@ -68,13 +73,15 @@ class TransferReport:
     kept: int
     others: int
     checked: int
+    moved: int = 0
 
     def __str__(self) -> str:
         """A line for people."""
+        moved = f"; moved {self.moved:,} from other spellings of their paths" if self.moved else ""
         others = f"; {self.others:,} more are only there" if self.others else ""
         return (
             f"{self.collection}: read {self.read:,} = written {self.written:,} + same already {self.kept:,}; "
-            f"{self.checked:,} read back and compared{others}"
+            f"{self.checked:,} read back and compared{moved}{others}"
         )
 
 
@@ -95,23 +102,35 @@ def transfer(
     """
     target.card.require(source.card, f"collection {target.name}")
     read = written = 0
+    removed: set[str] = set()
+    elsewhere: dict[str, str] = {}
+    ids: list[NDArray[np.bytes_]] = []
+    odd: set[str] = set()
     total = source.count()
     chosen = set(np.random.default_rng(seed).permutation(total)[:SAMPLE].tolist())
     sample: list[StoredPoint] = []
+    aim = Aim.of(target)
     with tqdm(total=total, desc=f"copy {source.name}", unit="image", leave=False, disable=None) as bar:
-        for points, copied in _in_streams(target.streams, source.scroll(vectors=True, batch=BATCH), target):
-            written += copied
+        for points, copied in _in_streams(target.streams, usually_spelt(source.scroll(vectors=True, batch=BATCH)), aim):
+            written += copied.written
+            removed |= copied.removed
+            elsewhere |= copied.elsewhere
+            odd |= copied.odd
             sample += [point for number, point in enumerate(points, start=read) if number in chosen]
+            ids.append(np.array([point.id.encode() for point in points], "S36"))
             read += len(points)
             bar.update(len(points))
     target.flush()
     pass_on(source.metadata(), target)
     target.finish(progress)
-    others = target.count() - read
+    gone = elsewhere.keys() | (removed & odd)
+    others = target.count() - (read - len(gone) + _missing(set(elsewhere.values()), ids))
     if others < 0:
         raise StoreError(f"{target.name} has {-others:,} images less than {source.name} of {read:,}; copy again")
+    sample = [point for point in sample if point.id not in gone]
     _compare(sample, target)
-    return TransferReport(target.name, target.card.fingerprint, read, written, read - written, others, len(sample))
+    card = target.card.fingerprint
+    return TransferReport(target.name, card, read, written, read - written, others, len(sample), len(removed))
 
 
 def record_of(point: StoredPoint) -> ImageRecord:
@@ -127,23 +146,40 @@ def record_of(point: StoredPoint) -> ImageRecord:
     return record
 
 
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """What became of some points.
+
+    Attributes:
+        written: How many were written.
+        odd: Ids of those whose path is absolute or isn't in normal form.
+        elsewhere: Of these, those that are there under another spelling, and so were not written; its id by theirs.
+        removed: Ids of points of the copy that were removed, for they are of the same images under other spellings.
+    """
+
+    written: int = 0
+    odd: frozenset[str] = frozenset()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+
+
 def _in_streams(
-    streams: int, pages: Iterator[list[StoredPoint]], target: Collection
-) -> Iterator[tuple[list[StoredPoint], int]]:
-    """Copy pages, several at a time; gives each, in order, with how many of its points were written."""
+    streams: int, pages: Iterator[list[StoredPoint]], aim: Aim
+) -> Iterator[tuple[list[StoredPoint], _Copied]]:
+    """Copy pages, several at a time; gives each, in order, with what became of its points."""
     failed = threading.Event()
 
-    def copied(points: list[StoredPoint]) -> int:
+    def copied(points: list[StoredPoint]) -> _Copied:
         if failed.is_set():
-            return 0  # the copy has failed: pages that wait are not tried any more
+            return _Copied()  # the copy has failed: pages that wait are not tried any more
         try:
-            return _copied(points, target)
+            return _copied(points, aim)
         except BaseException:
             failed.set()
             raise
 
     with ThreadPoolExecutor(streams, "copy") as pool:
-        waiting: deque[tuple[list[StoredPoint], Future[int]]] = deque()
+        waiting: deque[tuple[list[StoredPoint], Future[_Copied]]] = deque()
         for points in pages:
             waiting.append((points, pool.submit(copied, points)))
             if len(waiting) > streams:
@@ -153,15 +189,37 @@ def _in_streams(
             yield done, future.result()
 
 
-def _copied(points: Sequence[StoredPoint], target: Collection) -> int:
-    """Write those points that the target lacks or has otherwise; tells how many."""
-    there = {point.id: point for point in target.get([point.id for point in points], vectors=True)}
-    due = [point for point in points if point.id not in there or not _same(point, there[point.id])]
+def _copied(points: Sequence[StoredPoint], aim: Aim) -> _Copied:
+    """Write those points that the target lacks or has otherwise."""
+    target = aim.target
+    usual = {point.id: usual_id(point) for point in points}
+    ids = list(dict.fromkeys([*usual, *usual.values()]))
+    there = {point.id: point for point in target.get(ids, vectors=True)}
+    absolute = [point for point in points if path_of(point).startswith("/")]
+    elsewhere = {id: other for id, other in usual.items() if id != other and other in there}
+    elsewhere |= aim.named_below([point for point in absolute if point.id not in there])
+    due = [
+        point
+        for point in points
+        if point.id not in elsewhere and (point.id not in there or not _same(point, there[point.id]))
+    ]
     if due:
         records = tuple(record_of(point) for point in due)
         vectors = np.stack([point.vector for point in due if point.vector is not None])
         target.upsert(EmbeddedBatch(records, vectors, target.card.fingerprint))
-    return len(due)
+    removed = frozenset(old for point in points for old in aim.doubled_by(point)) | (elsewhere.keys() & there.keys())
+    if removed:
+        target.delete(list(removed))
+    odd = frozenset(id for id, other in usual.items() if id != other) | {point.id for point in absolute}
+    return _Copied(len(due), odd, elsewhere, removed)
+
+
+def _missing(wanted: set[str], ids: Sequence[NDArray[np.bytes_]]) -> int:
+    """How many ids are not among others, which come in parts."""
+    left = np.array([id.encode() for id in sorted(wanted)], "S36")
+    for part in ids if len(left) else ():
+        left = left[~np.isin(left, part)]
+    return len(left)
 
 
 def _compare(sample: Sequence[StoredPoint], target: Collection) -> None:
