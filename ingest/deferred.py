@@ -81,8 +81,7 @@ class Deferred(Collection):
         if self.made:
             self.made.delete(ids)
 
-    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
-        """Set some payload fields of some points."""
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         if self.made:
             self.made.set_payloads(changes)
 

@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from cbmir.bounds import check_payload
 from cbmir.errors import CbmirError, CollectionError, FingerprintError, RecordError
 from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
@@ -237,13 +238,20 @@ class Collection(ABC):
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; unknown ids are no error."""
 
-    @abstractmethod
     def set_payloads(self, changes: Mapping[str, Payload]) -> None:
         """Set some payload fields of some points, by id; the other fields stay.
 
         Raises:
+            RecordError: an engine can't keep a value, see `cbmir.bounds`; nothing is changed then.
             StoreError: an id is unknown, where the engine tells.
         """
+        for payload in changes.values():
+            check_payload(payload)
+        self._set_payloads(changes)
+
+    @abstractmethod
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        """Set checked payload fields."""
 
     @abstractmethod
     def flush(self) -> None:

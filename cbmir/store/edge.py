@@ -267,8 +267,7 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             self._shard.update(q.UpdateOperation.delete_points(list(ids)))
 
-    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
-        """Set some payload fields of some points."""
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         with _engine(self.folder):
             for id, payload in changes.items():
                 self._shard.update(q.UpdateOperation.set_payload([id], payload))
@@ -350,6 +349,17 @@ def optimize(folder: Path) -> None:
     shard = _load_shard(folder)
     with _engine(folder):
         shard.optimize()
+        shard.close()
+
+
+def check_shard(folder: Path) -> None:
+    """Look whether the engine can open a collection that nobody has open.
+
+    Raises:
+        StoreError: it can't.
+    """
+    shard = _load_shard(folder)
+    with _engine(folder):
         shard.close()
 
 

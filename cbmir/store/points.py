@@ -137,8 +137,7 @@ class ServerCollection(Collection):
         selector = models.PointIdsList(points=list(ids))
         self._call(lambda client: client.delete(self.name, selector, wait=True))
 
-    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
-        """Set some payload fields of some points."""
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         operations = [
             models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, points=[id]))
             for id, payload in changes.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from cbmir.collections.backup.manifest import Manifest, now
 from cbmir.collections.seals import seal_of
 from cbmir.errors import SourceError
-from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore
+from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
 
 TAR = "collection.tar.gz"
 _LOCK = "lock"
@@ -41,6 +41,7 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
     Raises:
         SourceError: the tar file holds something else than plain files within the collection.
         CollectionError: the collection exists already, or another version of the engine wrote the backup.
+        StoreError: the engine can't open what the backup holds; no collection is left then.
     """
 
     def fill(made: Path) -> None:
@@ -49,6 +50,7 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
                 tar.extractall(made, filter=_plain_files)
         except tarfile.TarError as error:
             raise SourceError(f"{folder / TAR} can't be unpacked: {error}") from error
+        check_shard(made)  # else a collection would be left that can't be opened
 
     if TAR not in manifest.files:
         raise SourceError(f"{folder} is damaged: its list of files doesn't tell of {TAR}")

@@ -150,6 +150,6 @@ class RecordFile:
             if name in payload:
                 try:
                     payload[name] = json.loads(payload[name])
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise SourceError(f"{self._path} is damaged: {name} is no JSON: {error}") from error
         return payload

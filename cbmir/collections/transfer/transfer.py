@@ -7,15 +7,16 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from cbmir.collections.refusals import Refusal, whole
 from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
-from cbmir.schema import EmbeddedBatch, ImageRecord, StoredPoint
+from cbmir.schema import EmbeddedBatch, StoredPoint
 from cbmir.store.base import Collection, Progress
 
 BATCH = 256
@@ -55,6 +56,7 @@ class TransferReport:
         kept: Images that were the same already.
         others: Images that only the copy has.
         checked: Images of the copy that were read back and compared with the original.
+        refused: Images that were not written because an engine can't keep them, and why.
     """
 
     collection: str
@@ -64,14 +66,24 @@ class TransferReport:
     kept: int
     others: int
     checked: int
+    refused: tuple[Refusal, ...] = ()
 
     def __str__(self) -> str:
         """A line for people."""
         others = f"; {self.others:,} more are only there" if self.others else ""
+        refused = f" + refused {len(self.refused):,}" if self.refused else ""
         return (
-            f"{self.collection}: read {self.read:,} = written {self.written:,} + same already {self.kept:,}; "
+            f"{self.collection}: read {self.read:,} = written {self.written:,} + same already {self.kept:,}{refused}; "
             f"{self.checked:,} read back and compared{others}"
         )
+
+
+@dataclass(slots=True)
+class _Copied:
+    """What became of some points: how many were written, and which were refused."""
+
+    written: int = 0
+    refused: list[Refusal] = field(default_factory=list)
 
 
 def transfer(
@@ -90,47 +102,41 @@ def transfer(
         StoreError: a side refused, or the copy isn't the same: images are missing or differ.
     """
     target.card.require(source.card, f"collection {target.name}")
-    read = written = 0
+    read, done = 0, _Copied()
     total = source.count()
     chosen = set(np.random.default_rng(seed).permutation(total)[:SAMPLE].tolist())
     sample: list[StoredPoint] = []
     with tqdm(total=total, desc=f"copy {source.name}", unit="image", leave=False, disable=None) as bar:
         for points, copied in _in_streams(target.streams, source.scroll(vectors=True, batch=BATCH), target):
-            written += copied
-            sample += [point for number, point in enumerate(points, start=read) if number in chosen]
+            done.written += copied.written
+            done.refused += copied.refused
+            lost = {item.id for item in copied.refused}
+            sample += [
+                point for number, point in enumerate(points, start=read) if number in chosen and point.id not in lost
+            ]
             read += len(points)
             bar.update(len(points))
     target.flush()
     target.finish(progress)
-    others = target.count() - read
+    same = read - done.written - len(done.refused)
+    others = target.count() - read + len(done.refused)
     if others < 0:
         raise StoreError(f"{target.name} has {-others:,} images less than {source.name} of {read:,}; copy again")
     _compare(sample, target)
-    return TransferReport(target.name, target.card.fingerprint, read, written, read - written, others, len(sample))
-
-
-def record_of(point: StoredPoint) -> ImageRecord:
-    """The image record of a stored point.
-
-    Raises:
-        StoreError: its id isn't the one that its data set and file path give.
-        RecordError: its payload is none of ours.
-    """
-    record = ImageRecord.from_payload(point.payload)
-    if record.id != point.id:
-        raise StoreError(f"point {point.id} has another id than its data set and file path give; it isn't ours")
-    return record
+    return TransferReport(
+        *(target.name, target.card.fingerprint, read, done.written, same, others, len(sample)), tuple(done.refused)
+    )
 
 
 def _in_streams(
     streams: int, pages: Iterator[list[StoredPoint]], target: Collection
-) -> Iterator[tuple[list[StoredPoint], int]]:
-    """Copy pages, several at a time; gives each, in order, with how many of its points were written."""
+) -> Iterator[tuple[list[StoredPoint], _Copied]]:
+    """Copy pages, several at a time; gives each, in order, with what became of its points."""
     failed = threading.Event()
 
-    def copied(points: list[StoredPoint]) -> int:
+    def copied(points: list[StoredPoint]) -> _Copied:
         if failed.is_set():
-            return 0  # the copy has failed: pages that wait are not tried any more
+            return _Copied()  # the copy has failed: pages that wait are not tried any more
         try:
             return _copied(points, target)
         except BaseException:
@@ -138,7 +144,7 @@ def _in_streams(
             raise
 
     with ThreadPoolExecutor(streams, "copy") as pool:
-        waiting: deque[tuple[list[StoredPoint], Future[int]]] = deque()
+        waiting: deque[tuple[list[StoredPoint], Future[_Copied]]] = deque()
         for points in pages:
             waiting.append((points, pool.submit(copied, points)))
             if len(waiting) > streams:
@@ -148,15 +154,17 @@ def _in_streams(
             yield done, future.result()
 
 
-def _copied(points: Sequence[StoredPoint], target: Collection) -> int:
-    """Write those points that the target lacks or has otherwise; tells how many."""
+def _copied(points: Sequence[StoredPoint], target: Collection) -> _Copied:
+    """Write those points that the target lacks or has otherwise."""
     there = {point.id: point for point in target.get([point.id for point in points], vectors=True)}
     due = [point for point in points if point.id not in there or not _same(point, there[point.id])]
+    done = _Copied()
+    due, records = whole(due, done.refused)
     if due:
-        records = tuple(record_of(point) for point in due)
         vectors = np.stack([point.vector for point in due if point.vector is not None])
-        target.upsert(EmbeddedBatch(records, vectors, target.card.fingerprint))
-    return len(due)
+        target.upsert(EmbeddedBatch(tuple(records), vectors, target.card.fingerprint))
+        done.written = len(due)
+    return done
 
 
 def _compare(sample: Sequence[StoredPoint], target: Collection) -> None:
