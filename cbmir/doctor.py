@@ -15,7 +15,7 @@ import click
 from cbmir import __version__
 from cbmir.encoders.base import EncoderSettings
 from cbmir.errors import CbmirError
-from cbmir.options import encoder_options, json_option, opened, print_json, transport_options
+from cbmir.options import encoder_options, json_option, opened, print_json, store_key, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
 from cbmir.store.tuning import MEASURED_FROM
@@ -199,7 +199,7 @@ def _stored(location: str) -> list[Check]:
     if "://" not in location and not Path(location).exists():
         return [Check("store", "warning", f"there is no {location} yet; ingest makes it")]
     with opened(location) as store:
-        return list(check_store(store, bool(os.environ.get("QDRANT_API_KEY"))))
+        return list(check_store(store, store_key().value is not None))
 
 
 def _attempt(name: str, look: Callable[[], list[Check]]) -> list[Check]:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,7 +18,8 @@ import click
 from cbmir.errors import CbmirError
 from cbmir.filters import Where, any_of, parse
 from cbmir.fingerprint import EncoderCard
-from cbmir.store import Collection, Layout, Store, open_store
+from cbmir.store import Collection, Key, Layout, Store, open_store
+from cbmir.store.keys import STORE_KEY
 from cbmir.store.layout import PROFILES, announcement
 
 EXIT_FAILURES = 3
@@ -31,6 +33,8 @@ _FILTERS = {
     "dataset": ("dataset", "name of a data set"),
     "split": ("split", "train, val or test"),
 }
+
+_store_key: ContextVar[Key | None] = ContextVar("store_key", default=None)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -168,11 +172,31 @@ def filter_options(command: F) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
+def store_key() -> Key:
+    """The key of ``--store``; of the store that an experiment's file names, the one that is set for its host."""
+    return _store_key.get() or Key.read(STORE_KEY)
+
+
 @contextmanager
-def opened(location: str) -> Iterator[Store]:
-    """The store behind ``--store``, closed afterwards; the key and the read consistency are in the environment."""
-    key, consistency = os.environ.get("QDRANT_API_KEY"), os.environ.get("CBMIR_READ_CONSISTENCY")
-    with open_store(location, key or None, consistency or None) as store:
+def keyed(key: Key) -> Iterator[None]:
+    """Let a key be that of ``--store`` meanwhile."""
+    before = _store_key.set(key)
+    try:
+        yield
+    finally:
+        _store_key.reset(before)
+
+
+@contextmanager
+def opened(location: str, key: Key | None = None) -> Iterator[Store]:
+    """A store, closed afterwards; the read consistency is in the environment.
+
+    Args:
+        location: Directory or URL.
+        key: Of a store that isn't that of ``--store``.
+    """
+    consistency = os.environ.get("CBMIR_READ_CONSISTENCY")
+    with open_store(location, key or store_key(), consistency or None) as store:
         yield store
 
 

@@ -12,11 +12,14 @@ import numpy as np
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
+from cbmir.hdf5 import open_plain
 from cbmir.schema import ImageRecord, StoredPoint, Vectors
 from cbmir.store import Collection
 
 FORMAT = "cbmir-embeddings"
 VERSION = 1
+MAX_DIM = 65_536
+"""Length of a vector above which it is none."""
 
 
 class EmbeddingsFile(Protocol):
@@ -70,7 +73,7 @@ class ColumnarFile:
             self.count = len(self.ids)
             if self._vectors.shape != (self.count, card.dim) or np.any(self.ids[:-1] >= self.ids[1:]):
                 raise ValueError("its columns don't fit together")
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, MemoryError) as error:
             file.close()
             raise SourceError(f"{path} is a damaged embeddings file: {error}") from error
         self._file = file
@@ -105,16 +108,11 @@ class ColumnarFile:
 class PerImageFile:
     """The published layout: one float dataset (dim,) an image, its key the file path, whose slashes make groups."""
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, count: int) -> None:
         self.path = path
         self.card: EncoderCard | None = None
+        self.count = count
         self._file = file
-        self.count = 0
-        try:
-            file.visititems(self._tally)
-        except (RuntimeError, OSError, ValueError) as error:
-            file.close()
-            raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
 
     def find(self, record: ImageRecord) -> Any:
         """The vector of an image by its file path."""
@@ -126,7 +124,7 @@ class PerImageFile:
             )
             if not isinstance(item, h5py.Dataset):
                 return None
-            if item.shape is None or len(item.shape) != 1:  # not read, it may be of any size
+            if item.shape is None or len(item.shape) != 1 or len(item) > MAX_DIM:  # not read, it may be of any size
                 raise SourceError(f"its vector has shape {item.shape}, not (dim,)")
             return item[()]
         except (KeyError, OSError, RuntimeError, ValueError) as error:
@@ -135,9 +133,6 @@ class PerImageFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _tally(self, _: str, item: Any) -> None:
-        self.count += isinstance(item, h5py.Dataset)
 
 
 def _spellings(filepath: str) -> list[str]:
@@ -151,15 +146,15 @@ def open_embeddings(path: Path) -> EmbeddingsFile:
     """Open an embeddings file of either layout.
 
     Raises:
-        SourceError: it is missing, no HDF5, or damaged.
+        SourceError: it is missing, no HDF5, damaged, or refers to other files.
     """
+    file, count = open_plain(path)
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise SourceError(f"can't read {path} as HDF5: {' '.join(str(error).split())}") from error
-    if file.attrs.get("format") == FORMAT:
-        return ColumnarFile(path, file)
-    return PerImageFile(path, file)
+        ours = file.attrs.get("format") == FORMAT
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        file.close()
+        raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
+    return ColumnarFile(path, file) if ours is True else PerImageFile(path, file, count)
 
 
 class VectorWriter:

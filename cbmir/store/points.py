@@ -16,6 +16,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
 from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
 from cbmir.store.connection import TIMEOUT_S, Connection
+from cbmir.store.keys import Right
 from cbmir.store.layout import OVERSAMPLING
 from cbmir.store.retry import one_line, refused
 from cbmir.store.ways import SearchProfile
@@ -39,8 +40,8 @@ class ServerCollection(Collection):
         self._connection = connection
         self._consistency = connection.read_consistency
 
-    def _call(self, work: Callable[[QdrantClient], T]) -> T:
-        return self._connection.call(work, self.name)
+    def _call(self, work: Callable[[QdrantClient], T], doing: Right = "read") -> T:
+        return self._connection.call(work, self.name, doing)
 
     def _write(self, batch: EmbeddedBatch) -> None:
         for part in _parts(batch):
@@ -53,7 +54,7 @@ class ServerCollection(Collection):
             self._upsert(points)
 
     def _upsert(self, points: models.Batch) -> None:
-        self._call(lambda client: client.upsert(self.name, points, wait=True))
+        self._call(lambda client: client.upsert(self.name, points, wait=True), "write")
 
     def _search(
         self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
@@ -135,7 +136,7 @@ class ServerCollection(Collection):
         if not ids:
             return  # the client refuses an empty list
         selector = models.PointIdsList(points=list(ids))
-        self._call(lambda client: client.delete(self.name, selector, wait=True))
+        self._call(lambda client: client.delete(self.name, selector, wait=True), "write")
 
     def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         operations = [
@@ -147,7 +148,7 @@ class ServerCollection(Collection):
             self._change(part)
 
     def _change(self, operations: Sequence[models.UpdateOperation]) -> None:
-        self._call(lambda client: client.batch_update_points(self.name, operations, wait=True))
+        self._call(lambda client: client.batch_update_points(self.name, operations, wait=True), "write")
 
     def flush(self) -> None:
         """Nothing to do: every write waits until the server has it."""
@@ -164,7 +165,7 @@ class ServerCollection(Collection):
                 reason = one_line(str(self._state().optimizer_status))
                 raise StoreError(f"{self._connection.location} ({self.name}) has failed to index: {reason}")
             if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
-                self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()))
+                self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()), "manage")
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
@@ -177,7 +178,7 @@ class ServerCollection(Collection):
             client.update_collection(aliases.get(self.name, self.name), metadata=measured)
 
         try:
-            self._call(keep)
+            self._call(keep, "manage")
         except StoreError as error:
             if not (error.__cause__ and refused(error.__cause__)):
                 raise

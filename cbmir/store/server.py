@@ -5,7 +5,7 @@ Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch a
 
 import re
 import uuid
-from typing import Any, Literal
+from typing import Any
 
 from qdrant_client import QdrantClient, models
 
@@ -14,13 +14,11 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, PayloadField
 from cbmir.store.base import Store, card_from, check_name, metadata
 from cbmir.store.connection import Connection
+from cbmir.store.keys import Right
 from cbmir.store.layout import DEFAULT, QUANTILE, Layout, Plan, plan
 from cbmir.store.points import ServerCollection
 from cbmir.store.retry import refused, translate
 from cbmir.store.ways import SearchProfile
-
-Rights = Literal["read", "write", "manage"]
-"""What a key may do: search; write points; make and drop collections and move aliases."""
 
 
 class ServerStore(Store):
@@ -89,7 +87,7 @@ class ServerStore(Store):
             for field in INDEXED_FIELDS:
                 client.create_payload_index(physical, field.name, _index(field, planned), wait=True)
 
-        self.connection.call(make)
+        self.connection.call(make, doing="manage")
         return physical
 
     def open(self, name: str) -> ServerCollection:
@@ -107,8 +105,8 @@ class ServerStore(Store):
             raise self._missing(name)
         targets = self.aliases()
         if name in targets:
-            self.connection.call(lambda client: client.update_collection_aliases([_no_alias(name)]))
-        self.connection.call(lambda client: client.delete_collection(targets.get(name, name)))
+            self.connection.call(lambda client: client.update_collection_aliases([_no_alias(name)]), doing="manage")
+        self.connection.call(lambda client: client.delete_collection(targets.get(name, name)), doing="manage")
 
     def lead(self, alias: str, name: str) -> None:
         """Let an alias lead to a collection, wherever it has led before.
@@ -118,7 +116,7 @@ class ServerStore(Store):
         made = models.CreateAlias(collection_name=name, alias_name=alias)
         operations: list[models.AliasOperations] = [_no_alias(alias)] if alias in self.aliases() else []
         operations.append(models.CreateAliasOperation(create_alias=made))
-        self.connection.call(lambda client: client.update_collection_aliases(operations))
+        self.connection.call(lambda client: client.update_collection_aliases(operations), doing="manage")
 
     def ailing(self, name: str) -> list[str]:
         """Replicas of a collection that are dead or not complete yet, and on which node."""
@@ -130,7 +128,7 @@ class ServerStore(Store):
             f"shard {n} on node {peer} is {state.value}" for n, peer, state in sorted(here + there) if state != active
         ]
 
-    def rights(self, name: str | None = None) -> Rights:
+    def rights(self, name: str | None = None) -> Right:
         """What the key may do, found by trying what changes nothing: to delete what nobody has.
 
         Args:
@@ -145,7 +143,7 @@ class ServerStore(Store):
         except Exception as error:
             if refused(error):
                 return "read"
-            raise translate(error, self.location) from error
+            raise translate(error, self.location, self.connection.key) from error
         return "write"
 
     def close(self) -> None:

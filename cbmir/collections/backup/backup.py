@@ -9,7 +9,7 @@ from cbmir.collections.backup import directory, server
 from cbmir.collections.backup.manifest import Manifest
 from cbmir.collections.seals import broken, verify
 from cbmir.errors import SourceError, StoreError
-from cbmir.store import Store
+from cbmir.store import Key, Store
 from cbmir.store.edge import EdgeCollection, EdgeStore
 from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
@@ -48,7 +48,7 @@ class BackupReport:
 
 
 def snapshot(
-    store: Store, name: str, folder: Path, nodes: Sequence[str] = (), api_key: str | None = None
+    store: Store, name: str, folder: Path, nodes: Sequence[str] = (), api_key: str | Key | None = None
 ) -> BackupReport:
     """Take a backup of a collection.
 
@@ -81,7 +81,7 @@ def snapshot(
 
 
 def restore(
-    folder: Path, store: Store, name: str | None = None, nodes: Sequence[str] = (), api_key: str | None = None
+    folder: Path, store: Store, name: str | None = None, nodes: Sequence[str] = (), api_key: str | Key | None = None
 ) -> BackupReport:
     """Put a backup back, and compare what is there then.
 
@@ -130,7 +130,7 @@ def check(folder: Path) -> list[str]:
     return broken(folder, Manifest.read(folder).files)
 
 
-def _nodes(store: ServerStore, urls: Sequence[str], api_key: str | None, stack: ExitStack) -> list[SnapshotNode]:
+def _nodes(store: ServerStore, urls: Sequence[str], api_key: str | Key | None, stack: ExitStack) -> list[SnapshotNode]:
     wanted = urls or [url for url, _ in store.connection.nodes]
     return [stack.enter_context(SnapshotNode(url, api_key)) for url in wanted]
 

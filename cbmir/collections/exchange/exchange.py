@@ -58,7 +58,8 @@ class ExportReport:
         fields = ", ".join(f"{name} of {count:,}" for name, count in self.left_out.items())
         left_out = f"; left out, fields that cbmir doesn't know: {fields}" if fields else ""
         refused = f"; refused {counted(len(self.refused), 'image')}" if self.refused else ""
-        return f"{self.collection}: {counted(self.count, 'image')} in {self.folder}, {self.bytes:,} bytes{left_out}{refused}"
+        written = f"{counted(self.count, 'image')} in {self.folder}, {self.bytes:,} bytes"
+        return f"{self.collection}: {written}{left_out}{refused}"
 
 
 def export(collection: Collection, folder: Path, where: Where = ()) -> ExportReport:
