@@ -168,7 +168,8 @@ class VectorWriter:
     """
 
     def __init__(self, path: Path, card: EncoderCard) -> None:
-        self._file = h5py.File(path, "w")
+        path.unlink(missing_ok=True)
+        self._file = h5py.File(path, "x")  # a link that somebody has put there is not followed
         self._count = 0
         text = h5py.string_dtype()
         self._file.attrs.update(

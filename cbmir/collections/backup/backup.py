@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cbmir.collections.backup import directory, server
 from cbmir.collections.backup.manifest import Manifest
+from cbmir.collections.backup.unfinished import writing
 from cbmir.collections.seals import broken, verify
 from cbmir.errors import SourceError, StoreError
 from cbmir.store import Key, Store
@@ -55,7 +56,7 @@ def snapshot(
     Args:
         store: A directory or a server.
         name: Of the collection.
-        folder: For the files; empty, or not there yet.
+        folder: For the files; not there yet, empty, or left by an interrupted run.
         nodes: URLs of all nodes of a cluster; those of the store unless given.
         api_key: Of the server.
 
@@ -64,17 +65,15 @@ def snapshot(
         StoreError: the store refused, or not all nodes were named.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise SourceError(f"{folder} isn't empty; a backup is never written over another one")
         with ExitStack() as stack:
+            stack.enter_context(writing(folder))
             if isinstance(store, ServerStore):
                 made = server.fetch(store, name, _nodes(store, nodes, api_key, stack), folder)
             else:
                 collection = stack.enter_context(store.open(name))
                 assert isinstance(collection, EdgeCollection)
                 made = directory.pack(collection, folder)
-        made.write(folder)
+            made.write(folder)
     except OSError as error:
         raise SourceError(f"can't write the backup {folder}: {error.strerror or error}") from error
     return _report(made, folder, made.collection, made.aliases)

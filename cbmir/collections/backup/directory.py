@@ -1,7 +1,7 @@
 """Backup of a collection in a directory: its closed folder as one tar.gz file."""
 
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cbmir.collections.backup.manifest import Manifest, now
 from cbmir.collections.seals import seal_of
@@ -9,7 +9,7 @@ from cbmir.errors import SourceError
 from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
 
 TAR = "collection.tar.gz"
-_LOCK = "lock"
+_CARD, _SHARD, _LOCK = "collection.json", "shard", "lock"
 
 
 def pack(collection: EdgeCollection, folder: Path) -> Manifest:
@@ -24,7 +24,7 @@ def pack(collection: EdgeCollection, folder: Path) -> Manifest:
     points = collection.info().points
     partial = folder / f"{TAR}.partial"
     try:
-        with collection.at_rest(), tarfile.open(partial, "w:gz", compresslevel=1) as tar:
+        with collection.at_rest(), tarfile.open(partial, "x:gz", compresslevel=1) as tar:
             for path in sorted(collection.folder.rglob("*")):
                 if path.is_file() and path != collection.folder / _LOCK:
                     tar.add(path, path.relative_to(collection.folder).as_posix())
@@ -58,6 +58,9 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
 
 
 def _plain_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    parts = PurePosixPath(member.name).parts
     if not member.isfile():
         raise tarfile.SpecialFileError(member)
+    if ".." in parts or (parts != (_CARD,) and parts[:1] != (_SHARD,)):
+        raise tarfile.OutsideDestinationError(member, path)
     return tarfile.data_filter(member, path)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cbmir.collections.manifests import Form
-from cbmir.collections.seals import Seal
+from cbmir.collections.seals import Seal, seals_in
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 
@@ -53,7 +53,7 @@ class Manifest:
         path, data = folder / NAME, FORM.read(folder)
         try:
             card = EncoderCard.from_json(data["encoder"])
-            files = {name: Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data["files"].items()}
+            files = seals_in(data["files"])
             made = cls(str(data["collection"]), card, int(data["count"]), list(data["filter"]), files)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SourceError(f"{path} is damaged ({error!r})") from error
