@@ -10,17 +10,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from cbmir.errors import CbmirError
 from cbmir.filters import Where, any_of, parse
-from cbmir.fingerprint import EncoderCard
+from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.store import Collection, Key, Layout, Store, open_store
 from cbmir.store.keys import STORE_KEY
 from cbmir.store.layout import PROFILES, announcement
+
+if TYPE_CHECKING:
+    from cbmir.encoders.base import EncoderSettings
 
 EXIT_FAILURES = 3
 """The work is finished, and some inputs failed and were counted."""
@@ -115,6 +119,54 @@ def encoder_options(command: F) -> F:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class CardChoice:
+    """Which encoder a collection is for.
+
+    Attributes:
+        encoder: Its name; None where none was given.
+        dim: Length of vectors that come from files, of an encoder that cbmir doesn't run; else None.
+        settings: How to load the encoder.
+    """
+
+    encoder: str | None
+    dim: int | None
+    settings: "EncoderSettings"
+
+    def card(self) -> EncoderCard:
+        """The card of the encoder, which is loaded for it, or that of vectors from files.
+
+        Raises:
+            EncoderError: there is no such encoder.
+        """
+        if self.dim is not None:
+            return external_card(str(self.encoder), self.dim)
+        from cbmir.encoders import get
+
+        return get(str(self.encoder), self.settings).card
+
+
+def card_options(text: str, *, required: bool = False) -> Callable[[F], F]:
+    """``--encoder`` and ``--dim``, passed together as `choice`.
+
+    Args:
+        text: What the encoder is for.
+        required: Whether the encoder must be given.
+    """
+
+    def with_options(command: F) -> F:
+        @functools.wraps(command)
+        def with_choice(*args: Any, encoder: str | None, dim: int | None, settings: Any, **options: Any) -> Any:
+            return command(*args, choice=CardChoice(encoder, dim, settings), **options)
+
+        wrapped: Any = encoder_options(with_choice)
+        dim_help = "Length of vectors that come from files (ingest embeddings); --encoder is then any name."
+        wrapped = click.option("--dim", type=click.IntRange(1, 65_536), metavar="N", help=dim_help)(wrapped)
+        return click.option("--encoder", required=required, help=text)(wrapped)  # type: ignore[no-any-return]
+
+    return with_options
 
 
 def layout_options(command: F) -> F:

@@ -1,19 +1,21 @@
 """``cbmir collections``: what a store holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cbmir.collections.backup.cli import restore_, snapshot_, verify_
 from cbmir.collections.exchange.cli import export_, import_
 from cbmir.collections.prune.cli import prune_
+from cbmir.collections.salvage.cli import salvage_
 from cbmir.collections.transfer.cli import pull, push
 from cbmir.collections.versions.cli import promote_, rollback_, versions_
 from cbmir.errors import StoreError
 from cbmir.options import (
     EXIT_FAILURES,
-    encoder_options,
+    CardChoice,
+    card_options,
     json_option,
     layout_options,
     opened,
@@ -24,9 +26,6 @@ from cbmir.options import (
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
 from cbmir.units import counted
-
-if TYPE_CHECKING:
-    from cbmir.encoders import EncoderSettings
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
 
@@ -91,19 +90,17 @@ def show(name: str, location: str, as_json: bool) -> None:
 @collections.command()
 @click.argument("name")
 @store_option
-@click.option("--encoder", required=True, help="Whose vectors it will hold, see `cbmir encoders list`.")
+@card_options("Whose vectors it will hold, see `cbmir encoders list`.", required=True)
 @click.option("--next", "beside", is_flag=True, help="A new version beside the one in use, on a server.")
 @layout_options
-@encoder_options
-def create(name: str, location: str, encoder: str, beside: bool, layout: Layout, settings: "EncoderSettings") -> None:
+def create(name: str, location: str, choice: CardChoice, beside: bool, layout: Layout) -> None:
     """Make an empty collection with its indexes.
 
     Ingest does so itself where its key may; on a server whose key for ingest may write but not create, do it first.
+    --dim N makes it for vectors from files, which no encoder of cbmir made.
     With --next: fill the new version under the name that is printed, then promote it.
     """
-    from cbmir.encoders import get
-
-    card = get(encoder, settings).card
+    card = choice.card()
     say(announcement(layout, card.dim))
     with opened(location) as store:
         if beside:
@@ -157,7 +154,7 @@ def _head(collection: Collection) -> dict[str, Any]:
 for _command in (
     *(versions_, promote_, rollback_),
     *(push, pull, export_, import_),
-    *(snapshot_, restore_, verify_),
+    *(snapshot_, restore_, verify_, salvage_),
     prune_,
 ):
     collections.add_command(_command)

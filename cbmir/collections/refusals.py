@@ -49,11 +49,18 @@ def record_of(point: StoredPoint) -> ImageRecord:
     return record
 
 
-def whole(points: Sequence[StoredPoint], refused: list[Refusal]) -> tuple[list[StoredPoint], list[ImageRecord]]:
+def whole(
+    points: Sequence[StoredPoint], refused: list[Refusal], *, foreign: bool = False
+) -> tuple[list[StoredPoint], list[ImageRecord]]:
     """The points that can be taken along, and their records; the others are added to `refused`.
 
+    Args:
+        points: With vectors.
+        refused: Grows.
+        foreign: Whether a point whose id isn't ours is refused like others.
+
     Raises:
-        StoreError: see `record_of`.
+        StoreError: see `record_of`, unless such points are refused.
     """
     kept, records = [], []
     for point in points:
@@ -61,7 +68,9 @@ def whole(points: Sequence[StoredPoint], refused: list[Refusal]) -> tuple[list[S
             record = record_of(point)
             if point.vector is None:
                 raise RecordError("it has no vector")
-        except RecordError as error:
+        except (RecordError, StoreError) as error:
+            if isinstance(error, StoreError) and not foreign:
+                raise
             refused.append(Refusal(point.id, str(point.payload.get("filepath", "")), str(error)))
             continue
         kept.append(point)

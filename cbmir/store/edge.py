@@ -108,7 +108,7 @@ class EdgeStore(Store):
             try:
                 made.chmod(0o755)
                 fill(made)
-                card = _read_card(made)
+                card = read_card(made)
                 made.rename(folder)
             except BaseException:
                 shutil.rmtree(made, ignore_errors=True)
@@ -132,7 +132,7 @@ class EdgeStore(Store):
         folder = self.path / name
         if name not in self.names():
             raise self._missing(name)
-        return EdgeCollection(folder, _read_card(folder))
+        return EdgeCollection(folder, read_card(folder))
 
     def drop(self, name: str) -> None:
         """Delete a collection, a damaged one too."""
@@ -414,7 +414,12 @@ def _held(folder: Path) -> IO[bytes]:
     return lock
 
 
-def _read_card(folder: Path) -> EncoderCard:
+def read_card(folder: Path) -> EncoderCard:
+    """The encoder of a collection, open or not.
+
+    Raises:
+        CollectionError: its metadata is missing, damaged, or of another version of the engine.
+    """
     path = folder / "collection.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
