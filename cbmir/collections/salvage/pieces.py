@@ -76,33 +76,32 @@ def copied(folder: Path, beside: Path, name: str) -> Iterator[Path]:
 def read_pieces(shard: Path, dim: int, take: Take) -> Found:
     """Read the copy of a shard: whole; else without its log, which we read ourselves; else segment by segment.
 
+    What the log says is compared also where the engine opens the shard: it may have lost points without a word.
+
     Args:
         shard: The copy, which is changed.
         dim: Length of its vectors.
         take: Called once a point.
     """
-    found = Found()
-    failed = _read(shard, dim, take, found)
-    if failed is None and not found.unreadable:
-        return found
-    log = read_log(shard / "wal")
-    if failed is not None:
+    found, log = Found(), read_log(shard / "wal")
+    if _read(shard, dim, take, found) is None:
         _take_log(log, take, found)
-    shutil.rmtree(shard / "wal", ignore_errors=True)
-    with_changes = _changed(log, take) if failed is not None else take
-    if failed is not None:
-        failed = _read(shard, dim, with_changes, found)
-    if failed is not None:
-        _read_segments(shard, dim, with_changes, found)
+        return found
+    _take_log(log, take, found)
     found.lost += log.unread
+    shutil.rmtree(shard / "wal", ignore_errors=True)
+    with_changes = _changed(log, take)
+    if _read(shard, dim, with_changes, found) is not None:
+        _read_segments(shard, dim, with_changes, found)
     return found
 
 
 def _take_log(log: Log, take: Take, found: Found) -> None:
     for id, held in log.points.items():
-        found.ids.add(id)
-        if held is not None:
-            take(StoredPoint(id, held[0], np.asarray(held[1], dtype=np.float32)))
+        if id not in found.ids:
+            found.ids.add(id)
+            if held is not None:
+                take(StoredPoint(id, held[0], np.asarray(held[1], dtype=np.float32)))
 
 
 def _changed(log: Log, take: Take) -> Take:
