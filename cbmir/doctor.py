@@ -135,6 +135,9 @@ def check_collection(store: Store, collection: Collection) -> Check:
         return Check(name, "failed", f"{text}: the server failed to index it, see its log")
     if ailing := store.ailing(name):
         return Check(name, "failed", f"{text}; {', '.join(ailing)}: start that node, the others go on without it")
+    if recovering := store.recovering(name):
+        wait = "it gets there by itself; look again in a minute, and at that node's log if it stays so"
+        return Check(name, "warning", f"{text}; {', '.join(recovering)}: {wait}")
     if bare := collection.bare():
         return Check(name, "warning", f"{text}; {bare:,} have no vector and are never found: ingest them again")
     if info.status != "green":

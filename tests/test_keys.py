@@ -122,3 +122,15 @@ def test_refusal__an_old_server_says_that_it_doesnt_know_the_key():
         pytest.raises(StoreError, match="refuses the key in QDRANT_API_KEY: it isn't"),
     ):
         open_store(url, KEY)
+
+
+def test_key_of_other__the_same_server_has_the_same_key(monkeypatch):
+    monkeypatch.setenv("QDRANT_API_KEY", KEY)
+    monkeypatch.delenv("QDRANT_TO_API_KEY", raising=False)
+    store = "https://a:6333"
+    assert Key.of_other("QDRANT_TO_API_KEY", "https://a:6333", store).value == KEY
+    for other in ("https://b:6333", "http://a:6333", "https://a:7333", "https://a:6333,https://b:6333", "a", ""):
+        assert Key.of_other("QDRANT_TO_API_KEY", other, store).value is None
+    assert Key.of_other("QDRANT_TO_API_KEY", "data", "data").value is None
+    monkeypatch.setenv("QDRANT_TO_API_KEY", OTHER)
+    assert Key.of_other("QDRANT_TO_API_KEY", "https://a:6333", store).value == OTHER

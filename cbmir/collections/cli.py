@@ -75,10 +75,7 @@ def show(name: str, location: str, as_json: bool) -> None:
         print_json(data)
         return
     encoder = data["encoder"]
-    click.echo(
-        f"{name}: {counted(data['points'], 'image')}, {data['indexed']:,} in the HNSW graph, {data['status']}, "
-        f"{data['engine']}"
-    )
+    click.echo(f"{name}: {counted(data['points'], 'image')}, {data['search']}, {data['status']}, {data['engine']}")
     click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
     click.echo(f"fingerprint {data['fingerprint']}")
     for field, counts in data["counts"].items():
@@ -121,7 +118,7 @@ def optimize(name: str, location: str) -> None:
         collection.finish()
         info = collection.info()
         profile = collection.profile
-    say(f"{name}: {counted(info.points, 'image')}, {info.indexed:,} in the HNSW graph, {info.status}")
+    say(f"{name}: {counted(info.points, 'image')}, {info.indexing(collection.card.dim)}, {info.status}")
     if profile:
         say(profile.summary())
 
@@ -144,6 +141,7 @@ def _head(collection: Collection) -> dict[str, Any]:
     return {
         "points": info.points,
         "indexed": info.indexed,
+        "search": info.indexing(collection.card.dim),
         "status": info.status,
         "engine": info.engine,
         "fingerprint": collection.card.fingerprint,

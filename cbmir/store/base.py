@@ -31,6 +31,9 @@ FACET_LIMIT = 100_000
 
 SCROLL_BATCH = 1024
 
+_SMALL = 2_560_000
+"""Numbers in all vectors of a segment, 10,000 kB, below which the engines make no graph of it unless asked to."""
+
 Fields = Sequence[str] | bool
 """Payload fields to return: names, True for all, False for none."""
 
@@ -55,6 +58,19 @@ class CollectionInfo:
     status: str
     engine: str
     fields: frozenset[str] = frozenset()
+
+    def indexing(self, dim: int) -> str:
+        """How the images are searched, in words.
+
+        Args:
+            dim: Length of the vectors.
+        """
+        if self.indexed >= self.points > 0:
+            return f"{self.indexed:,} in the HNSW graph"
+        if self.indexed:
+            return f"{self.indexed:,} in the HNSW graph, the others searched exactly"
+        waiting = self.status != "green" or (self.engine.startswith("qdrant-edge") and self.points * dim >= _SMALL)
+        return "searched exactly: not indexed yet" if waiting else "searched exactly: too small to index"
 
 
 class Collection(ABC):
@@ -371,7 +387,11 @@ class Store(ABC):
         return names[0]
 
     def ailing(self, name: str) -> list[str]:
-        """Parts of a collection on a cluster that are not at work, and where; none on one machine."""
+        """Parts of a collection on a cluster that are dead, and where; none on one machine."""
+        return []
+
+    def recovering(self, name: str) -> list[str]:
+        """Parts of a collection on a cluster that are not complete yet, and become so by themselves; and where."""
         return []
 
     def close(self) -> None:  # noqa: B027  a directory has no connection

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -57,6 +56,19 @@ class Key:
             raise StoreError(f"the nodes of a cluster have one key, but {names} differ: set all of them to it")
         return keys[0]
 
+    @classmethod
+    def of_other(cls, variable: str, urls: str, store: str) -> "Key":
+        """The key of ``--to`` or ``--from``; that of ``--store`` where both are the same server.
+
+        Args:
+            variable: Of the other store's key.
+            urls: Of the other store.
+            store: Of ``--store``.
+        """
+        key = cls.read(variable)
+        same = _servers(urls) and _servers(urls) == _servers(store)
+        return cls.read(STORE_KEY) if key.value is None and same else key
+
     def refusal(self, place: str, code: str, details: str, *, known: bool, doing: Right) -> str:
         """What is said when a server refuses the key.
 
@@ -80,10 +92,15 @@ def host_variable(host: str) -> str:
     return f"{STORE_KEY}_{re.sub(r'[^A-Z0-9]', '_', host.upper())}"
 
 
-def _hosts(urls: str) -> Sequence[str]:
+def _servers(urls: str) -> list[tuple[str, str | None, int | None]]:
     if not urls.startswith(("http://", "https://")):
         return []
     try:
-        return [urlsplit(url.strip()).hostname or "" for url in urls.split(",")]
+        places = [urlsplit(url.strip()) for url in urls.split(",")]
+        return [(place.scheme, place.hostname, place.port) for place in places]
     except ValueError:
         return []  # no URL, which is told when it is opened
+
+
+def _hosts(urls: str) -> list[str]:
+    return [host or "" for _, host, _ in _servers(urls)]

@@ -5,6 +5,7 @@ Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch a
 
 import re
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from qdrant_client import QdrantClient, models
@@ -119,13 +120,20 @@ class ServerStore(Store):
         self.connection.call(lambda client: client.update_collection_aliases(operations), doing="manage")
 
     def ailing(self, name: str) -> list[str]:
-        """Replicas of a collection that are dead or not complete yet, and on which node."""
+        """Replicas of a collection that are dead, and on which node."""
+        return self._replicas(name, (models.ReplicaState.DEAD,))
+
+    def recovering(self, name: str) -> list[str]:
+        """Replicas of a collection that are on their way, as after a restore, and on which node."""
+        steady = (models.ReplicaState.ACTIVE, models.ReplicaState.LISTENER, models.ReplicaState.DEAD)
+        return self._replicas(name, [state for state in models.ReplicaState if state not in steady])
+
+    def _replicas(self, name: str, states: Collection[models.ReplicaState]) -> list[str]:
         spread = self.connection.call(lambda client: client.collection_cluster_info(name))
         here = [(item.shard_id, spread.peer_id, item.state) for item in spread.local_shards]
         there = [(item.shard_id, item.peer_id, item.state) for item in spread.remote_shards]
-        active = models.ReplicaState.ACTIVE
         return [
-            f"shard {n} on node {peer} is {state.value}" for n, peer, state in sorted(here + there) if state != active
+            f"shard {n} on node {peer} is {state.value}" for n, peer, state in sorted(here + there) if state in states
         ]
 
     def rights(self, name: str | None = None) -> Right:

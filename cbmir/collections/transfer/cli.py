@@ -22,7 +22,7 @@ def push(name: str, location: str, target: str, new_name: str | None, layout: La
     An interrupted copy is finished by the same command. At the end the copy is indexed, counted, and a sample of it
     compared with the original.
     """
-    keys = store_key(), Key.read(TO_KEY)
+    keys = store_key(), Key.of_other(TO_KEY, target, location)
     return _copy((name, location), (new_name or name, target), keys, layout, as_json)
 
 
@@ -35,7 +35,7 @@ def push(name: str, location: str, target: str, new_name: str | None, layout: La
 @json_option
 def pull(name: str, location: str, origin: str, new_name: str | None, layout: Layout, as_json: bool) -> int:
     """Copy a collection from another store, such as a server, into this one; as push does."""
-    keys = Key.read(FROM_KEY), store_key()
+    keys = Key.of_other(FROM_KEY, origin, location), store_key()
     return _copy((name, origin), (new_name or name, location), keys, layout, as_json)
 
 
