@@ -140,6 +140,9 @@ def check_collection(store: Store, collection: Collection) -> Check:
         return Check(name, "warning", f"{text}; {', '.join(recovering)}: {wait}")
     if bare := collection.bare():
         return Check(name, "warning", f"{text}; {bare:,} have no vector and are never found: ingest them again")
+    if info.deferred:
+        put_off = "its graph was put off by --defer-index, and searches compare all images"
+        return Check(name, "warning", f"{text}; {put_off}: cbmir collections optimize {name}")
     if info.status != "green":
         waits = "the server is indexing" if info.status == "yellow" else "nothing is indexed before the next change"
         return Check(name, "warning", f"{text}: {waits}; cbmir collections optimize {name}")

@@ -195,6 +195,12 @@ def layout_options(command: F) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
+def defer_option(command: F) -> F:
+    """``--defer-index``, passed as `defer`."""
+    text = "On a server: build the graph at the end, for many images at once. Until then searches compare all images."
+    return click.option("--defer-index", "defer", is_flag=True, help=text)(command)
+
+
 def foretell(store: Store, name: str | None, card: EncoderCard, layout: Layout) -> None:
     """Say what a collection will take that doesn't exist yet; None for a version whose name isn't known yet."""
     if name is None or name not in store.names():

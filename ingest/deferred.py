@@ -90,6 +90,20 @@ class Deferred(Collection):
         if self.made:
             self.made.flush()
 
+    def defer_index(self) -> None:
+        """Build no graph until `finish`, also where the collection is made later."""
+        if self.made:
+            self.made.defer_index()
+            return
+        opening = self._opening
+
+        def deferring() -> Collection:
+            made = opening()
+            made.defer_index()
+            return made
+
+        self._opening = deferring
+
     def finish(self, progress: Progress | None = None) -> None:
         """Build what makes searches fast, if anything was written."""
         if self.made:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from standin import Standin
 
 from cbmir.bounds import MAX_BYTES, MAX_DEPTH, MAX_VALUES, check_payload
 from cbmir.collections.backup.backup import restore, snapshot
@@ -21,7 +22,6 @@ from cbmir.errors import RecordError, StoreError
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
-from tests.standin import Standin
 
 FATAL = 122
 """Levels from which on the embedded engine can't read its write-ahead log again."""

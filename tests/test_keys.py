@@ -6,13 +6,13 @@ import grpc
 import pytest
 from answers import refusing, served
 from qdrant_client import grpc as proto
+from standin import Standin
 
 from cbmir.errors import StoreError
 from cbmir.fingerprint import external_card
 from cbmir.store import open_store
 from cbmir.store.keys import Key, host_variable
 from cbmir.store.points import ServerCollection
-from tests.standin import Standin
 
 KEY, OTHER = "key-of-the-store", "key-of-the-other-store"
 CARD = external_card("eight", 8)

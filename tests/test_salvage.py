@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_bounds import FATAL, nested
 
 from cbmir.collections.salvage.salvage import salvage
 from cbmir.errors import CollectionError, StoreError, StoreLockedError
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store.cbor import decode
 from cbmir.store.edge import EdgeStore
-from tests.test_bounds import FATAL, nested
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ class CollectionInfo:
         status: ``green`` when nothing is left to optimise.
         engine: Name and version of what holds it.
         fields: Payload fields that have an index; those of `cbmir.schema.INDEXED_FIELDS` should.
+        deferred: Whether `Collection.defer_index` has put off the graph, which `Collection.finish` then builds.
     """
 
     points: int
@@ -58,6 +59,7 @@ class CollectionInfo:
     status: str
     engine: str
     fields: frozenset[str] = frozenset()
+    deferred: bool = False
 
     def indexing(self, dim: int) -> str:
         """How the images are searched, in words.
@@ -65,6 +67,8 @@ class CollectionInfo:
         Args:
             dim: Length of the vectors.
         """
+        if self.deferred:
+            return "searched exactly: the graph is put off until collections optimize"
         if self.indexed >= self.points > 0:
             return f"{self.indexed:,} in the HNSW graph"
         if self.indexed:
@@ -272,6 +276,15 @@ class Collection(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Return when all that was written is on disk."""
+
+    def defer_index(self) -> None:  # noqa: B027  a directory builds its graph in `finish` anyway
+        """Build no graph until `finish`, for many writes at once; until then every search compares all images.
+
+        It outlives this process: after an interrupted load, `finish` of another one builds the graph.
+
+        Raises:
+            StoreError: the key may not change the collection.
+        """
 
     def finish(self, progress: Progress | None = None) -> None:
         """Build what makes searches fast, and measure them; returns when the collection is green.

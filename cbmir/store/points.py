@@ -25,6 +25,8 @@ REQUEST_POINTS = 256
 REQUEST_BYTES = 8_000_000
 """Of one write: vectors and payloads; the server refuses requests over 32 MB unless told otherwise."""
 _POLL_S = 0.5
+_DEFERRED = "deferred_m"
+"""In the metadata of a collection: edges of an image in its graph, while that is put off."""
 
 T = TypeVar("T")
 
@@ -153,12 +155,21 @@ class ServerCollection(Collection):
     def flush(self) -> None:
         """Nothing to do: every write waits until the server has it."""
 
+    def defer_index(self) -> None:
+        """Switch the graph off, and note in the metadata how it was."""
+        m = self._state().config.hnsw_config.m
+        if m:
+            self._configure(hnsw_config=models.HnswConfigDiff(m=0), metadata={_DEFERRED: m})
+
     def _index(self, progress: Progress | None) -> None:
-        """Return when the server has nothing left to optimise.
+        """Return when the server has nothing left to optimise; a graph that was put off is switched on first.
 
         Raises:
             StoreError: an optimisation failed on the server.
         """
+        m = _deferred(self._state())
+        if m:
+            self._configure(hnsw_config=models.HnswConfigDiff(m=m), metadata={_DEFERRED: None})
         started = time.monotonic()
         while (status := self._state().status) != models.CollectionStatus.GREEN:
             if status == models.CollectionStatus.RED:
@@ -171,14 +182,8 @@ class ServerCollection(Collection):
             time.sleep(_POLL_S)
 
     def _keep(self, profile: SearchProfile | None) -> None:
-        measured = {"search": profile and profile.as_json()}
-
-        def keep(client: QdrantClient) -> None:
-            aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
-            client.update_collection(aliases.get(self.name, self.name), metadata=measured)
-
         try:
-            self._call(keep, "manage")
+            self._configure(metadata={"search": profile and profile.as_json()})
         except StoreError as error:
             if not (error.__cause__ and refused(error.__cause__)):
                 raise
@@ -189,15 +194,29 @@ class ServerCollection(Collection):
                 self.name,
             )
 
+    def _configure(self, **settings: Any) -> None:
+        def change(client: QdrantClient) -> None:
+            aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
+            client.update_collection(aliases.get(self.name, self.name), **settings)
+
+        self._call(change, "manage")
+
     def info(self) -> CollectionInfo:
         """The collection in figures."""
         info = self._state()
         engine = f"qdrant-client {version('qdrant-client')}"
         fields = frozenset(info.payload_schema or ())
-        return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine, fields)
+        indexed, status = info.indexed_vectors_count or 0, str(info.status.value)
+        return CollectionInfo(self.count(), indexed, status, engine, fields, deferred=bool(_deferred(info)))
 
     def _state(self) -> models.CollectionInfo:
         return self._call(lambda client: client.get_collection(self.name))
+
+
+def _deferred(state: models.CollectionInfo) -> int | None:
+    """Edges of an image in the graph that was put off; None where none was."""
+    m = (state.config.metadata or {}).get(_DEFERRED)
+    return m if isinstance(m, int) and m > 0 else None
 
 
 def _parts(batch: EmbeddedBatch) -> Iterator[slice]:

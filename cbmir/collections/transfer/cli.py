@@ -3,8 +3,9 @@
 import click
 
 from cbmir.collections.refusals import told
+from cbmir.collections.transfer.bulk import is_unused_version, put_off
 from cbmir.collections.transfer.transfer import transfer
-from cbmir.options import foretell, json_option, layout_options, opened, store_key, store_option
+from cbmir.options import defer_option, foretell, json_option, layout_options, opened, store_key, store_option
 from cbmir.store import Key, Layout
 from cbmir.store.keys import FROM_KEY, TO_KEY
 
@@ -15,15 +16,16 @@ from cbmir.store.keys import FROM_KEY, TO_KEY
 @click.option("--to", "target", required=True, metavar="DIR|URL", help=f"The other store; its key is in {TO_KEY}.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
 @layout_options
+@defer_option
 @json_option
-def push(name: str, location: str, target: str, new_name: str | None, layout: Layout, as_json: bool) -> int:
+def push(name: str, location: str, target: str, new_name: str | None, layout: Layout, **options: bool) -> int:
     """Copy a collection to another store, such as a server, without embedding again.
 
     An interrupted copy is finished by the same command. At the end the copy is indexed, counted, and a sample of it
-    compared with the original.
+    compared with the original. A version NAME__vN that no alias leads to yet is filled with --defer-index.
     """
     keys = store_key(), Key.of_other(TO_KEY, target, location)
-    return _copy((name, location), (new_name or name, target), keys, layout, as_json)
+    return _copy((name, location), (new_name or name, target), keys, layout, **options)
 
 
 @click.command()
@@ -40,7 +42,12 @@ def pull(name: str, location: str, origin: str, new_name: str | None, layout: La
 
 
 def _copy(
-    original: tuple[str, str], copy: tuple[str, str], keys: tuple[Key, Key], layout: Layout, as_json: bool
+    original: tuple[str, str],
+    copy: tuple[str, str],
+    keys: tuple[Key, Key],
+    layout: Layout,
+    as_json: bool,
+    defer: bool = False,
 ) -> int:
     (name, origin), (new_name, target) = original, copy
     if origin.rstrip("/") == target.rstrip("/") and name == new_name:
@@ -49,5 +56,7 @@ def _copy(
         layout = layout.expecting(source.count() or None)
         foretell(other, new_name, source.card, layout)
         with other.open_or_create(new_name, source.card, layout) as made:
+            if defer or is_unused_version(other, new_name):
+                put_off(made, wanted=defer)
             report = transfer(source, made)
     return told(report, as_json)
