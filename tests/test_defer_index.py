@@ -5,9 +5,10 @@ import json
 import h5py
 import numpy as np
 import pytest
-from answers import refusing
 from grpc import StatusCode
 from standin import Standin
+from standin_calls import Collections
+from standin_wire import RefusedError
 
 from cbmir.collections.transfer.bulk import is_unused_version
 from cbmir.doctor import check_collection
@@ -106,16 +107,17 @@ def test_push__a_version_without_an_alias_is_filled_without_a_graph(server, stor
     assert set(seen) == {0}
 
 
-def test_push__a_key_that_may_not_change_collections(server, store, shelf, card, cbmir, monkeypatch):
-    version = store.create_version("eight", card)
-    from standin_calls import Collections
+def test_push__a_key_that_may_not_change_collections(shelf, card, cbmir, monkeypatch, tmp_path):
+    def update(*_: object) -> None:
+        raise RefusedError(StatusCode.PERMISSION_DENIED, "Global manage access is required")
 
-    refuse = refusing(StatusCode.PERMISSION_DENIED, "Global manage access is required")
-    monkeypatch.setattr(Collections, "Update", lambda _, request, context: refuse(request, context))
-    push = ("collections", "push", "eight", "--store", shelf, "--to", server.url, "--as", version)
-    refused = cbmir(*push, "--defer-index", QDRANT_TO_API_KEY="a-token")
-    assert refused.returncode == 1
-    assert "may not make, change or drop collections" in refused.stderr
-    assert cbmir(*push, QDRANT_TO_API_KEY="a-token").returncode == 0
-    with store.open(version) as made:
-        assert made.count() == 30
+    monkeypatch.setattr(Collections, "Update", update)
+    with Standin(tmp_path / "standin", "a-token") as server, open_store(server.url, "a-token") as store:
+        version = store.create_version("eight", card)
+        push = ("collections", "push", "eight", "--store", shelf, "--to", server.url, "--as", version)
+        refused = cbmir(*push, "--defer-index", QDRANT_TO_API_KEY="a-token")
+        assert refused.returncode == 1
+        assert "the key in QDRANT_TO_API_KEY, but it may not make, change or drop collections" in refused.stderr
+        assert cbmir(*push, QDRANT_TO_API_KEY="a-token").returncode == 0
+        with store.open(version) as made:
+            assert made.count() == 30
