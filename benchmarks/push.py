@@ -6,7 +6,9 @@ gRPC. So the figures compare two clients; a real server, with threads of its own
 - ours: `cbmir.collections.transfer`, which looks what is there, writes, counts, and compares a sample;
 - upload_points: qdrant-client's, in as large batches, waiting for each, of points made from the same directory.
 
-At the end every id, payload and vector of the copy is compared with the original.
+Both are timed until all is written, and until the server has indexed all, by the same wait: an index that is built
+while one of them writes would else count for the one and not for the other. At the end every id, payload and vector of
+the copy is compared with the original.
 """
 
 import json
@@ -16,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -26,60 +29,101 @@ from qdrant_client import models
 from benchmarks.made import batches
 from cbmir.collections.transfer.transfer import BATCH, transfer
 from cbmir.fingerprint import external_card
+from cbmir.options import store_key
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection, open_store
+from cbmir.store.base import Progress
 from cbmir.store.server import ServerStore
 
 _STANDIN = Path(__file__).resolve().parent.parent / "tests" / "standin.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds from the start of a push.
+
+    Attributes:
+        written_s: Until every point is on the server.
+        indexed_s: Until the server has nothing left to index as well.
+    """
+
+    written_s: float
+    indexed_s: float
 
 
 @click.command()
 @click.option("--points", default=100_000, show_default=True)
 @click.option("--dim", default=512, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-def main(points: int, dim: int, rounds: int) -> None:
-    """Measure a push, and compare what has come."""
+@click.option("--url", help="A real server (key: QDRANT_API_KEY), on which collections bench-... are made and dropped.")
+def main(points: int, dim: int, rounds: int, url: str | None) -> None:
+    """Measure a push until all is written and until all is indexed, and compare what has come."""
     card = external_card("bench", dim)
-    took: dict[str, list[float]] = {"ours": [], "upload_points": []}
-    ways: dict[str, Callable[[Collection, ServerStore, str], None]] = {"ours": _ours, "upload_points": _theirs}
+    took: dict[str, list[Took]] = {"ours": [], "upload_points": []}
+    ways: dict[str, Callable[[Collection, ServerStore, str], Took]] = {"ours": _ours, "upload_points": _theirs}
+    equal = True
     with (
         tempfile.TemporaryDirectory() as folder,
         open_store(Path(folder) / "store") as store,
         store.create("bench", card) as original,
-        _standin(Path(folder) / "server") as url,
-        open_store(url) as server,
+        nullcontext(url) if url else _standin(Path(folder) / "server") as place,
+        open_store(place, store_key()) as server,
     ):
         assert isinstance(server, ServerStore)
         for batch in batches(points, dim, card.fingerprint):
             original.upsert(batch)
         for number in range(rounds):
             for name in sorted(ways, reverse=bool(number % 2)):
-                copy = f"{name}-{number}"
+                copy = f"bench-{name}-{number}"
                 server.create(copy, card).close()
-                began = time.perf_counter()
-                ways[name](original, server, copy)
-                took[name].append(time.perf_counter() - began)
-                click.echo(f"round {number + 1}: {name} {points / took[name][-1]:,.0f} points/s", err=True)
-        with server.open("ours-0") as made:
-            equal = _equal(original, made)
-    rates = {f"{name}_points_per_s": points / statistics.median(seconds) for name, seconds in took.items()}
-    rates["ours/upload_points"] = rates["ours_points_per_s"] / rates["upload_points_points_per_s"]
-    click.echo(json.dumps({**{name: round(rate, 2) for name, rate in rates.items()}, "equal": equal}, indent=2))
+                took[name].append(ways[name](original, server, copy))
+                with server.open(copy) as made:
+                    equal = equal and _equal(original, made)
+                server.drop(copy)
+                click.echo(f"round {number + 1}: {name} {took[name][-1]}", err=True)
+    click.echo(json.dumps({**_rates(points, took), "equal": equal}, indent=2))
 
 
-def _ours(original: Collection, server: ServerStore, name: str) -> None:
+def _rates(points: int, took: dict[str, list[Took]]) -> dict[str, float]:
+    rates = {}
+    for phase in ("written", "indexed"):
+        for name, rounds in took.items():
+            seconds = statistics.median(getattr(item, f"{phase}_s") for item in rounds)
+            rates[f"{name}_{phase}_points_per_s"] = round(points / seconds, 2)
+        ours, theirs = (rates[f"{name}_{phase}_points_per_s"] for name in ("ours", "upload_points"))
+        rates[f"ours/upload_points_{phase}"] = round(ours / theirs, 2)
+    return rates
+
+
+def _ours(original: Collection, server: ServerStore, name: str) -> Took:
+    began = time.perf_counter()
+    ended: dict[str, float] = {}
     with server.open(name) as copy:
+        finish = copy.finish
+
+        def timed(progress: Progress | None = None) -> None:
+            ended["written"] = time.perf_counter() - began
+            finish(progress)
+            ended["indexed"] = time.perf_counter() - began
+
+        copy.finish = timed  # type: ignore[method-assign]  # the copy goes on to compare a sample
         transfer(original, copy)
+    return Took(ended["written"], ended["indexed"])
 
 
-def _theirs(original: Collection, server: ServerStore, name: str) -> None:
+def _theirs(original: Collection, server: ServerStore, name: str) -> Took:
     def points() -> Iterator[models.PointStruct]:
         for page in original.scroll(vectors=True, batch=BATCH):
             for point in page:
                 assert point.vector is not None
                 yield models.PointStruct(id=point.id, vector=point.vector.tolist(), payload=dict(point.payload))
 
+    began = time.perf_counter()
     server.client.upload_points(name, points(), batch_size=BATCH, wait=True)
+    written_s = time.perf_counter() - began
+    with server.open(name) as copy:
+        copy.finish()
+    return Took(written_s, time.perf_counter() - began)
 
 
 def _equal(original: Collection, copy: Collection) -> bool:

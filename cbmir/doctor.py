@@ -15,7 +15,7 @@ import click
 from cbmir import __version__
 from cbmir.encoders.base import EncoderSettings
 from cbmir.errors import CbmirError
-from cbmir.options import encoder_options, json_option, opened, print_json, transport_options
+from cbmir.options import encoder_options, json_option, opened, print_json, store_key, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
 from cbmir.store.tuning import MEASURED_FROM
@@ -135,8 +135,14 @@ def check_collection(store: Store, collection: Collection) -> Check:
         return Check(name, "failed", f"{text}: the server failed to index it, see its log")
     if ailing := store.ailing(name):
         return Check(name, "failed", f"{text}; {', '.join(ailing)}: start that node, the others go on without it")
+    if recovering := store.recovering(name):
+        wait = "it gets there by itself; look again in a minute, and at that node's log if it stays so"
+        return Check(name, "warning", f"{text}; {', '.join(recovering)}: {wait}")
     if bare := collection.bare():
         return Check(name, "warning", f"{text}; {bare:,} have no vector and are never found: ingest them again")
+    if info.deferred:
+        put_off = "its graph was put off by --defer-index, and searches compare all images"
+        return Check(name, "warning", f"{text}; {put_off}: cbmir collections optimize {name}")
     if info.status != "green":
         waits = "the server is indexing" if info.status == "yellow" else "nothing is indexed before the next change"
         return Check(name, "warning", f"{text}: {waits}; cbmir collections optimize {name}")
@@ -199,7 +205,7 @@ def _stored(location: str) -> list[Check]:
     if "://" not in location and not Path(location).exists():
         return [Check("store", "warning", f"there is no {location} yet; ingest makes it")]
     with opened(location) as store:
-        return list(check_store(store, bool(os.environ.get("QDRANT_API_KEY"))))
+        return list(check_store(store, store_key().value is not None))
 
 
 def _attempt(name: str, look: Callable[[], list[Check]]) -> list[Check]:

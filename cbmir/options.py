@@ -9,16 +9,22 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from cbmir.errors import CbmirError
 from cbmir.filters import Where, any_of, parse
-from cbmir.fingerprint import EncoderCard
-from cbmir.store import Collection, Layout, Store, open_store
+from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.store import Collection, Key, Layout, Store, open_store
+from cbmir.store.keys import STORE_KEY
 from cbmir.store.layout import PROFILES, announcement
+
+if TYPE_CHECKING:
+    from cbmir.encoders.base import EncoderSettings
 
 EXIT_FAILURES = 3
 """The work is finished, and some inputs failed and were counted."""
@@ -31,6 +37,8 @@ _FILTERS = {
     "dataset": ("dataset", "name of a data set"),
     "split": ("split", "train, val or test"),
 }
+
+_store_key: ContextVar[Key | None] = ContextVar("store_key", default=None)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,6 +121,54 @@ def encoder_options(command: F) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class CardChoice:
+    """Which encoder a collection is for.
+
+    Attributes:
+        encoder: Its name; None where none was given.
+        dim: Length of vectors that come from files, of an encoder that cbmir doesn't run; else None.
+        settings: How to load the encoder.
+    """
+
+    encoder: str | None
+    dim: int | None
+    settings: "EncoderSettings"
+
+    def card(self) -> EncoderCard:
+        """The card of the encoder, which is loaded for it, or that of vectors from files.
+
+        Raises:
+            EncoderError: there is no such encoder.
+        """
+        if self.dim is not None:
+            return external_card(str(self.encoder), self.dim)
+        from cbmir.encoders import get
+
+        return get(str(self.encoder), self.settings).card
+
+
+def card_options(text: str, *, required: bool = False) -> Callable[[F], F]:
+    """``--encoder`` and ``--dim``, passed together as `choice`.
+
+    Args:
+        text: What the encoder is for.
+        required: Whether the encoder must be given.
+    """
+
+    def with_options(command: F) -> F:
+        @functools.wraps(command)
+        def with_choice(*args: Any, encoder: str | None, dim: int | None, settings: Any, **options: Any) -> Any:
+            return command(*args, choice=CardChoice(encoder, dim, settings), **options)
+
+        wrapped: Any = encoder_options(with_choice)
+        dim_help = "Length of vectors that come from files (ingest embeddings); --encoder is then any name."
+        wrapped = click.option("--dim", type=click.IntRange(1, 65_536), metavar="N", help=dim_help)(wrapped)
+        return click.option("--encoder", required=required, help=text)(wrapped)  # type: ignore[no-any-return]
+
+    return with_options
+
+
 def layout_options(command: F) -> F:
     """``--profile``, ``--images`` and what only a cluster has, passed together as `layout`; for new collections."""
 
@@ -137,6 +193,12 @@ def layout_options(command: F) -> F:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
+
+
+def defer_option(command: F) -> F:
+    """``--defer-index``, passed as `defer`."""
+    text = "On a server: build the graph at the end, for many images at once. Until then searches compare all images."
+    return click.option("--defer-index", "defer", is_flag=True, help=text)(command)
 
 
 def foretell(store: Store, name: str | None, card: EncoderCard, layout: Layout) -> None:
@@ -168,11 +230,31 @@ def filter_options(command: F) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
+def store_key() -> Key:
+    """The key of ``--store``; of the store that an experiment's file names, the one that is set for its host."""
+    return _store_key.get() or Key.read(STORE_KEY)
+
+
 @contextmanager
-def opened(location: str) -> Iterator[Store]:
-    """The store behind ``--store``, closed afterwards; the key and the read consistency are in the environment."""
-    key, consistency = os.environ.get("QDRANT_API_KEY"), os.environ.get("CBMIR_READ_CONSISTENCY")
-    with open_store(location, key or None, consistency or None) as store:
+def keyed(key: Key) -> Iterator[None]:
+    """Let a key be that of ``--store`` meanwhile."""
+    before = _store_key.set(key)
+    try:
+        yield
+    finally:
+        _store_key.reset(before)
+
+
+@contextmanager
+def opened(location: str, key: Key | None = None) -> Iterator[Store]:
+    """A store, closed afterwards; the read consistency is in the environment.
+
+    Args:
+        location: Directory or URL.
+        key: Of a store that isn't that of ``--store``.
+    """
+    consistency = os.environ.get("CBMIR_READ_CONSISTENCY")
+    with open_store(location, key or store_key(), consistency or None) as store:
         yield store
 
 

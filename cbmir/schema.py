@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cbmir.bounds import check_payload
 from cbmir.errors import RecordError
 from cbmir.modalities import modality_code
 
@@ -134,7 +135,11 @@ class ImageRecord:
         width: Columns of the image, or of a volume's axial slices.
         height: Rows of the same.
         depth: Axial slices of a volume.
-        extra: Whatever else the source table had; stored, not indexed.
+        extra: Whatever else the source table had, as JSON; stored, not indexed.
+
+    Raises:
+        RecordError: a field that it needs is missing, the split is none, or an engine can't keep the payload, see
+            `cbmir.bounds`.
     """
 
     filepath: str
@@ -166,6 +171,7 @@ class ImageRecord:
             )
         if self.split is not None and self.split not in SPLITS:
             raise RecordError(f"split {self.split!r} of {self.filepath} is none of {', '.join(SPLITS)}")
+        check_payload(self.payload())
 
     @property
     def id(self) -> str:
@@ -194,7 +200,7 @@ class ImageRecord:
         known = {name: payload[name] for name in _PLAIN_FIELDS if name in payload}
         try:
             return cls(**known, labels=tuple(payload.get("labels", ())), extra=payload.get("extra", {}))
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"a stored point is no image of ours: {error}") from error
 
 

@@ -12,12 +12,15 @@ import numpy as np
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
+from cbmir.hdf5 import open_plain
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import ImageRecord, StoredPoint, Vectors, point_id
 from cbmir.store import Collection
 
 FORMAT = "cbmir-embeddings"
 VERSION = 1
+MAX_DIM = 65_536
+"""Length of a vector above which it is none."""
 
 
 class EmbeddingsFile(Protocol):
@@ -75,7 +78,7 @@ class ColumnarFile:
             self.count = len(self.ids)
             if self._vectors.shape != (self.count, card.dim) or np.any(self.ids[:-1] >= self.ids[1:]):
                 raise ValueError("its columns don't fit together")
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, MemoryError) as error:
             file.close()
             raise SourceError(f"{path} is a damaged embeddings file: {error}") from error
         self._file = file
@@ -133,15 +136,15 @@ class ColumnarFile:
 class PerImageFile:
     """The published layout: one float dataset (dim,) an image, its key the file path, whose slashes make groups."""
 
-    def __init__(self, path: Path, file: h5py.File, prefixes: PathPrefixes | None = None) -> None:
+    def __init__(self, path: Path, file: h5py.File, count: int, prefixes: PathPrefixes | None = None) -> None:
         self.path = path
         self.card: EncoderCard | None = None
+        self.count = count
         self._file = file
         self._prefixes = prefixes or PathPrefixes()
         self._renamed: dict[str, str] = {}
-        self.count = 0
         try:
-            file.visititems(self._tally)
+            file.visititems(self._learn)
         except (RuntimeError, OSError, ValueError) as error:
             file.close()
             raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
@@ -161,19 +164,15 @@ class PerImageFile:
         """Close the file."""
         self._file.close()
 
-    def _tally(self, key: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        self.count += 1
+    def _learn(self, key: str, item: Any) -> None:
         usual = normal_path(self._prefixes.replaced(key))
-        if usual != key:
+        if isinstance(item, h5py.Dataset) and usual != key:
             self._renamed[usual] = key
-
 
 def _vector(item: Any) -> Any:
     if not isinstance(item, h5py.Dataset):
         return None
-    if item.shape is None or len(item.shape) != 1:  # not read, it may be of any size
+    if item.shape is None or len(item.shape) != 1 or len(item) > MAX_DIM:  # not read, it may be of any size
         raise SourceError(f"its vector has shape {item.shape}, not (dim,)")
     return item[()]
 
@@ -186,15 +185,15 @@ def open_embeddings(path: Path, prefixes: PathPrefixes | None = None) -> Embeddi
         prefixes: Beginnings of paths that are replaced, in keys that are paths.
 
     Raises:
-        SourceError: it is missing, no HDF5, or damaged.
+        SourceError: it is missing, no HDF5, damaged, or refers to other files.
     """
+    file, count = open_plain(path)
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise SourceError(f"can't read {path} as HDF5: {' '.join(str(error).split())}") from error
-    if file.attrs.get("format") == FORMAT:
-        return ColumnarFile(path, file)
-    return PerImageFile(path, file, prefixes)
+        ours = file.attrs.get("format") == FORMAT
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        file.close()
+        raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
+    return ColumnarFile(path, file) if ours is True else PerImageFile(path, file, count, prefixes)
 
 
 class VectorWriter:
@@ -208,7 +207,8 @@ class VectorWriter:
     """
 
     def __init__(self, path: Path, card: EncoderCard) -> None:
-        self._file = h5py.File(path, "w")
+        path.unlink(missing_ok=True)
+        self._file = h5py.File(path, "x")  # a link that somebody has put there is not followed
         self._count = 0
         text = h5py.string_dtype()
         self._file.attrs.update(

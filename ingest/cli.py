@@ -13,6 +13,7 @@ from tqdm import tqdm
 from cbmir.encoders import get
 from cbmir.modalities import MODALITIES
 from cbmir.options import (
+    defer_option,
     encoder_options,
     foretell,
     json_option,
@@ -100,6 +101,7 @@ def ingest() -> None:
 @dry_run_option
 @encoder_options
 @layout_options
+@defer_option
 @json_option
 def images(
     source: Path,
@@ -137,6 +139,8 @@ def images(
             return with_indexes(open_in_turn(store, name, network.card, layout, waiting), indexes)
 
         with open_or_defer(store, name, network.card, opening) as collection:
+            if options["defer"]:
+                collection.defer_index()
             with tqdm(total=items.total, unit="image", disable=None) as bar:
                 seen, place = seen_by(bar), options["place"]
                 report = ingest_images(items, network, collection, options["workers"], seen, place)
@@ -167,6 +171,7 @@ def images(
 @table_options
 @dry_run_option
 @layout_options
+@defer_option
 @json_option
 def embeddings(
     files: tuple[Path, ...], tables: tuple[Path, ...], encoder: str, location: str, table: TableOptions, **options: Any
@@ -189,6 +194,8 @@ def embeddings(
         foretell(store, name, card, layout)
         opening = partial(store.open_or_create, name, card, layout)
         with open_or_defer(store, name, card, opening) as collection:
+            if options["defer"]:
+                collection.defer_index()
             report = ingest_embeddings(sources, vectors, collection)
             report.readings = readings
             return finish(collection, report, options["failures"], options["as_json"], table)

@@ -83,8 +83,7 @@ class Deferred(Collection):
         if self.made:
             self.made.delete(ids)
 
-    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
-        """Set some payload fields of some points."""
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         if self.made:
             self.made.set_payloads(changes)
 
@@ -92,6 +91,20 @@ class Deferred(Collection):
         """Return when all that was written is on disk."""
         if self.made:
             self.made.flush()
+
+    def defer_index(self) -> None:
+        """Build no graph until `finish`, also where the collection is made later."""
+        if self.made:
+            self.made.defer_index()
+            return
+        opening = self._opening
+
+        def deferring() -> Collection:
+            made = opening()
+            made.defer_index()
+            return made
+
+        self._opening = deferring
 
     def finish(self, progress: Progress | None = None) -> None:
         """Build what makes searches fast, if anything was written."""

@@ -1,6 +1,5 @@
 """``cbmir search``: the stored images most similar to an image, a stored image, or a vector."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +12,16 @@ import numpy as np
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Where, check_column, resolve, wording
-from cbmir.options import EXIT_FAILURES, encoder_options, filter_options, json_option, print_json, say, store_option
+from cbmir.options import (
+    EXIT_FAILURES,
+    encoder_options,
+    filter_options,
+    json_option,
+    print_json,
+    say,
+    store_key,
+    store_option,
+)
 from cbmir.schema import Vectors, normalise
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
@@ -145,9 +153,7 @@ def vector(file: Path, **options: Any) -> int:
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
-    return Searcher(
-        options["location"], options["name"], settings, os.environ.get("QDRANT_API_KEY") or None, options["budget_ms"]
-    )
+    return Searcher(options["location"], options["name"], settings, store_key(), options["budget_ms"])
 
 
 def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any]) -> list[Answer]:

@@ -18,7 +18,7 @@ from cbmir.errors import CollectionError, EncoderError, ImageError, WeightsError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
-from cbmir.store import Collection, open_store
+from cbmir.store import Collection, Key, open_store
 from cbmir.store.ways import BUDGET_MS, Found, Wanted, Way
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Searcher:
         store: str | Path,
         collection: str | None = None,
         encoder: EncoderSettings | None = None,
-        api_key: str | None = None,
+        api_key: str | Key | None = None,
         budget_ms: float = BUDGET_MS,
     ) -> None:
         self._settings = encoder or EncoderSettings()

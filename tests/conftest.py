@@ -90,7 +90,8 @@ class Done:
 @pytest.fixture
 def cbmir(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """The program ``cbmir`` in this process; whatever it doesn't catch fails the test."""
-    for name in ("CBMIR_STORE", "CBMIR_READ_CONSISTENCY", "QDRANT_API_KEY", "QDRANT_CLUSTER_URLS"):
+    ours = ("CBMIR_STORE", "CBMIR_READ_CONSISTENCY", "QDRANT_TO_API_KEY", "QDRANT_FROM_API_KEY", "QDRANT_CLUSTER_URLS")
+    for name in (*ours, *(name for name in os.environ if name.startswith("QDRANT_API_KEY"))):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: object, **environment: str) -> Done:

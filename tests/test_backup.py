@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 import uuid
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from standin_rest import Rest, node_of
 
 from cbmir.collections.backup.backup import check, restore, snapshot
 from cbmir.collections.backup.manifest import NAME, Manifest
+from cbmir.collections.backup.unfinished import writing
 from cbmir.collections.seals import Seal, seal_of
 from cbmir.errors import CollectionError, SourceError, StoreError, StoreLockedError
 from cbmir.store import Collection, Store, open_store
@@ -87,6 +91,86 @@ def test_snapshot__only_into_an_empty_folder(edge, backup):
     assert check(backup) == []
 
 
+def _killed(folder: Path, *files: str) -> Path:
+    """A folder as a run that was killed leaves it."""
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_bytes(b"torn")
+    (folder / "backup.unfinished").write_text('{"format": "cbmir-backup", "unfinished": true}')
+    return folder
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        (),
+        ("collection.tar.gz.partial",),
+        ("collection.tar.gz", "backup.json.partial"),
+        ("node-1.snapshot", "node-2.snapshot.partial"),
+    ],
+)
+def test_snapshot__replaces_what_an_interrupted_run_has_left(edge, filled, tmp_path, files):
+    filled.close()
+    folder = _killed(tmp_path / "backup", *files)
+    with pytest.raises(SourceError, match="is no backup"):
+        restore(folder, edge, "copy")
+    snapshot(edge, "eight", folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["backup.json", "collection.tar.gz"]
+    assert check(folder) == []
+
+
+@pytest.mark.parametrize("foreign", ["letter.txt", "backup.json", "node-x.snapshot", "collection.tar.gz.old"])
+def test_snapshot__never_deletes_what_is_not_ours(edge, filled, tmp_path, foreign):
+    filled.close()
+    folder = _killed(tmp_path / "backup", "collection.tar.gz", foreign)
+    with pytest.raises(SourceError, match=f"isn't empty, it holds {foreign}"):
+        snapshot(edge, "eight", folder)
+    assert (folder / foreign).read_bytes() == b"torn"
+    (folder / foreign).unlink()
+    (folder / "backup.unfinished").write_text("{}")  # the mark is another program's
+    with pytest.raises(SourceError, match="isn't empty"):
+        snapshot(edge, "eight", folder)
+    assert (folder / "collection.tar.gz").read_bytes() == b"torn"
+
+
+def test_snapshot__two_at_once_into_one_folder(edge, filled, tmp_path):
+    filled.close()
+    with writing(tmp_path / "backup"), pytest.raises(SourceError, match="another run is writing a backup"):
+        snapshot(edge, "eight", tmp_path / "backup")
+
+
+def test_snapshot__a_killed_run_is_done_again(edge, filled, tmp_path):
+    """The real program, killed while it packs."""
+    filled.close()
+    code = (
+        "import os, signal, sys, tarfile\nfrom pathlib import Path\n"
+        "from cbmir.collections.backup.backup import snapshot\nfrom cbmir.store.edge import EdgeStore\n"
+        "tarfile.TarFile.add = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "snapshot(EdgeStore(Path(sys.argv[1])), 'eight', Path(sys.argv[2]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, edge.path, tmp_path / "backup"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "backup").iterdir()] != []
+    snapshot(edge, "eight", tmp_path / "backup")
+    assert check(tmp_path / "backup") == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../secret", "/etc/passwd", "a\\b", "a\0b", ""])
+def test_restore__names_in_the_manifest_stay_in_the_folder(edge, backup, name):
+    rewritten(backup, files={name: {"sha256": "0", "bytes": 1}})
+    for read in (lambda: restore(backup, edge, "copy"), lambda: check(backup)):
+        with pytest.raises(SourceError, match="is no file name"):
+            read()
+
+
+def test_verify__a_link_out_of_the_folder_is_not_followed(edge, backup, tmp_path):
+    (backup / "collection.tar.gz").rename(tmp_path / "elsewhere")
+    (backup / "collection.tar.gz").symlink_to(tmp_path / "elsewhere")
+    assert "is no plain file" in check(backup)[0]
+    with pytest.raises(SourceError, match="is no plain file"):
+        restore(backup, edge, "copy")
+
+
 def test_snapshot__a_full_disk_leaves_nothing_whole(edge, filled, tmp_path, monkeypatch):
     filled.close()
 
@@ -146,13 +230,25 @@ def _smuggled(backup: Path, member: tarfile.TarInfo) -> None:
     rewritten(backup, files={"collection.tar.gz": {"sha256": seal.sha256, "bytes": seal.bytes}})
 
 
-@pytest.mark.parametrize("kind", ["up", "absolute", "link", "pipe"])
-def test_restore__nothing_outside_the_collection(edge, backup, tmp_path, kind):
-    member = tarfile.TarInfo({"up": "../../up", "absolute": str(tmp_path / "abs")}.get(kind, kind))
-    if kind == "link":
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    elif kind == "pipe":
-        member.type = tarfile.FIFOTYPE
+MEMBERS = {
+    "up": ("../../up", None),
+    "up from within": ("shard/../../up", None),
+    "absolute": ("/tmp/abs", None),
+    "link": ("shard/link", tarfile.SYMTYPE),
+    "hard link": ("shard/hard", tarfile.LNKTYPE),
+    "pipe": ("shard/pipe", tarfile.FIFOTYPE),
+    "device": ("shard/device", tarfile.CHRTYPE),
+    "folder": ("shard/folder", tarfile.DIRTYPE),
+    "beside": ("beside", None),
+    "the lock": ("lock", None),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), MEMBERS.values(), ids=MEMBERS)
+def test_restore__nothing_outside_the_collection(edge, backup, tmp_path, name, kind):
+    member = tarfile.TarInfo(name)
+    if kind is not None:
+        member.type, member.linkname = kind, "/etc/passwd"
     _smuggled(backup, member)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((SourceError, CollectionError), match=r"can't be unpacked|is damaged"):

@@ -10,6 +10,7 @@ import pytest
 from cbmir import __version__
 from cbmir.cli import _COMMANDS
 from cbmir.encoders import specs
+from cbmir.fingerprint import external_card
 
 
 def _error(done) -> str:
@@ -98,7 +99,7 @@ def test_collections_list__no_directory(cbmir, tmp_path):
 def test_collections_show(cbmir, shelf):
     done = cbmir("collections", "show", "eight", "--store", shelf)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("eight: 30 images, 0 in the HNSW graph, green, qdrant-edge ")
+    assert done.stdout.startswith("eight: 30 images, searched exactly: too small to index, green, qdrant-edge ")
     assert ["CT", "10"] in [line.split() for line in done.stdout.splitlines()]
 
 
@@ -133,9 +134,19 @@ def test_collections_drop__asks_first(cbmir, cbmir_process, edge, filled):
     assert list(edge.path.iterdir()) == []
 
 
+def test_collections_create__for_vectors_from_files(cbmir, edge):
+    done = cbmir("collections", "create", "mine", "--encoder", "our-net", "--dim", "512", "--store", edge.path)
+    assert (done.returncode, done.stdout) == (0, "mine\n")
+    with edge.open("mine") as collection:
+        assert collection.card == external_card("our-net", 512)
+    none = cbmir("collections", "create", "none", "--encoder", "our-net", "--dim", "0", "--store", edge.path)
+    assert none.returncode == 2
+    assert edge.names() == ["mine"]
+
+
 def test_collections_optimize(cbmir, shelf):
     done = cbmir("collections", "optimize", "eight", "--store", shelf)
-    assert (done.returncode, done.stderr) == (0, "eight: 30 images, 0 in the HNSW graph, green\n")
+    assert (done.returncode, done.stderr) == (0, "eight: 30 images, searched exactly: too small to index, green\n")
 
 
 def test_encoders_list(cbmir):

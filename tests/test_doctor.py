@@ -132,3 +132,12 @@ def test_check_collection__a_node_that_is_down(edge, filled, monkeypatch):
     check = check_collection(edge, filled)
     assert check.state == "failed"
     assert "shard 1 on node 22 is Dead: start that node" in check.text
+
+
+@pytest.mark.parametrize("state", ["Recovery", "Initializing", "PartialSnapshot", "Resharding"])
+def test_check_collection__a_shard_on_its_way_is_no_dead_one(edge, filled, monkeypatch, state):
+    monkeypatch.setattr(edge, "recovering", lambda name: [f"shard 5 on node 22 is {state}"])
+    check = check_collection(edge, filled)
+    assert check.state == "warning"
+    assert f"shard 5 on node 22 is {state}: it gets there by itself" in check.text
+    assert "start that node" not in check.text

@@ -233,6 +233,22 @@ def test_export__says_what_it_leaves_out_and_refuses_what_is_no_image(filled, tm
     assert list((tmp_path / "strange").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["vectors.h5", "records.parquet", "collection.json"])
+@pytest.mark.parametrize("suffix", ["", ".partial"])
+def test_export__follows_no_link_out_of_its_folder(filled, tmp_path, name, suffix):
+    """Whoever can write to a folder could else have any file of the user overwritten."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    if name != "collection.json" or suffix:
+        (out / (name + suffix)).symlink_to(precious)
+    export(filled, out)
+    assert precious.read_text() == "precious"
+    assert sorted(path.name for path in out.iterdir()) == ["collection.json", "records.parquet", "vectors.h5"]
+    assert not any(path.is_symlink() for path in out.iterdir())
+
+
 def test_export__never_replaces_a_collection_of_a_store(filled):
     before = (filled.folder / "collection.json").read_bytes()
     with pytest.raises(SourceError, match="was not written by `cbmir collections export`; choose another folder"):
@@ -295,6 +311,11 @@ def torn(folder):
     (folder / "records.parquet").write_bytes((folder / "records.parquet").read_bytes()[:-100])
 
 
+def linked(folder):
+    (folder / "vectors.h5").rename(folder.parent / "elsewhere.h5")
+    (folder / "vectors.h5").symlink_to(folder.parent / "elsewhere.h5")
+
+
 OTHER = external_card("other", 8)
 DAMAGES = {
     "no vectors": (lambda folder: (folder / "vectors.h5").unlink(), r"can't read .*vectors\.h5: No such"),
@@ -307,6 +328,12 @@ DAMAGES = {
     "no encoder": (described(encoder=None), r"is damaged \(KeyError"),
     "another fingerprint": (described(fingerprint="0" * 16), "doesn't have the fingerprint"),
     "files a list": (described(files=[]), "is damaged"),
+    "a name that leads out": (
+        described(files={"../../etc/passwd": {"sha256": "0", "bytes": 1}}),
+        r"'\.\./\.\./etc/passwd' is no file name",
+    ),
+    "a name with a zero byte": (described(files={"a\0b": {"sha256": "0", "bytes": 1}}), "is no file name"),
+    "a link": (linked, r"vectors\.h5 is no plain file"),
     "files missing": (described(files={}), r"doesn't tell of records\.parquet, vectors\.h5"),
     "another encoder": (
         described(encoder=OTHER.as_json(), fingerprint=OTHER.fingerprint),

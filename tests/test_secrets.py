@@ -65,7 +65,7 @@ def test_key__in_no_output_log_or_file(server, pictures, shelf, tmp_path, cbmir,
         ("collections", "drop", "eight", *stored, "--yes"),
     ]
     for command in commands:
-        done = cbmir(*command, QDRANT_API_KEY=KEY)
+        done = cbmir(*command, QDRANT_API_KEY=KEY, QDRANT_TO_API_KEY=KEY, QDRANT_FROM_API_KEY=KEY)
         assert done.returncode == 0, (command, done.stderr)
         assert KEY not in done.stdout + done.stderr
     assert KEY not in caplog.text

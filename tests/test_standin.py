@@ -52,9 +52,9 @@ def batch(dim: int, id: str = ID) -> models.Batch:
     return models.Batch(ids=[id], vectors=[[1.0] * dim], payloads=[{"modality": "CT"}])
 
 
-@pytest.mark.parametrize("key", [None, "another"])
-def test_standin__asks_for_its_key(standin, key):
-    with pytest.raises(StoreError, match="refuses the key"):
+@pytest.mark.parametrize(("key", "says"), [(None, "asks for a key"), ("another", "refuses the key")])
+def test_standin__asks_for_its_key(standin, key, says):
+    with pytest.raises(StoreError, match=says):
         open_store(standin.url, key)
 
 

@@ -234,18 +234,21 @@ def test_rights__of_a_real_key():
 # replicas
 
 
-def test_ailing__dead_replicas_and_where():
+def test_ailing__dead_replicas_and_those_on_their_way():
     local = [proto.LocalShardInfo(shard_id=0, points_count=1, state=proto.ReplicaState.Active)]
     remote = [
         proto.RemoteShardInfo(shard_id=0, peer_id=22, state=proto.ReplicaState.Dead),
         proto.RemoteShardInfo(shard_id=1, peer_id=33, state=proto.ReplicaState.Partial),
         proto.RemoteShardInfo(shard_id=1, peer_id=22, state=proto.ReplicaState.Active),
+        proto.RemoteShardInfo(shard_id=2, peer_id=22, state=proto.ReplicaState.Recovery),
+        proto.RemoteShardInfo(shard_id=2, peer_id=33, state=proto.ReplicaState.Listener),
     ]
     answer = proto.CollectionClusterInfoResponse(
         peer_id=11, shard_count=2, local_shards=local, remote_shards=remote, shard_transfers=[]
     )
     with served(CollectionClusterInfo=lambda *_: answer) as (url, _), open_store(url) as store:
-        assert store.ailing("a") == ["shard 0 on node 22 is Dead", "shard 1 on node 33 is Partial"]
+        assert store.ailing("a") == ["shard 0 on node 22 is Dead"]
+        assert store.recovering("a") == ["shard 1 on node 33 is Partial", "shard 2 on node 22 is Recovery"]
 
 
 # a real cluster

@@ -14,6 +14,7 @@ from cbmir.errors import CollectionError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import Layout, Store, open_store
+from cbmir.store.base import CollectionInfo
 from cbmir.store.edge import EdgeStore
 from cbmir.store.layout import LARGE_BYTES, PROFILES, announcement, plan
 from cbmir.store.server import ServerStore
@@ -129,7 +130,12 @@ def test_create__every_profile_finds_the_true_neighbours_with_their_true_cosines
     with store.create(name, CARD, Layout(profile, IMAGES)) as collection:
         collection.upsert(batch)
         collection.finish()
-        assert collection.info().indexed in (IMAGES, 0 if store.location == "memory" else IMAGES)
+        info = collection.info()
+        if isinstance(store, EdgeStore):
+            assert info.indexed == IMAGES
+        else:  # a server indexes no segment below its threshold, and is green
+            assert info.status == "green"
+            assert 0 <= info.indexed <= IMAGES
         queries = batch.vectors[:40]
         found = collection.query_batch(queries, 10)
         exact = collection.query_batch(queries, 10, way="exact")
@@ -189,3 +195,19 @@ def test_push__says_it_for_a_new_collection_only(tmp_path, shelf, cbmir):
         "profile disk: 30 images of 8 dimensions take about next to no memory and "
     )
     assert cbmir(*command).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (CollectionInfo(4000, 0, "green", "qdrant-client 1"), "searched exactly: too small to index"),
+        (CollectionInfo(4000, 0, "yellow", "qdrant-client 1"), "searched exactly: not indexed yet"),
+        (CollectionInfo(30_000, 20_480, "green", "qdrant-client 1"), "20,480 in the HNSW graph, the others searched"),
+        (CollectionInfo(30_000, 30_000, "green", "qdrant-client 1"), "30,000 in the HNSW graph"),
+        (CollectionInfo(30_000, 0, "green", "qdrant-edge 1"), "searched exactly: not indexed yet"),
+        (CollectionInfo(30, 0, "green", "qdrant-edge 1"), "searched exactly: too small to index"),
+        (CollectionInfo(0, 0, "green", "qdrant-edge 1"), "searched exactly: too small to index"),
+    ],
+)
+def test_indexing__in_words(info, words):
+    assert info.indexing(512).startswith(words)

@@ -214,8 +214,8 @@ def test_retry_after_s__grows_to_half_a_minute():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (_http(401), "P refuses the key (HTTP 401); set QDRANT_API_KEY"),
-        (_http(403), "P refuses the key (HTTP 403); set QDRANT_API_KEY"),
+        (_http(401), "P asks for a key (HTTP 401): set QDRANT_API_KEY"),
+        (_http(403), "P asks for a key (HTTP 403): set QDRANT_API_KEY"),
         (_http(500), 'P answered HTTP 500: {"status": "no"}'),
         (ResponseHandlingException(httpx.ConnectError("[Errno 111]")), "no Qdrant server answers at P: [Errno 111]"),
         (httpx.ReadTimeout("timed\n out"), "no Qdrant server answers at P: timed out"),

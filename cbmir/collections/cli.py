@@ -1,7 +1,7 @@
 """``cbmir collections``: what a store holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -9,12 +9,14 @@ from cbmir.collections.backup.cli import restore_, snapshot_, verify_
 from cbmir.collections.columns import index_columns, source_lines
 from cbmir.collections.exchange.cli import export_, import_
 from cbmir.collections.prune.cli import prune_
+from cbmir.collections.salvage.cli import salvage_
 from cbmir.collections.transfer.cli import pull, push
 from cbmir.collections.versions.cli import promote_, rollback_, versions_
 from cbmir.errors import StoreError
 from cbmir.options import (
     EXIT_FAILURES,
-    encoder_options,
+    CardChoice,
+    card_options,
     json_option,
     layout_options,
     opened,
@@ -26,9 +28,6 @@ from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
 from cbmir.store.sources import SPELLINGS, sources_of
 from cbmir.units import counted
-
-if TYPE_CHECKING:
-    from cbmir.encoders import EncoderSettings
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
 
@@ -80,10 +79,7 @@ def show(name: str, location: str, as_json: bool) -> None:
         print_json(data)
         return
     encoder = data["encoder"]
-    click.echo(
-        f"{name}: {counted(data['points'], 'image')}, {data['indexed']:,} in the HNSW graph, {data['status']}, "
-        f"{data['engine']}"
-    )
+    click.echo(f"{name}: {counted(data['points'], 'image')}, {data['search']}, {data['status']}, {data['engine']}")
     click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
     click.echo(f"fingerprint {data['fingerprint']}")
     for line in source_lines(data["sources"], data["modalities"]):
@@ -97,19 +93,17 @@ def show(name: str, location: str, as_json: bool) -> None:
 @collections.command()
 @click.argument("name")
 @store_option
-@click.option("--encoder", required=True, help="Whose vectors it will hold, see `cbmir encoders list`.")
+@card_options("Whose vectors it will hold, see `cbmir encoders list`.", required=True)
 @click.option("--next", "beside", is_flag=True, help="A new version beside the one in use, on a server.")
 @layout_options
-@encoder_options
-def create(name: str, location: str, encoder: str, beside: bool, layout: Layout, settings: "EncoderSettings") -> None:
+def create(name: str, location: str, choice: CardChoice, beside: bool, layout: Layout) -> None:
     """Make an empty collection with its indexes.
 
     Ingest does so itself where its key may; on a server whose key for ingest may write but not create, do it first.
+    --dim N makes it for vectors from files, which no encoder of cbmir made.
     With --next: fill the new version under the name that is printed, then promote it.
     """
-    from cbmir.encoders import get
-
-    card = get(encoder, settings).card
+    card = choice.card()
     say(announcement(layout, card.dim))
     with opened(location) as store:
         if beside:
@@ -130,7 +124,7 @@ def optimize(name: str, location: str) -> None:
         collection.finish()
         info = collection.info()
         profile = collection.profile
-    say(f"{name}: {counted(info.points, 'image')}, {info.indexed:,} in the HNSW graph, {info.status}")
+    say(f"{name}: {counted(info.points, 'image')}, {info.indexing(collection.card.dim)}, {info.status}")
     if profile:
         say(profile.summary())
 
@@ -164,6 +158,7 @@ def _head(collection: Collection) -> dict[str, Any]:
     return {
         "points": info.points,
         "indexed": info.indexed,
+        "search": info.indexing(collection.card.dim),
         "status": info.status,
         "engine": info.engine,
         "fingerprint": collection.card.fingerprint,
@@ -174,7 +169,7 @@ def _head(collection: Collection) -> dict[str, Any]:
 for _command in (
     *(versions_, promote_, rollback_),
     *(push, pull, export_, import_),
-    *(snapshot_, restore_, verify_),
+    *(snapshot_, restore_, verify_, salvage_),
     prune_,
 ):
     collections.add_command(_command)

@@ -36,7 +36,9 @@ class Form:
         """
         head = {"format": self.format, "version": self.version, "created_by": f"cbmir {__version__}"}
         partial = folder / f"{self.name}.partial"
-        partial.write_text(json.dumps({**head, **data}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.unlink(missing_ok=True)  # and "x": a link that somebody has put there is not followed
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(json.dumps({**head, **data}, indent=2, ensure_ascii=False) + "\n")
         partial.replace(folder / self.name)
 
     def read(self, folder: Path) -> dict[str, Any]:

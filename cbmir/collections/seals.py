@@ -1,9 +1,11 @@
 """By which files are known again: size and SHA-256."""
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,6 +25,18 @@ class Seal:
 
     sha256: str
     bytes: int
+
+
+def seals_in(data: Mapping[str, Any]) -> dict[str, Seal]:
+    """The seals in a manifest, by the names of the files beside it.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it holds something else, or a name that leads elsewhere.
+    """
+    for name in data:
+        if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+            raise ValueError(f"{name!r} is no file name")
+    return {name: Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data.items()}
 
 
 def seal_of(path: Path) -> Seal:
@@ -59,7 +73,10 @@ def verify(folder: Path, seals: Mapping[str, Seal]) -> None:
 
 def _flaw(path: Path, seal: Seal) -> str | None:
     try:
-        size = path.stat().st_size
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{path} is no plain file: a link may lead out of the folder"
+        size = status.st_size
         found = seal_of(path) if size == seal.bytes else None
     except OSError as error:
         return f"can't read {path}: {error.strerror}"

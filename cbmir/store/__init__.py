@@ -5,9 +5,10 @@ from pathlib import Path
 
 from cbmir.errors import StoreError
 from cbmir.store.base import Collection, CollectionInfo, Store
+from cbmir.store.keys import Key
 from cbmir.store.layout import Layout
 
-__all__ = ["Collection", "CollectionInfo", "Layout", "Store", "open_store"]
+__all__ = ["Collection", "CollectionInfo", "Key", "Layout", "Store", "open_store"]
 
 _WITH_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}(?:[/,].*)?")
 _HOST = re.compile(r"localhost|(?!\d+\.\d+$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
@@ -15,7 +16,7 @@ _HOST = re.compile(r"localhost|(?!\d+\.\d+$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 
 def open_store(
     location: str | Path,
-    api_key: str | None = None,
+    api_key: str | Key | None = None,
     read_consistency: str | None = None,
     *,
     transport: str | None = None,

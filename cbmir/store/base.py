@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from cbmir.bounds import check_payload
 from cbmir.errors import CbmirError, CollectionError, FingerprintError, RecordError
 from cbmir.filters import Where, engine_key
 from cbmir.fingerprint import EncoderCard
@@ -34,6 +35,9 @@ FACET_LIMIT = 100_000
 
 SCROLL_BATCH = 1024
 
+_SMALL = 2_560_000
+"""Numbers in all vectors of a segment, 10,000 kB, below which the engines make no graph of it unless asked to."""
+
 Fields = Sequence[str] | bool
 """Payload fields to return: names, True for all, False for none."""
 
@@ -51,6 +55,7 @@ class CollectionInfo:
         status: ``green`` when nothing is left to optimise.
         engine: Name and version of what holds it.
         fields: Payload fields that have an index; those of `cbmir.schema.INDEXED_FIELDS` should.
+        deferred: Whether `Collection.defer_index` has put off the graph, which `Collection.finish` then builds.
     """
 
     points: int
@@ -58,6 +63,22 @@ class CollectionInfo:
     status: str
     engine: str
     fields: frozenset[str] = frozenset()
+    deferred: bool = False
+
+    def indexing(self, dim: int) -> str:
+        """How the images are searched, in words.
+
+        Args:
+            dim: Length of the vectors.
+        """
+        if self.deferred:
+            return "searched exactly: the graph is put off until collections optimize"
+        if self.indexed >= self.points > 0:
+            return f"{self.indexed:,} in the HNSW graph"
+        if self.indexed:
+            return f"{self.indexed:,} in the HNSW graph, the others searched exactly"
+        waiting = self.status != "green" or (self.engine.startswith("qdrant-edge") and self.points * dim >= _SMALL)
+        return "searched exactly: not indexed yet" if waiting else "searched exactly: too small to index"
 
 
 class Collection(ABC):
@@ -257,17 +278,33 @@ class Collection(ABC):
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; unknown ids are no error."""
 
-    @abstractmethod
     def set_payloads(self, changes: Mapping[str, Payload]) -> None:
         """Set some payload fields of some points, by id; the other fields stay.
 
         Raises:
+            RecordError: an engine can't keep a value, see `cbmir.bounds`; nothing is changed then.
             StoreError: an id is unknown, where the engine tells.
         """
+        for payload in changes.values():
+            check_payload(payload)
+        self._set_payloads(changes)
+
+    @abstractmethod
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        """Set checked payload fields."""
 
     @abstractmethod
     def flush(self) -> None:
         """Return when all that was written is on disk."""
+
+    def defer_index(self) -> None:  # noqa: B027  a directory builds its graph in `finish` anyway
+        """Build no graph until `finish`, for many writes at once; until then every search compares all images.
+
+        It outlives this process: after an interrupted load, `finish` of another one builds the graph.
+
+        Raises:
+            StoreError: the key may not change the collection.
+        """
 
     def finish(self, progress: Progress | None = None) -> None:
         """Build what makes searches fast, and measure them; returns when the collection is green.
@@ -438,7 +475,11 @@ class Store(ABC):
         return names[0]
 
     def ailing(self, name: str) -> list[str]:
-        """Parts of a collection on a cluster that are not at work, and where; none on one machine."""
+        """Parts of a collection on a cluster that are dead, and where; none on one machine."""
+        return []
+
+    def recovering(self, name: str) -> list[str]:
+        """Parts of a collection on a cluster that are not complete yet, and become so by themselves; and where."""
         return []
 
     def close(self) -> None:  # noqa: B027  a directory has no connection

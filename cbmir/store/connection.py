@@ -16,6 +16,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import ReadConsistencyType
 
 from cbmir.errors import StoreError
+from cbmir.store.keys import Key, Right
 from cbmir.store.retry import retried, silent, translate
 
 TIMEOUT_S = 60
@@ -50,13 +51,21 @@ class Connection:
         location: The same for people.
         streams: Writes that may be under way at once.
         read_consistency: Sent with every read; None for the server's default, one replica.
+        key: That is sent with every call.
     """
 
-    def __init__(self, nodes: Sequence[Node], streams: int = 1, read_consistency: Consistency | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        streams: int = 1,
+        read_consistency: Consistency | None = None,
+        key: Key | None = None,
+    ) -> None:
         self.nodes = tuple(nodes)
         self.location = ",".join(where for where, _ in nodes)
         self.streams = streams
         self.read_consistency = None if read_consistency is None else _consistency(read_consistency)
+        self.key = key or Key()
         self._asked = 0
         self._moving = threading.Lock()
 
@@ -65,12 +74,13 @@ class Connection:
         """The node that is asked."""
         return self.nodes[self._asked][1]
 
-    def call(self, work: Callable[[QdrantClient], T], about: str = "") -> T:
+    def call(self, work: Callable[[QdrantClient], T], about: str = "", doing: Right = "read") -> T:
         """Ask a node, again where that may help, and another one where it is silent; see `retried`.
 
         Args:
             work: Does the same each time.
             about: Named in messages besides the place.
+            doing: What the key must allow, for messages.
 
         Raises:
             StoreError: an error that stays, or that hasn't passed in time.
@@ -85,7 +95,7 @@ class Connection:
                     self._leave(asked)
                 raise
 
-        return retried(f"{self.location} ({about})" if about else self.location, attempt)
+        return retried(f"{self.location} ({about})" if about else self.location, attempt, self.key, doing)
 
     def close(self) -> None:
         """Close the ways to all nodes."""
@@ -128,7 +138,7 @@ class Way:
 
 
 def connect(
-    urls: str, api_key: str | None = None, read_consistency: str | None = None, way: Way | None = None
+    urls: str, api_key: str | Key | None = None, read_consistency: str | None = None, way: Way | None = None
 ) -> Connection:
     """Reach a server.
 
@@ -143,21 +153,21 @@ def connect(
         StoreError: a URL is none, no server answers, it refuses the key, or its version is too far from the client's.
     """
     consistency = parse_consistency(read_consistency) if read_consistency else None
-    way = way or Way()
+    way, key = way or Way(), api_key if isinstance(api_key, Key) else Key(api_key)
     places = [_Place.parse(url.strip()) for url in urls.split(",")]
     try:
-        nodes = _greeted(places, api_key, way)
+        nodes = _greeted(places, key, way)
     except StoreError as error:
         if way.transport != "auto" or not silent(error.__cause__) or not any(map(_answers_rest, places)):
             raise
-        nodes = _greeted(places, api_key, replace(way, transport="rest"))
+        nodes = _greeted(places, key, replace(way, transport="rest"))
         _log.warning(
             "no gRPC at port %d of %s: it goes on over REST, which is slower; --grpc-port names another port",
             *(places[0].grpc_port(way), places[0]),
         )
-    if api_key and any(place.scheme == "http" and place.host not in LOOPBACK for place in places):
+    if key.value and any(place.scheme == "http" and place.host not in LOOPBACK for place in places):
         _log.warning("the key travels unencrypted to %s: use https", ",".join(map(str, places)))
-    return Connection(nodes, STREAMS, consistency)
+    return Connection(nodes, STREAMS, consistency, key)
 
 
 def parse_consistency(text: str) -> Consistency:
@@ -214,10 +224,10 @@ class _Place:
         return way.grpc_port is not None or not (self.path or self.port in _PORTS.values())
 
 
-def _greeted(places: Sequence[_Place], api_key: str | None, way: Way) -> list[Node]:
-    nodes = [(str(place), _client(place, api_key, way)) for place in places]
+def _greeted(places: Sequence[_Place], key: Key, way: Way) -> list[Node]:
+    nodes = [(str(place), _client(place, key.value, way)) for place in places]
     try:
-        _greet(nodes)
+        _greet(nodes, key)
     except StoreError:
         for _, client in nodes:
             client.close()
@@ -258,7 +268,7 @@ def _bare(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", url)
 
 
-def _greet(nodes: list[Node]) -> None:
+def _greet(nodes: list[Node], key: Key) -> None:
     """Look for the first node that answers and put it in front; a key that is refused is refused by all."""
     silence: StoreError | None = None
     for number, (where, client) in enumerate(nodes):
@@ -266,7 +276,7 @@ def _greet(nodes: list[Node]) -> None:
             _check_version(client.info().version, where)
             client.get_collections()
         except Exception as error:
-            failed = translate(error, where)
+            failed = translate(error, where, key)
             if number == len(nodes) - 1 or not silent(error):
                 raise silence or failed from error
             silence = silence or failed

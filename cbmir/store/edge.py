@@ -110,7 +110,7 @@ class EdgeStore(Store):
             try:
                 made.chmod(0o755)
                 fill(made)
-                card = _read_card(made)
+                card = read_card(made)
                 made.rename(folder)
             except BaseException:
                 shutil.rmtree(made, ignore_errors=True)
@@ -134,7 +134,7 @@ class EdgeStore(Store):
         folder = self.path / name
         if name not in self.names():
             raise self._missing(name)
-        return EdgeCollection(folder, _read_card(folder))
+        return EdgeCollection(folder, read_card(folder))
 
     def _nothing(self) -> str:
         return super()._nothing() if self.path.exists() else "there is no such directory"
@@ -291,8 +291,7 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             self._shard.update(q.UpdateOperation.delete_points(list(ids)))
 
-    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
-        """Set some payload fields of some points."""
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         with _engine(self.folder):
             for id, payload in changes.items():
                 self._shard.update(q.UpdateOperation.set_payload([id], payload))
@@ -385,6 +384,17 @@ def optimize(folder: Path) -> None:
         shard.close()
 
 
+def check_shard(folder: Path) -> None:
+    """Look whether the engine can open a collection that nobody has open.
+
+    Raises:
+        StoreError: it can't.
+    """
+    shard = _load_shard(folder)
+    with _engine(folder):
+        shard.close()
+
+
 def _create_shard(path: Path, dim: int, planned: Plan) -> None:
     at_hand, graph = _memory(planned.vectors_in_memory), _memory(planned.graph_in_memory)
     quantized = q.ScalarQuantizationConfig(q.ScalarType.Int8, quantile=QUANTILE, memory=graph)
@@ -436,7 +446,12 @@ def _held(folder: Path) -> IO[bytes]:
     return lock
 
 
-def _read_card(folder: Path) -> EncoderCard:
+def read_card(folder: Path) -> EncoderCard:
+    """The encoder of a collection, open or not.
+
+    Raises:
+        CollectionError: its metadata is missing, damaged, or of another version of the engine.
+    """
     path = folder / "collection.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank
 from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
 from cbmir.store.connection import TIMEOUT_S, Connection
+from cbmir.store.keys import Right
 from cbmir.store.layout import OVERSAMPLING
 from cbmir.store.retry import one_line, refused
 from cbmir.store.roots import ROOTS, Roots
@@ -31,6 +32,8 @@ _KEPT = {
     "source": "how its tables were read",
     ROOTS: "where its images are",
 }
+_DEFERRED = "deferred_m"
+"""In the metadata of a collection: edges of an image in its graph, while that is put off."""
 
 T = TypeVar("T")
 
@@ -51,8 +54,8 @@ class ServerCollection(Collection):
         self._connection = connection
         self._consistency = connection.read_consistency
 
-    def _call(self, work: Callable[[QdrantClient], T]) -> T:
-        return self._connection.call(work, self.name)
+    def _call(self, work: Callable[[QdrantClient], T], doing: Right = "read") -> T:
+        return self._connection.call(work, self.name, doing)
 
     def _write(self, batch: EmbeddedBatch) -> None:
         for part in _parts(batch):
@@ -65,7 +68,7 @@ class ServerCollection(Collection):
             self._upsert(points)
 
     def _upsert(self, points: models.Batch) -> None:
-        self._call(lambda client: client.upsert(self.name, points, wait=True))
+        self._call(lambda client: client.upsert(self.name, points, wait=True), "write")
 
     def _search(
         self, vectors: Vectors, k: int, wheres: Sequence[Where], *, exact: bool, ef: int, fields: Fields
@@ -164,10 +167,9 @@ class ServerCollection(Collection):
         if not ids:
             return  # the client refuses an empty list
         selector = models.PointIdsList(points=list(ids))
-        self._call(lambda client: client.delete(self.name, selector, wait=True))
+        self._call(lambda client: client.delete(self.name, selector, wait=True), "write")
 
-    def set_payloads(self, changes: Mapping[str, Payload]) -> None:
-        """Set some payload fields of some points."""
+    def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
         operations = [
             models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, points=[id]))
             for id, payload in changes.items()
@@ -177,24 +179,33 @@ class ServerCollection(Collection):
             self._change(part)
 
     def _change(self, operations: Sequence[models.UpdateOperation]) -> None:
-        self._call(lambda client: client.batch_update_points(self.name, operations, wait=True))
+        self._call(lambda client: client.batch_update_points(self.name, operations, wait=True), "write")
 
     def flush(self) -> None:
         """Nothing to do: every write waits until the server has it."""
 
+    def defer_index(self) -> None:
+        """Switch the graph off, and note in the metadata how it was."""
+        m = self._state().config.hnsw_config.m
+        if m:
+            self._configure(hnsw_config=models.HnswConfigDiff(m=0), metadata={_DEFERRED: m})
+
     def _index(self, progress: Progress | None) -> None:
-        """Return when the server has nothing left to optimise.
+        """Return when the server has nothing left to optimise; a graph that was put off is switched on first.
 
         Raises:
             StoreError: an optimisation failed on the server.
         """
+        m = _deferred(self._state())
+        if m:
+            self._configure(hnsw_config=models.HnswConfigDiff(m=m), metadata={_DEFERRED: None})
         started = time.monotonic()
         while (status := self._state().status) != models.CollectionStatus.GREEN:
             if status == models.CollectionStatus.RED:
                 reason = one_line(str(self._state().optimizer_status))
                 raise StoreError(f"{self._connection.location} ({self.name}) has failed to index: {reason}")
             if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
-                self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()))
+                self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()), "manage")
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
@@ -205,13 +216,8 @@ class ServerCollection(Collection):
 
     def set_metadata(self, changes: Mapping[str, Any]) -> None:
         """Set some keys of the collection's metadata."""
-
-        def keep(client: QdrantClient) -> None:
-            aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
-            client.update_collection(aliases.get(self.name, self.name), metadata=dict(changes))
-
         try:
-            self._call(keep)
+            self._configure(metadata=dict(changes))
         except StoreError as error:
             if not (error.__cause__ and refused(error.__cause__)):
                 raise
@@ -222,15 +228,29 @@ class ServerCollection(Collection):
                 " and ".join(_KEPT.get(name.partition(":")[0], name) for name in changes),
             )
 
+    def _configure(self, **settings: Any) -> None:
+        def change(client: QdrantClient) -> None:
+            aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}
+            client.update_collection(aliases.get(self.name, self.name), **settings)
+
+        self._call(change, "manage")
+
     def info(self) -> CollectionInfo:
         """The collection in figures."""
         info = self._state()
         engine = f"qdrant-client {version('qdrant-client')}"
         fields = frozenset(info.payload_schema or ())
-        return CollectionInfo(self.count(), info.indexed_vectors_count or 0, str(info.status.value), engine, fields)
+        indexed, status = info.indexed_vectors_count or 0, str(info.status.value)
+        return CollectionInfo(self.count(), indexed, status, engine, fields, deferred=bool(_deferred(info)))
 
     def _state(self) -> models.CollectionInfo:
         return self._call(lambda client: client.get_collection(self.name))
+
+
+def _deferred(state: models.CollectionInfo) -> int | None:
+    """Edges of an image in the graph that was put off; None where none was."""
+    m = (state.config.metadata or {}).get(_DEFERRED)
+    return m if isinstance(m, int) and m > 0 else None
 
 
 def _parts(batch: EmbeddedBatch) -> Iterator[slice]:

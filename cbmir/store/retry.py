@@ -12,6 +12,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cbmir.errors import StoreError
+from cbmir.store.keys import Key, Right
 
 RETRIES = 6
 """Tries of a call."""
@@ -26,14 +27,15 @@ _RETRIED_GRPC = (
     grpc.StatusCode.ABORTED,
 )
 _SILENT_GRPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-_KEY_HTTP = (401, 403)
-_KEY_GRPC = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_UNKNOWN_HTTP, _UNKNOWN_GRPC = 401, grpc.StatusCode.UNAUTHENTICATED
+_KEY_HTTP = (_UNKNOWN_HTTP, 403)
+_KEY_GRPC = (_UNKNOWN_GRPC, grpc.StatusCode.PERMISSION_DENIED)
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def retried(place: str, call: Callable[[], T]) -> T:
+def retried(place: str, call: Callable[[], T], key: Key | None = None, doing: Right = "read") -> T:
     """Call again on what passes by itself; ids are deterministic, so a write may be repeated.
 
     Tried again are 408, 429 and server errors of HTTP, and of gRPC UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
@@ -43,6 +45,8 @@ def retried(place: str, call: Callable[[], T]) -> T:
     Args:
         place: Named in messages.
         call: Does the same each time.
+        key: That was sent, for messages.
+        doing: What the call needs, for messages.
 
     Raises:
         StoreError: an error that stays, or that has not passed after `RETRIES` tries or `DEADLINE_S`.
@@ -53,7 +57,7 @@ def retried(place: str, call: Callable[[], T]) -> T:
             return call()
         except Exception as error:
             wait_s = retry_after_s(error, attempt)
-            failed = translate(error, place)
+            failed = translate(error, place, key, doing)
             if wait_s is None or attempt == RETRIES - 1:
                 raise failed from error
             if time.monotonic() - started + wait_s > DEADLINE_S:
@@ -63,21 +67,22 @@ def retried(place: str, call: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
-def translate(error: Exception, place: str) -> StoreError:
+def translate(error: Exception, place: str, key: Key | None = None, doing: Right = "read") -> StoreError:
     """An error of the client as one of ours, in one line and without any key; one of ours stays."""
+    key = key or Key()
     if isinstance(error, StoreError):
         return error
     if isinstance(error, UnexpectedResponse):
+        said = one_line(error.content.decode(errors="replace"))
         if refused(error):
-            return StoreError(f"{place} refuses the key (HTTP {error.status_code}); set QDRANT_API_KEY")
-        return StoreError(
-            f"{place} answered HTTP {error.status_code}: {one_line(error.content.decode(errors='replace'))}"
-            f"{_remedy(error.content.decode(errors='replace'))}"
-        )
+            known = error.status_code != _UNKNOWN_HTTP and not _invalid(said)
+            return StoreError(key.refusal(place, f"HTTP {error.status_code}", said, known=known, doing=doing))
+        return StoreError(f"{place} answered HTTP {error.status_code}: {said}{_remedy(said)}")
     if isinstance(error, grpc.RpcError):
         code, details = error.code(), one_line(error.details() or "")
         if refused(error):
-            return StoreError(f"{place} refuses the key ({code.name}); set QDRANT_API_KEY")
+            known = code != _UNKNOWN_GRPC and not _invalid(details)
+            return StoreError(key.refusal(place, code.name, details, known=known, doing=doing))
         if silent(error):
             return StoreError(f"no Qdrant server answers at {place}: {details}")
         return StoreError(f"{place} answered {code.name}: {details}{_remedy(details)}")
@@ -119,6 +124,11 @@ def retry_after_s(error: Exception, attempt: int) -> float | None:
     if isinstance(error, ResponseHandlingException):
         return backoff_s
     return None
+
+
+def _invalid(details: str) -> bool:
+    """Whether a server says that it doesn't know the key; older ones do so by the code of a key that may not."""
+    return "invalid api" in details.lower()
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,8 @@ Collection ``name`` is an alias of ``name__vN``, so that a re-index can switch a
 
 import re
 import uuid
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any
 
 from qdrant_client import QdrantClient, models
 
@@ -14,14 +15,12 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, PayloadField
 from cbmir.store.base import Store, card_from, check_name, metadata
 from cbmir.store.connection import Connection
+from cbmir.store.keys import Right
 from cbmir.store.layout import DEFAULT, QUANTILE, Layout, Plan, plan
 from cbmir.store.points import ServerCollection
 from cbmir.store.retry import refused, translate
 from cbmir.store.roots import roots_from
 from cbmir.store.ways import SearchProfile
-
-Rights = Literal["read", "write", "manage"]
-"""What a key may do: search; write points; make and drop collections and move aliases."""
 
 
 class ServerStore(Store):
@@ -90,7 +89,7 @@ class ServerStore(Store):
             for field in INDEXED_FIELDS:
                 client.create_payload_index(physical, field.name, _index(field, planned), wait=True)
 
-        self.connection.call(make)
+        self.connection.call(make, doing="manage")
         return physical
 
     def open(self, name: str) -> ServerCollection:
@@ -108,8 +107,8 @@ class ServerStore(Store):
             raise self._missing(name)
         targets = self.aliases()
         if name in targets:
-            self.connection.call(lambda client: client.update_collection_aliases([_no_alias(name)]))
-        self.connection.call(lambda client: client.delete_collection(targets.get(name, name)))
+            self.connection.call(lambda client: client.update_collection_aliases([_no_alias(name)]), doing="manage")
+        self.connection.call(lambda client: client.delete_collection(targets.get(name, name)), doing="manage")
 
     def lead(self, alias: str, name: str) -> None:
         """Let an alias lead to a collection, wherever it has led before.
@@ -119,19 +118,26 @@ class ServerStore(Store):
         made = models.CreateAlias(collection_name=name, alias_name=alias)
         operations: list[models.AliasOperations] = [_no_alias(alias)] if alias in self.aliases() else []
         operations.append(models.CreateAliasOperation(create_alias=made))
-        self.connection.call(lambda client: client.update_collection_aliases(operations))
+        self.connection.call(lambda client: client.update_collection_aliases(operations), doing="manage")
 
     def ailing(self, name: str) -> list[str]:
-        """Replicas of a collection that are dead or not complete yet, and on which node."""
+        """Replicas of a collection that are dead, and on which node."""
+        return self._replicas(name, (models.ReplicaState.DEAD,))
+
+    def recovering(self, name: str) -> list[str]:
+        """Replicas of a collection that are on their way, as after a restore, and on which node."""
+        steady = (models.ReplicaState.ACTIVE, models.ReplicaState.LISTENER, models.ReplicaState.DEAD)
+        return self._replicas(name, [state for state in models.ReplicaState if state not in steady])
+
+    def _replicas(self, name: str, states: Collection[models.ReplicaState]) -> list[str]:
         spread = self.connection.call(lambda client: client.collection_cluster_info(name))
         here = [(item.shard_id, spread.peer_id, item.state) for item in spread.local_shards]
         there = [(item.shard_id, item.peer_id, item.state) for item in spread.remote_shards]
-        active = models.ReplicaState.ACTIVE
         return [
-            f"shard {n} on node {peer} is {state.value}" for n, peer, state in sorted(here + there) if state != active
+            f"shard {n} on node {peer} is {state.value}" for n, peer, state in sorted(here + there) if state in states
         ]
 
-    def rights(self, name: str | None = None) -> Rights:
+    def rights(self, name: str | None = None) -> Right:
         """What the key may do, found by trying what changes nothing: to delete what nobody has.
 
         Args:
@@ -146,7 +152,7 @@ class ServerStore(Store):
         except Exception as error:
             if refused(error):
                 return "read"
-            raise translate(error, self.location) from error
+            raise translate(error, self.location, self.connection.key) from error
         return "write"
 
     def close(self) -> None:

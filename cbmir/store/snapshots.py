@@ -14,6 +14,7 @@ import httpx
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from cbmir.store.connection import TIMEOUT_S
+from cbmir.store.keys import Key, Right
 from cbmir.store.retry import retried, translate
 
 WORK_S = 4 * 3600.0
@@ -55,9 +56,10 @@ class SnapshotNode:
         url: Where it is.
     """
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | Key | None = None) -> None:
         self.url = url
-        headers = {"api-key": api_key} if api_key else {}
+        self._key = api_key if isinstance(api_key, Key) else Key(api_key)
+        headers = {"api-key": self._key.value} if self._key.value else {}
         patience = httpx.Timeout(TIMEOUT_S, read=WORK_S, write=WORK_S)
         each_its_own = httpx.Limits(max_keepalive_connections=0)  # one that idles while a node packs may be cut
         self._http = httpx.Client(base_url=url, headers=headers, timeout=patience, limits=each_its_own)
@@ -84,9 +86,9 @@ class SnapshotNode:
             except httpx.ConnectError as error:
                 raise ResponseHandlingException(error) from error
             except httpx.TransportError as error:
-                raise translate(error, self.url) from error
+                raise translate(error, self.url, self._key, "manage") from error
 
-        made = retried(self.url, make)["result"]
+        made = retried(self.url, make, self._key, "manage")["result"]
         return Snapshot(str(made["name"]), made.get("checksum"))
 
     def fetch(self, collection: str, snapshot: Snapshot, path: Path) -> tuple[str, int]:
@@ -99,7 +101,7 @@ class SnapshotNode:
             StoreError: the node doesn't answer, or what came isn't what it has.
             OSError: the file can't be written.
         """
-        return retried(self.url, lambda: self._fetched(collection, snapshot, path))
+        return retried(self.url, lambda: self._fetched(collection, snapshot, path), self._key)
 
     def delete(self, collection: str, snapshot: Snapshot) -> None:
         """Remove a snapshot from the node."""
@@ -113,7 +115,7 @@ class SnapshotNode:
             with path.open("rb") as file:
                 return self._answer(self._http.post(where, files={"snapshot": (path.name, file)}))
 
-        retried(self.url, lambda: _heard(send))
+        retried(self.url, lambda: _heard(send), self._key, "manage")
 
     def close(self) -> None:
         """Close the connection."""
@@ -126,7 +128,10 @@ class SnapshotNode:
         self.close()
 
     def _ask(self, method: str, path: str) -> Any:
-        return retried(self.url, lambda: _heard(lambda: self._answer(self._http.request(method, path))))
+        doing: Right = "read" if method == "GET" else "manage"
+        return retried(
+            self.url, lambda: _heard(lambda: self._answer(self._http.request(method, path))), self._key, doing
+        )
 
     def _answer(self, response: httpx.Response) -> Any:
         _refuse(response)

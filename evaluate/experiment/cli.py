@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from cbmir.options import EXIT_FAILURES, json_option, opened, print_json, say
+from cbmir.options import EXIT_FAILURES, json_option, keyed, opened, print_json, say, store_key
+from cbmir.store import Key
 from evaluate.experiment.plan import read_plan
 from evaluate.experiment.reference import read_reference
 from evaluate.experiment.run import run
@@ -40,6 +41,7 @@ def run_command(commands: Mapping[str, click.Command]) -> click.Command:
         """
         read = read_reference if file.suffix.lower() == ".json" else read_plan
         plan = read(file, commands)
+        key = Key.of_host(plan.store) if plan.store and not location else store_key()
         location, out = location or plan.store, out or plan.out
         if not location or not out:
             raise click.UsageError(
@@ -48,7 +50,7 @@ def run_command(commands: Mapping[str, click.Command]) -> click.Command:
             )
         plan = dataclasses.replace(plan, collections=names or plan.collections)
         outcomes = []
-        with opened(location) as store:
+        with keyed(key), opened(location) as store:
             for outcome in run(plan, store, out, again=again):
                 outcomes.append(outcome)
                 say(str(outcome))

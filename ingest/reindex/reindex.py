@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cbmir.collections.transfer.transfer import record_of
+from cbmir.collections.refusals import record_of
 from cbmir.collections.versions.versions import begin, versions
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cbmir.collections.backup import directory, server
 from cbmir.collections.backup.manifest import Manifest
+from cbmir.collections.backup.unfinished import writing
 from cbmir.collections.seals import broken, verify
 from cbmir.errors import SourceError, StoreError
-from cbmir.store import Store
+from cbmir.store import Key, Store
 from cbmir.store.edge import EdgeCollection, EdgeStore
 from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
@@ -48,14 +49,14 @@ class BackupReport:
 
 
 def snapshot(
-    store: Store, name: str, folder: Path, nodes: Sequence[str] = (), api_key: str | None = None
+    store: Store, name: str, folder: Path, nodes: Sequence[str] = (), api_key: str | Key | None = None
 ) -> BackupReport:
     """Take a backup of a collection.
 
     Args:
         store: A directory or a server.
         name: Of the collection.
-        folder: For the files; empty, or not there yet.
+        folder: For the files; not there yet, empty, or left by an interrupted run.
         nodes: URLs of all nodes of a cluster; those of the store unless given.
         api_key: Of the server.
 
@@ -64,24 +65,22 @@ def snapshot(
         StoreError: the store refused, or not all nodes were named.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise SourceError(f"{folder} isn't empty; a backup is never written over another one")
         with ExitStack() as stack:
+            stack.enter_context(writing(folder))
             if isinstance(store, ServerStore):
                 made = server.fetch(store, name, _nodes(store, nodes, api_key, stack), folder)
             else:
                 collection = stack.enter_context(store.open(name))
                 assert isinstance(collection, EdgeCollection)
                 made = directory.pack(collection, folder)
-        made.write(folder)
+            made.write(folder)
     except OSError as error:
         raise SourceError(f"can't write the backup {folder}: {error.strerror or error}") from error
     return _report(made, folder, made.collection, made.aliases)
 
 
 def restore(
-    folder: Path, store: Store, name: str | None = None, nodes: Sequence[str] = (), api_key: str | None = None
+    folder: Path, store: Store, name: str | None = None, nodes: Sequence[str] = (), api_key: str | Key | None = None
 ) -> BackupReport:
     """Put a backup back, and compare what is there then.
 
@@ -130,7 +129,7 @@ def check(folder: Path) -> list[str]:
     return broken(folder, Manifest.read(folder).files)
 
 
-def _nodes(store: ServerStore, urls: Sequence[str], api_key: str | None, stack: ExitStack) -> list[SnapshotNode]:
+def _nodes(store: ServerStore, urls: Sequence[str], api_key: str | Key | None, stack: ExitStack) -> list[SnapshotNode]:
     wanted = urls or [url for url, _ in store.connection.nodes]
     return [stack.enter_context(SnapshotNode(url, api_key)) for url in wanted]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cbmir.options import json_option, opened, print_json, say, store_option
+from cbmir.options import json_option, opened, print_json, say, store_key, store_option
 
 _NODES = "QDRANT_CLUSTER_URLS"
 
@@ -33,7 +33,7 @@ def snapshot_(name: str, location: str, folder: Path, nodes: tuple[str, ...], as
     from cbmir.collections.backup.backup import snapshot
 
     with opened(location) as store:
-        report = snapshot(store, name, folder, nodes or _from_environment(), os.environ.get("QDRANT_API_KEY"))
+        report = snapshot(store, name, folder, nodes or _from_environment(), store_key())
     if as_json:
         print_json(asdict(report))
     else:
@@ -55,7 +55,7 @@ def restore_(folder: Path, location: str, name: str | None, nodes: tuple[str, ..
     from cbmir.collections.backup.backup import restore
 
     with opened(location) as store:
-        report = restore(folder, store, name, nodes or _from_environment(), os.environ.get("QDRANT_API_KEY"))
+        report = restore(folder, store, name, nodes or _from_environment(), store_key())
     if as_json:
         print_json(asdict(report))
     else:

@@ -3,17 +3,16 @@
 import io
 import json
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cbmir.collections.backup.manifest import Manifest, now
 from cbmir.collections.seals import seal_of
 from cbmir.errors import SourceError
-from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore
+from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
 from cbmir.store.roots import ROOTS
 
 TAR = "collection.tar.gz"
-_LOCK = "lock"
-_METADATA = "collection.json"
+_CARD, _SHARD, _LOCK = "collection.json", "shard", "lock"
 
 
 def pack(collection: EdgeCollection, folder: Path) -> Manifest:
@@ -29,10 +28,10 @@ def pack(collection: EdgeCollection, folder: Path) -> Manifest:
     points = collection.info().points
     partial = folder / f"{TAR}.partial"
     try:
-        with collection.at_rest(), tarfile.open(partial, "w:gz", compresslevel=1) as tar:
+        with collection.at_rest(), tarfile.open(partial, "x:gz", compresslevel=1) as tar:
             for path in sorted(collection.folder.rglob("*")):
                 name = path.relative_to(collection.folder).as_posix()
-                if name == _METADATA:
+                if name == _CARD:
                     _add_metadata(tar, path)
                 elif path.is_file() and name != _LOCK:
                     tar.add(path, name)
@@ -49,6 +48,7 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
     Raises:
         SourceError: the tar file holds something else than plain files within the collection.
         CollectionError: the collection exists already, or another version of the engine wrote the backup.
+        StoreError: the engine can't open what the backup holds; no collection is left then.
     """
 
     def fill(made: Path) -> None:
@@ -57,6 +57,7 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
                 tar.extractall(made, filter=_plain_files)
         except tarfile.TarError as error:
             raise SourceError(f"{folder / TAR} can't be unpacked: {error}") from error
+        check_shard(made)  # else a collection would be left that can't be opened
 
     if TAR not in manifest.files:
         raise SourceError(f"{folder} is damaged: its list of files doesn't tell of {TAR}")
@@ -68,12 +69,15 @@ def _add_metadata(tar: tarfile.TarFile, path: Path) -> None:
     data = json.loads(path.read_text(encoding="utf-8"))
     data.pop(ROOTS, None)
     content = (json.dumps(data, indent=2) + "\n").encode()
-    member = tar.gettarinfo(path, _METADATA)
+    member = tar.gettarinfo(path, _CARD)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
 
 
 def _plain_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    parts = PurePosixPath(member.name).parts
     if not member.isfile():
         raise tarfile.SpecialFileError(member)
+    if ".." in parts or (parts != (_CARD,) and parts[:1] != (_SHARD,)):
+        raise tarfile.OutsideDestinationError(member, path)
     return tarfile.data_filter(member, path)

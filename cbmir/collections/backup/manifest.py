@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cbmir.collections.manifests import Form
-from cbmir.collections.seals import Seal
+from cbmir.collections.seals import Seal, seals_in
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 
@@ -72,7 +72,7 @@ class Manifest:
                 tuple(map(str, data["aliases"])),
                 EncoderCard.from_json(data["encoder"]),
                 int(data["points"]),
-                {_plain(name): Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data["files"].items()},
+                seals_in(data["files"]),
                 str(data["created"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -85,10 +85,3 @@ class Manifest:
 def now() -> str:
     """This second in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _plain(name: str) -> str:
-    """A name that can't lead out of the folder."""
-    if Path(name).name != name:
-        raise ValueError(f"{name!r} is no file name")
-    return name

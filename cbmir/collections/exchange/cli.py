@@ -1,10 +1,10 @@
 """``cbmir collections export | import``."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from cbmir.collections.refusals import told
 from cbmir.collections.transfer.transfer import transfer
 from cbmir.filters import Where
 from cbmir.options import (
@@ -13,7 +13,6 @@ from cbmir.options import (
     json_option,
     layout_options,
     opened,
-    print_json,
     store_option,
 )
 from cbmir.store import Layout
@@ -25,7 +24,7 @@ from cbmir.store import Layout
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR", help="For the files.")
 @filter_options
 @json_option
-def export_(name: str, location: str, folder: Path, where: Where, as_json: bool) -> None:
+def export_(name: str, location: str, folder: Path, where: Where, as_json: bool) -> int:
     """Write a collection as files for other programs: vectors.h5, records.parquet, collection.json.
 
     The filter options choose which images. An earlier export in DIR is replaced.
@@ -34,10 +33,7 @@ def export_(name: str, location: str, folder: Path, where: Where, as_json: bool)
 
     with opened(location) as store, store.open(name) as collection:
         report = export(collection, folder, where)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        click.echo(str(report))
+    return told(report, as_json)
 
 
 @click.command("import")
@@ -46,7 +42,7 @@ def export_(name: str, location: str, folder: Path, where: Where, as_json: bool)
 @click.option("--as", "new_name", metavar="NAME", help="Name of the collection; as it was unless given.")
 @layout_options
 @json_option
-def import_(folder: Path, location: str, new_name: str | None, layout: Layout, as_json: bool) -> None:
+def import_(folder: Path, location: str, new_name: str | None, layout: Layout, as_json: bool) -> int:
     """Fill a collection from what `export` wrote to DIR.
 
     The checksums come first. What is there already is left alone, so that an interrupted import is finished by the
@@ -59,7 +55,4 @@ def import_(folder: Path, location: str, new_name: str | None, layout: Layout, a
         foretell(store, name, source.card, layout)
         with store.open_or_create(name, source.card, layout) as made:
             report = transfer(source, made)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        click.echo(str(report))
+    return told(report, as_json)

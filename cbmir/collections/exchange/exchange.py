@@ -18,8 +18,8 @@ from tqdm import tqdm
 from cbmir.collections.exchange import manifest
 from cbmir.collections.exchange.manifest import Manifest
 from cbmir.collections.exchange.recordfile import SCHEMA, RecordFile, RecordWriter
+from cbmir.collections.refusals import Refusal, whole
 from cbmir.collections.seals import seal_of, verify
-from cbmir.collections.transfer.transfer import record_of
 from cbmir.errors import SourceError
 from cbmir.filters import Where, resolve
 from cbmir.schema import StoredPoint
@@ -43,6 +43,7 @@ class ExportReport:
         count: Images written.
         bytes: Size of the files.
         left_out: Payload fields that cbmir doesn't know, and how many images have them; they are in no file.
+        refused: Images that are in no file because no engine could keep them again, and why.
     """
 
     collection: str
@@ -51,12 +52,15 @@ class ExportReport:
     count: int
     bytes: int
     left_out: Mapping[str, int]
+    refused: tuple[Refusal, ...] = ()
 
     def __str__(self) -> str:
         """A line for people."""
         fields = ", ".join(f"{name} of {count:,}" for name, count in self.left_out.items())
         left_out = f"; left out, fields that cbmir doesn't know: {fields}" if fields else ""
-        return f"{self.collection}: {counted(self.count, 'image')} in {self.folder}, {self.bytes:,} bytes{left_out}"
+        refused = f"; refused {counted(len(self.refused), 'image')}" if self.refused else ""
+        written = f"{counted(self.count, 'image')} in {self.folder}, {self.bytes:,} bytes"
+        return f"{self.collection}: {written}{left_out}{refused}"
 
 
 def export(collection: Collection, folder: Path, where: Where = ()) -> ExportReport:
@@ -72,7 +76,7 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
     Raises:
         FilterError: the filter names a value that doesn't exist.
         SourceError: the files can't be written, or the folder holds something else.
-        StoreError, RecordError: the store refused, or a point is no image of ours.
+        StoreError: the store refused, or the id of a point is none of ours.
     """
     if (folder / manifest.NAME).exists():
         _replaceable(folder)
@@ -81,7 +85,7 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
     partial = {name: folder / f"{name}.partial" for name in (VECTORS, RECORDS)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        count, left_out = _write(collection, where, partial)
+        count, left_out, refused = _write(collection, where, partial)
         seals = {name: seal_of(path) for name, path in partial.items()}
         (folder / manifest.NAME).unlink(missing_ok=True)
         for name, path in partial.items():
@@ -95,7 +99,7 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
             with suppress(OSError):
                 path.unlink(missing_ok=True)
     size = sum(seal.bytes for seal in seals.values())
-    return ExportReport(collection.name, collection.card.fingerprint, str(folder), count, size, left_out)
+    return ExportReport(collection.name, collection.card.fingerprint, str(folder), count, size, left_out, refused)
 
 
 class Export:
@@ -190,21 +194,25 @@ def _replaceable(folder: Path) -> None:
         raise SourceError(f"{error}; choose another folder for the export") from error
 
 
-def _write(collection: Collection, where: Where, paths: Mapping[str, Path]) -> tuple[int, dict[str, int]]:
+def _write(
+    collection: Collection, where: Where, paths: Mapping[str, Path]
+) -> tuple[int, dict[str, int], tuple[Refusal, ...]]:
     """Write both files in one pass over the collection, so that they hold the same images."""
     count = 0
     left_out: Counter[str] = Counter()
+    refused: list[Refusal] = []
     bar = tqdm(total=collection.count(where), desc=f"export {collection.name}", unit="image", leave=False, disable=None)
     with bar, VectorWriter(paths[VECTORS], collection.card) as vectors, RecordWriter(paths[RECORDS]) as records:
         for points in collection.scroll(where, vectors=True):
-            for point in points:
-                record_of(point)  # refuses what could not be imported
-                left_out.update(point.payload.keys() - SCHEMA.names)
-            vectors.append(points)
-            records.append(points)
-            count += len(points)
             bar.update(len(points))
-    return count, dict(left_out)
+            points, _ = whole(points, refused)
+            for point in points:
+                left_out.update(point.payload.keys() - SCHEMA.names)
+            if points:
+                vectors.append(points)
+                records.append(points)
+            count += len(points)
+    return count, dict(left_out), tuple(refused)
 
 
 def _columnar(path: Path) -> ColumnarFile:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.collections.manifests import Form
-from cbmir.collections.seals import Seal
+from cbmir.collections.seals import Seal, seals_in
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 
@@ -57,7 +57,7 @@ class Manifest:
         path, data = folder / NAME, FORM.read(folder)
         try:
             card = EncoderCard.from_json(data["encoder"])
-            files = {name: Seal(str(seal["sha256"]), int(seal["bytes"])) for name, seal in data["files"].items()}
+            files = seals_in(data["files"])
             known = dict(data.get("metadata") or {})
             made = cls(str(data["collection"]), card, int(data["count"]), list(data["filter"]), files, known)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

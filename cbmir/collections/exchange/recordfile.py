@@ -41,7 +41,9 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        path.unlink(missing_ok=True)
+        self._sink = path.open("xb")  # a link that somebody has put there is not followed
+        self._writer = pq.ParquetWriter(self._sink, SCHEMA, compression="zstd")
         self._waiting: list[Any] = []
 
     def append(self, points: Sequence[StoredPoint]) -> None:
@@ -68,6 +70,7 @@ class RecordWriter:
             self._flush()
         finally:
             self._writer.close()
+            self._sink.close()
 
     def __enter__(self) -> Self:
         return self
@@ -150,6 +153,6 @@ class RecordFile:
             if name in payload:
                 try:
                     payload[name] = json.loads(payload[name])
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise SourceError(f"{self._path} is damaged: {name} is no JSON: {error}") from error
         return payload

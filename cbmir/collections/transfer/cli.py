@@ -1,52 +1,62 @@
 """``cbmir collections push | pull``."""
 
-from dataclasses import asdict
-
 import click
 
+from cbmir.collections.refusals import told
+from cbmir.collections.transfer.bulk import is_unused_version, put_off
 from cbmir.collections.transfer.transfer import transfer
-from cbmir.options import foretell, json_option, layout_options, opened, print_json, store_option
-from cbmir.store import Layout
+from cbmir.options import defer_option, foretell, json_option, layout_options, opened, store_key, store_option
+from cbmir.store import Key, Layout
+from cbmir.store.keys import FROM_KEY, TO_KEY
 
 
 @click.command()
 @click.argument("name")
 @store_option
-@click.option("--to", "target", required=True, metavar="DIR|URL", help="The other store.")
+@click.option("--to", "target", required=True, metavar="DIR|URL", help=f"The other store; its key is in {TO_KEY}.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
 @layout_options
+@defer_option
 @json_option
-def push(name: str, location: str, target: str, new_name: str | None, layout: Layout, as_json: bool) -> None:
+def push(name: str, location: str, target: str, new_name: str | None, layout: Layout, **options: bool) -> int:
     """Copy a collection to another store, such as a server, without embedding again.
 
     An interrupted copy is finished by the same command. At the end the copy is indexed, counted, and a sample of it
-    compared with the original.
+    compared with the original. A version NAME__vN that no alias leads to yet is filled with --defer-index.
     """
-    _copy((name, location), (new_name or name, target), layout, as_json)
+    keys = store_key(), Key.of_other(TO_KEY, target, location)
+    return _copy((name, location), (new_name or name, target), keys, layout, **options)
 
 
 @click.command()
 @click.argument("name")
 @store_option
-@click.option("--from", "origin", required=True, metavar="DIR|URL", help="The other store.")
+@click.option("--from", "origin", required=True, metavar="DIR|URL", help=f"The other store; its key is in {FROM_KEY}.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
 @layout_options
 @json_option
-def pull(name: str, location: str, origin: str, new_name: str | None, layout: Layout, as_json: bool) -> None:
+def pull(name: str, location: str, origin: str, new_name: str | None, layout: Layout, as_json: bool) -> int:
     """Copy a collection from another store, such as a server, into this one; as push does."""
-    _copy((name, origin), (new_name or name, location), layout, as_json)
+    keys = Key.of_other(FROM_KEY, origin, location), store_key()
+    return _copy((name, origin), (new_name or name, location), keys, layout, as_json)
 
 
-def _copy(original: tuple[str, str], copy: tuple[str, str], layout: Layout, as_json: bool) -> None:
+def _copy(
+    original: tuple[str, str],
+    copy: tuple[str, str],
+    keys: tuple[Key, Key],
+    layout: Layout,
+    as_json: bool,
+    defer: bool = False,
+) -> int:
     (name, origin), (new_name, target) = original, copy
     if origin.rstrip("/") == target.rstrip("/") and name == new_name:
         raise click.UsageError(f"{name} of {origin} can't be copied onto itself")
-    with opened(origin) as store, opened(target) as other, store.open(name) as source:
+    with opened(origin, keys[0]) as store, opened(target, keys[1]) as other, store.open(name) as source:
         layout = layout.expecting(source.count() or None)
         foretell(other, new_name, source.card, layout)
         with other.open_or_create(new_name, source.card, layout) as made:
+            if defer or is_unused_version(other, new_name):
+                put_off(made, wanted=defer)
             report = transfer(source, made)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        click.echo(str(report))
+    return told(report, as_json)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cbmir.collections.refusals import Refusal, whole
 from cbmir.collections.transfer.spellings import Aim, path_of, usual_id, usually_spelt
 from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
-from cbmir.schema import EmbeddedBatch, ImageRecord, StoredPoint
+from cbmir.schema import EmbeddedBatch, StoredPoint
 from cbmir.store.base import Collection, Progress
 from cbmir.store.sources import pass_on
 
@@ -64,6 +65,7 @@ class TransferReport:
         moved: Points of the copy under another spelling of a path that was written now; they are removed.
         others: Images that only the copy has.
         checked: Images of the copy that were read back and compared with the original.
+        refused: Images that were not written because an engine can't keep them, and why.
     """
 
     collection: str
@@ -74,15 +76,25 @@ class TransferReport:
     others: int
     checked: int
     moved: int = 0
+    refused: tuple[Refusal, ...] = ()
 
     def __str__(self) -> str:
         """A line for people."""
         moved = f"; moved {self.moved:,} from other spellings of their paths" if self.moved else ""
         others = f"; {self.others:,} more are only there" if self.others else ""
+        refused = f" + refused {len(self.refused):,}" if self.refused else ""
         return (
-            f"{self.collection}: read {self.read:,} = written {self.written:,} + same already {self.kept:,}; "
+            f"{self.collection}: read {self.read:,} = written {self.written:,} + same already {self.kept:,}{refused}; "
             f"{self.checked:,} read back and compared{moved}{others}"
         )
+
+
+@dataclass(slots=True)
+class _Copied:
+    """What became of some points: how many were written, and which were refused."""
+
+    written: int = 0
+    refused: list[Refusal] = field(default_factory=list)
 
 
 def transfer(
@@ -102,6 +114,7 @@ def transfer(
     """
     target.card.require(source.card, f"collection {target.name}")
     read = written = 0
+    refused: list[Refusal] = []
     removed: set[str] = set()
     elsewhere: dict[str, str] = {}
     ids: list[NDArray[np.bytes_]] = []
@@ -113,6 +126,7 @@ def transfer(
     with tqdm(total=total, desc=f"copy {source.name}", unit="image", leave=False, disable=None) as bar:
         for points, copied in _in_streams(target.streams, usually_spelt(source.scroll(vectors=True, batch=BATCH)), aim):
             written += copied.written
+            refused += copied.refused
             removed |= copied.removed
             elsewhere |= copied.elsewhere
             odd |= copied.odd
@@ -124,26 +138,14 @@ def transfer(
     pass_on(source.metadata(), target)
     target.finish(progress)
     gone = elsewhere.keys() | (removed & odd)
-    others = target.count() - (read - len(gone) + _missing(set(elsewhere.values()), ids))
+    lost = {item.id for item in refused}
+    others = target.count() - (read - len(gone) - len(lost) + _missing(set(elsewhere.values()), ids))
     if others < 0:
         raise StoreError(f"{target.name} has {-others:,} images less than {source.name} of {read:,}; copy again")
-    sample = [point for point in sample if point.id not in gone]
+    sample = [point for point in sample if point.id not in gone and point.id not in lost]
     _compare(sample, target)
-    card = target.card.fingerprint
-    return TransferReport(target.name, card, read, written, read - written, others, len(sample), len(removed))
-
-
-def record_of(point: StoredPoint) -> ImageRecord:
-    """The image record of a stored point.
-
-    Raises:
-        StoreError: its id isn't the one that its data set and file path give.
-        RecordError: its payload is none of ours.
-    """
-    record = ImageRecord.from_payload(point.payload)
-    if record.id != point.id:
-        raise StoreError(f"point {point.id} has another id than its data set and file path give; it isn't ours")
-    return record
+    report = (target.name, target.card.fingerprint, read, written, read - written - len(refused))
+    return TransferReport(*report, others, len(sample), len(removed), tuple(refused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,14 @@ class _Copied:
         odd: Ids of those whose path is absolute or isn't in normal form.
         elsewhere: Of these, those that are there under another spelling, and so were not written; its id by theirs.
         removed: Ids of points of the copy that were removed, for they are of the same images under other spellings.
+        refused: Points that no engine can keep.
     """
 
     written: int = 0
     odd: frozenset[str] = frozenset()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
+    refused: tuple[Refusal, ...] = ()
 
 
 def _in_streams(
@@ -203,15 +207,16 @@ def _copied(points: Sequence[StoredPoint], aim: Aim) -> _Copied:
         for point in points
         if point.id not in elsewhere and (point.id not in there or not _same(point, there[point.id]))
     ]
+    refused: list[Refusal] = []
+    due, records = whole(due, refused)
     if due:
-        records = tuple(record_of(point) for point in due)
         vectors = np.stack([point.vector for point in due if point.vector is not None])
-        target.upsert(EmbeddedBatch(records, vectors, target.card.fingerprint))
+        target.upsert(EmbeddedBatch(tuple(records), vectors, target.card.fingerprint))
     removed = frozenset(old for point in points for old in aim.doubled_by(point)) | (elsewhere.keys() & there.keys())
     if removed:
         target.delete(list(removed))
     odd = frozenset(id for id, other in usual.items() if id != other) | {point.id for point in absolute}
-    return _Copied(len(due), odd, elsewhere, removed)
+    return _Copied(len(due), odd, elsewhere, removed, tuple(refused))
 
 
 def _missing(wanted: set[str], ids: Sequence[NDArray[np.bytes_]]) -> int:
