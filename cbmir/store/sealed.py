@@ -13,16 +13,17 @@ NAME = "files.json"
 CHEAP_BYTES = 2_000_000_000
 """Of all files, up to which they are read without being asked for: some seconds."""
 
-_CHUNK = 1 << 22
+_BLOCK = 1 << 16
+_EMPTY = bytes(_BLOCK)
 
 
 def write_seals(folder: Path) -> None:
-    """List the files of a closed collection, with size and SHA-256; the write-ahead log is none of them.
+    """List the files of a closed collection, with size and checksum; the write-ahead log is none of them.
 
     Raises:
         OSError: a file can't be read, or the list not be written.
     """
-    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _sha256(path)] for path in _files(folder)}
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _digest(path)] for path in _files(folder)}
     part = folder / f".{NAME}.part"
     part.write_text(json.dumps({"format": 1, "files": files}, indent=0) + "\n", encoding="utf-8")
     part.replace(folder / NAME)
@@ -42,7 +43,7 @@ def damages(folder: Path, *, full: bool) -> list[str]:
     """
     try:
         sealed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
-        seals = {str(name): (int(size), str(sha256)) for name, (size, sha256) in sealed.items()}
+        seals = {str(name): (int(size), str(digest)) for name, (size, digest) in sealed.items()}
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -50,13 +51,13 @@ def damages(folder: Path, *, full: bool) -> list[str]:
     read = full or sum(size for size, _ in seals.values()) <= CHEAP_BYTES
     there = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     found = [f"{name} wasn't there" for name in sorted(there.keys() - seals.keys())]
-    for name, (size, sha256) in seals.items():
+    for name, (size, digest) in seals.items():
         try:
             if name not in there:
                 found.append(f"{name} is missing")
             elif there[name].stat().st_size != size:
                 found.append(f"{name} has {there[name].stat().st_size:,} bytes, not {size:,}")
-            elif read and _sha256(there[name]) != sha256:
+            elif read and _digest(there[name]) != digest:
                 found.append(f"{name} holds something else")
         except OSError as error:
             found.append(f"{name}: {error.strerror}")
@@ -70,9 +71,12 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> str:
+    """Of the blocks that hold something, each after its place: most of a small collection's files is empty."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        while block := file.read(_BLOCK):
+            if block != _EMPTY:
+                digest.update(f"{file.tell()}:".encode())
+                digest.update(block)
     return digest.hexdigest()
