@@ -83,12 +83,13 @@ def check_directory(path: Path, mounts: Path = _MOUNTS) -> Iterator[Check]:
         yield Check("file system", "failed" if remote else "ok", f"{kind}{advice}")
 
 
-def check_store(store: Store, key: bool = False) -> Iterator[Check]:
+def check_store(store: Store, key: bool = False, *, full: bool = False) -> Iterator[Check]:
     """Every collection of a store, and of a server its key.
 
     Args:
         store: Open.
         key: Whether a key was given.
+        full: Whether to read all files of large collections too.
     """
     from cbmir.store.server import ServerStore
 
@@ -98,6 +99,13 @@ def check_store(store: Store, key: bool = False) -> Iterator[Check]:
         yield check_key(store, key)
     for name in names:
         try:
+            if flaws := store.damages(name, full=full):
+                more = f", and {len(flaws) - 1:,} more" if len(flaws) > 1 else ""
+                remedy = f"restore a backup, or cbmir collections salvage {name} NEW"
+                yield Check(
+                    name, "failed", f"its files aren't as they were when it was indexed: {flaws[0]}{more}; {remedy}"
+                )
+                continue
             with store.open(name) as collection:
                 yield check_collection(store, collection)
         except CbmirError as error:
@@ -178,9 +186,12 @@ def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
 @transport_options
 @click.option("--store", "location", envvar="CBMIR_STORE", show_envvar=True, metavar="DIR|URL", help="Check it too.")
 @click.option("--encoder", help="Load it too, and say what it runs on.")
+@click.option("--full", is_flag=True, help="Read all files of directory collections over 2 GB, too.")
 @encoder_options
 @json_option
-def doctor_command(location: str | None, encoder: str | None, as_json: bool, settings: EncoderSettings) -> int:
+def doctor_command(
+    location: str | None, encoder: str | None, full: bool, as_json: bool, settings: EncoderSettings
+) -> int:
     """Check what a store and an encoder need, a line each; no image is changed.
 
     The exit code is 1 where a check failed, 0 otherwise.
@@ -189,7 +200,7 @@ def doctor_command(location: str | None, encoder: str | None, as_json: bool, set
     if location:
         if "://" not in location:
             checks += check_directory(Path(location))
-        checks += _attempt("store", lambda: _stored(location))
+        checks += _attempt("store", lambda: _stored(location, full))
     if encoder:
         checks += _attempt("encoder", lambda: list(check_encoder(encoder, settings)))
     if as_json:
@@ -201,11 +212,11 @@ def doctor_command(location: str | None, encoder: str | None, as_json: bool, set
     return 1 if any(check.state == "failed" for check in checks) else 0
 
 
-def _stored(location: str) -> list[Check]:
+def _stored(location: str, full: bool) -> list[Check]:
     if "://" not in location and not Path(location).exists():
         return [Check("store", "warning", f"there is no {location} yet; ingest makes it")]
     with opened(location) as store:
-        return list(check_store(store, store_key().value is not None))
+        return list(check_store(store, store_key().value is not None, full=full))
 
 
 def _attempt(name: str, look: Callable[[], list[Check]]) -> list[Check]:

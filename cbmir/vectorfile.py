@@ -169,6 +169,7 @@ class PerImageFile:
         if isinstance(item, h5py.Dataset) and usual != key:
             self._renamed[usual] = key
 
+
 def _vector(item: Any) -> Any:
     if not isinstance(item, h5py.Dataset):
         return None

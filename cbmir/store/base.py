@@ -478,6 +478,15 @@ class Store(ABC):
         """Parts of a collection on a cluster that are dead, and where; none on one machine."""
         return []
 
+    def damages(self, name: str, *, full: bool = False) -> list[str]:
+        """Files of a closed collection that aren't as they were when it was indexed; none where nobody can tell.
+
+        Args:
+            name: Of the collection.
+            full: Read large ones too.
+        """
+        return []
+
     def recovering(self, name: str) -> list[str]:
         """Parts of a collection on a cluster that are not complete yet, and become so by themselves; and where."""
         return []

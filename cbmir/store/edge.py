@@ -42,6 +42,7 @@ from cbmir.store.base import (
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 from cbmir.store.roots import Roots, roots_from
+from cbmir.store.sealed import damages, remove_seals, write_seals
 from cbmir.store.ways import SearchProfile
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
@@ -139,6 +140,11 @@ class EdgeStore(Store):
     def _nothing(self) -> str:
         return super()._nothing() if self.path.exists() else "there is no such directory"
 
+    def damages(self, name: str, *, full: bool = False) -> list[str]:
+        """Files of a closed collection that aren't as they were when it was indexed."""
+        with _held(self.path / name):
+            return damages(self.path / name, full=full)
+
     def drop(self, name: str) -> None:
         """Delete a collection, a damaged one too."""
         if name not in self.names():
@@ -166,9 +172,11 @@ class EdgeCollection(Collection):
             self._lock.close()
             raise
         self._unflushed = 0
+        self._sealed = True
 
     def _write(self, batch: EmbeddedBatch) -> None:
         self._need_space()
+        self._unseal()
         with _engine(self.folder):
             points = [
                 q.Point(record.id, memoryview(vector), record.payload())  # type: ignore[arg-type]  # a list takes twice as long
@@ -178,6 +186,21 @@ class EdgeCollection(Collection):
         self._unflushed += len(points)
         if self._unflushed >= FLUSH_EVERY:
             self.flush()
+
+    def _unseal(self) -> None:
+        if self._sealed:
+            remove_seals(self.folder)
+            self._sealed = False
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Build the HNSW graph, measure the searches, and list the files with their checksums."""
+        super().finish(progress)
+        try:
+            with self.at_rest():
+                write_seals(self.folder)
+        except OSError as error:
+            raise StoreError(f"can't list the files of {self.folder}: {error}") from error
+        self._sealed = True
 
     def _need_space(self) -> None:
         """The engine maps its files into memory, and a full disk would end the process without a word."""
@@ -283,15 +306,18 @@ class EdgeCollection(Collection):
         if there and there.kind == kind:
             return
         params = q.KeywordIndexParams() if kind == "keyword" else q.FloatIndexParams()
+        self._unseal()
         with _engine(self.folder):
             self._shard.update(q.UpdateOperation.create_field_index(key, params))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points."""
+        self._unseal()
         with _engine(self.folder):
             self._shard.update(q.UpdateOperation.delete_points(list(ids)))
 
     def _set_payloads(self, changes: Mapping[str, Payload]) -> None:
+        self._unseal()
         with _engine(self.folder):
             for id, payload in changes.items():
                 self._shard.update(q.UpdateOperation.set_payload([id], payload))

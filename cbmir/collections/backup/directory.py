@@ -12,7 +12,7 @@ from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
 from cbmir.store.roots import ROOTS
 
 TAR = "collection.tar.gz"
-_CARD, _SHARD, _LOCK = "collection.json", "shard", "lock"
+_SINGLE, _SHARD, _LOCK = ("collection.json", "files.json"), "shard", "lock"
 
 
 def pack(collection: EdgeCollection, folder: Path) -> Manifest:
@@ -78,6 +78,6 @@ def _plain_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
     parts = PurePosixPath(member.name).parts
     if not member.isfile():
         raise tarfile.SpecialFileError(member)
-    if ".." in parts or (parts != (_CARD,) and parts[:1] != (_SHARD,)):
+    if ".." in parts or (member.name not in _SINGLE and parts[:1] != (_SHARD,)):
         raise tarfile.OutsideDestinationError(member, path)
     return tarfile.data_filter(member, path)
