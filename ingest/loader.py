@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
 from cbmir.media import DECODER, Asset, Note, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
+from cbmir.safepath import as_here
 from ingest.shared import SharedPixels
 from ingest.thumbnails.place import is_there, write
 
@@ -225,11 +226,12 @@ class Loader:
         self._free = list(range(self._workers * _CHUNKS_IN_FLIGHT))
         if not isinstance(self._how, Drawing):
             self._pixels = SharedPixels(len(self._free), (chunk_size(self._how), *self._how.shape), self._how.dtype)
-        self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for started in [self._pool.submit(int) for _ in range(self._workers)]:
-                started.result()
+            with as_here():
+                self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels))
+                for started in [self._pool.submit(int) for _ in range(self._workers)]:
+                    started.result()
         except BrokenProcessPool as error:
             raise WorkerError(
                 "the processes that decode images end as soon as they start: see what they said above; a script that "

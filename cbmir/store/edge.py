@@ -7,13 +7,9 @@ index, and by the engine's own lock on its write-ahead log.
 
 import fcntl
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -39,6 +35,7 @@ from cbmir.store.base import (
     check_name,
     metadata,
 )
+from cbmir.store.indexing import index_in_child
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 from cbmir.store.ways import SearchProfile
 
@@ -47,7 +44,6 @@ FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
 SPARE_BYTES = 200_000_000
 """Space that must be free before a batch is written: the engine makes files of 32 MiB, some at once."""
-_POLL_S = 0.05
 _RANDOM = 8
 """Signs that `tempfile` puts in the name of a folder."""
 
@@ -285,26 +281,13 @@ class EdgeCollection(Collection):
         The collection is closed meanwhile and open again afterwards. Interrupting it loses nothing.
         """
         points = self.info().points
-        command = [sys.executable, "-m", "cbmir.store.optimize", str(self.folder), str(os.getpid())]
-        started = time.monotonic()
-        with (
-            self.at_rest(),
-            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child,
-        ):
-            try:
-                while child.poll() is None:
-                    time.sleep(_POLL_S)
-                    if progress:
-                        progress(f"indexing {points:,} vectors: {time.monotonic() - started:.0f} s")
-            except BaseException:
-                child.kill()
-                raise
-            finally:
-                child.wait()
-                said = child.stderr.read().strip() if child.stderr else ""
-        if child.returncode:
-            reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
-            raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
+
+        def waiting(seconds: float) -> None:
+            if progress:
+                progress(f"indexing {points:,} vectors: {seconds:.0f} s")
+
+        with self.at_rest():
+            index_in_child(self.folder, waiting)
 
     def _keep(self, profile: SearchProfile | None) -> None:
         path = self.folder / "collection.json"
