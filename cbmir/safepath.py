@@ -62,9 +62,12 @@ def as_here() -> "AbstractContextManager[None]":
 
 
 def environment() -> dict[str, str]:
-    """The variables of a Python process that is to find the modules that this one finds, and no others."""
-    path = os.pathsep.join(entry for entry in trusted() if os.pathsep not in entry)
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    """The variables of a Python process that is to find the modules that this one finds, and no others.
+
+    Another program's own folder is among them, also where that is the working directory; `cbmir` has left that out.
+    """
+    path = [entry for entry in sys.path if os.path.isabs(entry) and os.pathsep not in entry]  # noqa: PTH117
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path if HOME in path else [*path, HOME])}
 
 
 def _working_directory() -> str | None:

@@ -154,7 +154,7 @@ _OPTIONS = (
     ),
     click.option(
         "--draws",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 1_000_000),
         default=DRAWS,
         show_default=True,
         help="Of patients, for the 95% intervals; 0 for none.",

@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from cbmir.encoders import get
 from cbmir.options import (
+    echo,
     encoder_options,
     foretell,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -85,6 +87,7 @@ def ingest() -> None:
 @table_options
 @dry_run_option
 @encoder_options
+@index_timeout_option
 @layout_options
 @json_option
 def images(
@@ -138,6 +141,7 @@ def images(
 )
 @table_options
 @dry_run_option
+@index_timeout_option
 @layout_options
 @json_option
 def embeddings(
@@ -202,7 +206,7 @@ def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any
     if as_json:
         print_json(prepared.report.as_json())
     else:
-        click.echo("\n".join(prepared.report.rows()))
+        echo("\n".join(prepared.report.rows()))
     root = () if out.parent.resolve() == folder.resolve() else ("--root", str(folder))
     say(f"table: {out}; next: cbmir ingest images {shlex.join((str(out), *root))} --encoder ENCODER --store STORE")
     return failed(list(prepared.failures), options["failures"] or Path(f"failures-{dataset}.csv"))

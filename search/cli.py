@@ -12,7 +12,16 @@ import numpy as np
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Where
-from cbmir.options import EXIT_FAILURES, encoder_options, filter_options, json_option, print_json, say, store_option
+from cbmir.options import (
+    EXIT_FAILURES,
+    echo,
+    encoder_options,
+    filter_options,
+    json_option,
+    print_json,
+    say,
+    store_option,
+)
 from cbmir.schema import Vectors, normalise
 from cbmir.store.ways import BUDGET_MS, said
 from search.output import FORMATS, as_json
@@ -113,7 +122,12 @@ def vector(file: Path, **options: Any) -> int:
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
     return Searcher(
-        options["location"], options["name"], settings, os.environ.get("QDRANT_API_KEY") or None, options["budget_ms"]
+        options["location"],
+        options["name"],
+        settings,
+        os.environ.get("QDRANT_API_KEY") or None,
+        options["budget_ms"],
+        os.environ.get("CBMIR_READ_CONSISTENCY") or None,
     )
 
 
@@ -137,7 +151,7 @@ def _print(answers: list[Answer], options: dict[str, Any], window_hu: tuple[floa
     if options["as_json"]:
         print_json(as_json(answers))
     else:
-        click.echo(FORMATS[options["form"]](answers))
+        echo(FORMATS[options["form"]](answers), exact=options["form"] != "table")
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
     if options["sheet"]:
         from search.sheet import draw_sheet

@@ -148,6 +148,9 @@ def test_ingest_images__of_another_program_starts_its_workers_safely(hostile, tm
         "        print(len(list(loader.load([[Wanted(p, None)] for p in Path('.').rglob('*.png')]))))\n"
     )
     assert _run(hostile, [sys.executable, str(script)]) == "40\n"
+    for picture in hostile.rglob("*.png"):
+        (script.parent / picture.name).write_bytes(picture.read_bytes())
+    assert _run(script.parent, [sys.executable, script.name]) == "40\n"  # its own folder stays its own
 
 
 def test_trusted__keeps_what_is_installed_and_the_folder_of_cbmir(monkeypatch, tmp_path):
@@ -155,7 +158,7 @@ def test_trusted__keeps_what_is_installed_and_the_folder_of_cbmir(monkeypatch, t
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), "relative", *sys.path])
     kept = trusted()
     assert not {"", str(tmp_path), "relative"} & set(kept)
-    assert set(kept) == {entry for entry in sys.path[3:] if os.path.isabs(entry)}
+    assert set(kept) == {entry for entry in sys.path[3:] if Path(entry).is_absolute()}
     home = Path(__file__).resolve().parent.parent
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "path", [str(home)])

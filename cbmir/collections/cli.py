@@ -13,7 +13,9 @@ from cbmir.collections.versions.cli import promote_, rollback_, versions_
 from cbmir.errors import StoreError
 from cbmir.options import (
     EXIT_FAILURES,
+    echo,
     encoder_options,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -23,6 +25,7 @@ from cbmir.options import (
 )
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
+from cbmir.terminal import shown
 from cbmir.units import counted
 
 if TYPE_CHECKING:
@@ -49,15 +52,18 @@ def list_(location: str, as_json: bool) -> int:
                     rows.append({"name": name, **_head(collection)})
             except StoreError as error:  # one that is in use or damaged doesn't hide the others
                 rows.append({"name": name, "error": str(error)})
+        remains = store.remains()
     failed = [row for row in rows if "error" in row]
     if as_json:
         print_json(rows)
     else:
         for row in rows:
             if row not in failed:
-                click.echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
+                echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
     for row in failed:
         say(f"failed: {row['name']}: {row['error']}")
+    for line in remains:
+        say(f"left over: {line}")
     if not rows:
         exists = "://" in location or Path(location).exists()
         say(f"{location} holds no collection yet" if exists else f"there is no {location} yet; ingest makes it")
@@ -76,16 +82,16 @@ def show(name: str, location: str, as_json: bool) -> None:
         print_json(data)
         return
     encoder = data["encoder"]
-    click.echo(
+    echo(
         f"{name}: {counted(data['points'], 'image')}, {data['indexed']:,} in the HNSW graph, {data['status']}, "
         f"{data['engine']}"
     )
-    click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
-    click.echo(f"fingerprint {data['fingerprint']}")
+    echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
+    echo(f"fingerprint {data['fingerprint']}")
     for field, counts in data["counts"].items():
-        click.echo(f"\n{field}")
+        echo(f"\n{field}")
         for value, count in counts.items():
-            click.echo(f"  {value:40} {count:>10,}")
+            echo(f"  {value:40} {count:>10,}")
 
 
 @collections.command()
@@ -112,11 +118,12 @@ def create(name: str, location: str, encoder: str, beside: bool, layout: Layout,
             name = begin(store, name, card, layout)
         else:
             store.create(name, card, layout).close()
-    click.echo(name)
+    echo(name)
 
 
 @collections.command()
 @click.argument("name")
+@index_timeout_option
 @store_option
 def optimize(name: str, location: str) -> None:
     """Build the index that makes searches fast; ingest does it at its end unless it was interrupted."""
@@ -137,7 +144,7 @@ def drop(name: str, location: str, yes: bool) -> None:
     """Delete a collection and all it holds."""
     with opened(location) as store:
         if not yes:
-            click.confirm(f"Delete {name} of {location} for good?", abort=True, err=True)
+            click.confirm(shown(f"Delete {name} of {location} for good?"), abort=True, err=True)
         store.drop(name)
     say(f"{name} is gone")
 

@@ -5,7 +5,6 @@ at a time holds a collection: by ``DIR/<collection>/lock``, which it keeps while
 index, and by the engine's own lock on its write-ahead log.
 """
 
-import fcntl
 import json
 import shutil
 import struct
@@ -24,7 +23,6 @@ from cbmir.filters import Where, to_edge
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
 from cbmir.store.base import (
-    FACET_LIMIT,
     SCROLL_BATCH,
     Collection,
     CollectionInfo,
@@ -35,6 +33,7 @@ from cbmir.store.base import (
     check_name,
     metadata,
 )
+from cbmir.store.folders import all_remains, delete_folder, held, put_aside, remains
 from cbmir.store.indexing import index_in_child
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 from cbmir.store.ways import SearchProfile
@@ -44,8 +43,6 @@ FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
 SPARE_BYTES = 200_000_000
 """Space that must be free before a batch is written: the engine makes files of 32 MiB, some at once."""
-_RANDOM = 8
-"""Signs that `tempfile` puts in the name of a folder."""
 
 
 class EdgeStore(Store):
@@ -97,12 +94,11 @@ class EdgeStore(Store):
         if folder.exists():
             raise CollectionError(f"{folder} exists already; drop the collection or choose another name")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clean(name)
             made = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
-            lock = _held(made)
+            lock = held(made)
             try:
-                made.chmod(0o755)
                 fill(made)
                 card = _read_card(made)
                 made.rename(folder)
@@ -114,14 +110,24 @@ class EdgeStore(Store):
             raise StoreError(f"can't make the collection {folder}: {error}") from error
         return EdgeCollection(folder, card, lock)
 
-    def _clean(self, name: str) -> None:
-        """Delete what killed processes left half made, not what another process is making right now."""
-        for left in self.path.glob(f".{name}.{'?' * _RANDOM}.new"):  # not those of a collection name.x
-            try:
-                with _held(left):
-                    shutil.rmtree(left)
-            except StoreLockedError:
-                continue
+    def _clean(self, name: str) -> int:
+        """Delete what killed processes left half made or half deleted, not what another one is at right now."""
+        left = remains(self.path, name)
+        for folder in left:
+            delete_folder(folder)
+        return len(left)
+
+    def remains(self) -> list[str]:
+        """What killed processes left of collections, a sentence each with the remedy."""
+        return [
+            f"{folder} is left of a collection {name} that was being {doing} when cbmir was killed, and may hold its "
+            + (
+                f"data: delete this folder; the collection {name} is another one and stays"
+                if (self.path / name).exists()
+                else f"data: `cbmir collections drop {name} --store {self.path}` deletes it"
+            )
+            for folder, name, doing in all_remains(self.path)
+        ]
 
     def open(self, name: str) -> "EdgeCollection":
         """Open a collection and hold it against other processes until it is closed."""
@@ -131,15 +137,19 @@ class EdgeStore(Store):
         return EdgeCollection(folder, _read_card(folder))
 
     def drop(self, name: str) -> None:
-        """Delete a collection, a damaged one too."""
+        """Delete a collection, a damaged one too, or what a killed process left of one.
+
+        From the first step on nobody sees the collection; a drop that is killed later is finished by another one.
+        """
         if name not in self.names():
-            raise self._missing(name)
+            if not (self.path.is_dir() and self._clean(name)):
+                raise self._missing(name)
+            return
         folder = self.path / name
-        with _held(folder):
+        with held(folder):
             try:
-                gone = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
-                folder.rename(gone / name)  # in one step, so that nobody sees half a collection
-                shutil.rmtree(gone)
+                gone = put_aside(folder)
+                delete_folder(gone)
             except OSError as error:
                 raise StoreError(f"can't delete the collection {folder}: {error}") from error
 
@@ -150,7 +160,7 @@ class EdgeCollection(Collection):
     def __init__(self, folder: Path, card: EncoderCard, lock: IO[bytes] | None = None) -> None:
         super().__init__(folder.name, card, _read_profile(folder))
         self.folder = folder
-        self._lock = lock or _held(folder)
+        self._lock = lock or held(folder)
         try:
             self._shard = _load_shard(folder)
         except BaseException:
@@ -172,7 +182,10 @@ class EdgeCollection(Collection):
 
     def _need_space(self) -> None:
         """The engine maps its files into memory, and a full disk would end the process without a word."""
-        free = shutil.disk_usage(self.folder).free
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise StoreError(f"can't write to {self.folder}: {error.strerror}; was it removed meanwhile?") from error
         if free < SPARE_BYTES:
             raise StoreError(
                 f"the disk of {self.folder} is full: {free:,} bytes are free, {SPARE_BYTES:,} are needed to go on; "
@@ -251,8 +264,7 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             return self._shard.count(q.CountRequest(exact=True, filter=without))
 
-    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
-        """How many points have each value of a keyword field."""
+    def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
         request = q.FacetRequest(key=field, limit=limit, exact=True, filter=to_edge(where))
         with _engine(self.folder):
             hits = self._shard.facet(request).hits
@@ -375,24 +387,12 @@ def _load_shard(folder: Path) -> q.EdgeShard:
     raise StoreError(f"{folder} is damaged: it has lost its indexes, and points with them")  # the engine says nothing
 
 
-def _held(folder: Path) -> IO[bytes]:
-    """The lock of a collection; closing it, or the end of this process, lets others in."""
-    try:
-        lock = (folder / "lock").open("ab")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StoreLockedError(f"{folder} is in use by another process; wait for it or stop it") from error
-    except OSError as error:
-        raise StoreError(f"can't open {folder}: {error}") from error
-    return lock
-
-
 def _read_card(folder: Path) -> EncoderCard:
     path = folder / "collection.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         engine = str(data.get("engine"))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CollectionError(f"{path} is damaged: {error}") from error
     if _minor(engine) != _minor(ENGINE):
         raise CollectionError(
@@ -403,7 +403,10 @@ def _read_card(folder: Path) -> EncoderCard:
 
 
 def _read_profile(folder: Path) -> SearchProfile | None:
-    data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
+    try:
+        data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CollectionError(f"{folder / 'collection.json'} is damaged: {error}") from error
     return SearchProfile.from_json(data.get("search"))
 
 

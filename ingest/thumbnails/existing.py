@@ -147,7 +147,8 @@ class _Run:
 
     def _task(self, point: StoredPoint) -> Wanted:
         shown = point.payload.get("thumbnail_url") == self._place.url(point.id)
-        return Wanted(self._root / _filepath(point), point.payload.get("sha256"), self._place.path(point.id), shown)
+        path, mode = self._place.path(point.id), self._place.mode
+        return Wanted(self._root / _filepath(point), point.payload.get("sha256"), path, shown, thumbnail_mode=mode)
 
     def _take(self, point: StoredPoint, loaded: Loaded) -> None:
         if loaded.reason is not None:

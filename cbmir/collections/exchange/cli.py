@@ -8,8 +8,10 @@ import click
 from cbmir.collections.transfer.transfer import transfer
 from cbmir.filters import Where
 from cbmir.options import (
+    echo,
     filter_options,
     foretell,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -37,13 +39,14 @@ def export_(name: str, location: str, folder: Path, where: Where, as_json: bool)
     if as_json:
         print_json(asdict(report))
     else:
-        click.echo(str(report))
+        echo(str(report))
 
 
 @click.command("import")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @store_option
 @click.option("--as", "new_name", metavar="NAME", help="Name of the collection; as it was unless given.")
+@index_timeout_option
 @layout_options
 @json_option
 def import_(folder: Path, location: str, new_name: str | None, layout: Layout, as_json: bool) -> None:
@@ -62,4 +65,4 @@ def import_(folder: Path, location: str, new_name: str | None, layout: Layout, a
     if as_json:
         print_json(asdict(report))
     else:
-        click.echo(str(report))
+        echo(str(report))

@@ -5,7 +5,16 @@ from dataclasses import asdict
 import click
 
 from cbmir.collections.transfer.transfer import transfer
-from cbmir.options import foretell, json_option, layout_options, opened, print_json, store_option
+from cbmir.options import (
+    echo,
+    foretell,
+    index_timeout_option,
+    json_option,
+    layout_options,
+    opened,
+    print_json,
+    store_option,
+)
 from cbmir.store import Layout
 
 
@@ -14,6 +23,7 @@ from cbmir.store import Layout
 @store_option
 @click.option("--to", "target", required=True, metavar="DIR|URL", help="The other store.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
+@index_timeout_option
 @layout_options
 @json_option
 def push(name: str, location: str, target: str, new_name: str | None, layout: Layout, as_json: bool) -> None:
@@ -30,6 +40,7 @@ def push(name: str, location: str, target: str, new_name: str | None, layout: La
 @store_option
 @click.option("--from", "origin", required=True, metavar="DIR|URL", help="The other store.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
+@index_timeout_option
 @layout_options
 @json_option
 def pull(name: str, location: str, origin: str, new_name: str | None, layout: Layout, as_json: bool) -> None:
@@ -49,4 +60,4 @@ def _copy(original: tuple[str, str], copy: tuple[str, str], layout: Layout, as_j
     if as_json:
         print_json(asdict(report))
     else:
-        click.echo(str(report))
+        echo(str(report))
