@@ -2,9 +2,12 @@
 
 import sys
 
+from cbmir.safepath import leave_out_working_directory
+
 
 def main() -> None:
     """Entry point of the program; Ctrl-C is no traceback during the imports either."""
+    leave_out_working_directory()
     try:
         from cbmir.cli import cli
         from cbmir.options import run

@@ -15,7 +15,7 @@ import click
 from cbmir import __version__
 from cbmir.encoders.base import EncoderSettings
 from cbmir.errors import CbmirError
-from cbmir.options import encoder_options, json_option, opened, print_json, store_key, transport_options
+from cbmir.options import echo, encoder_options, json_option, opened, print_json, store_key, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
 from cbmir.store.tuning import MEASURED_FROM
@@ -97,6 +97,8 @@ def check_store(store: Store, key: bool = False, *, full: bool = False) -> Itera
     yield Check("store", "ok", f"{store.location} answers and holds {len(names):,} collections")
     if isinstance(store, ServerStore):
         yield check_key(store, key)
+    for line in store.remains():
+        yield Check("left over", "warning", line)
     for name in names:
         try:
             if flaws := store.damages(name, full=full):
@@ -208,7 +210,7 @@ def doctor_command(
     else:
         wide = max(len(check.name) for check in checks)
         for check in checks:
-            click.echo(f"{check.state:7}  {check.name:{wide}}  {check.text}")
+            echo(f"{check.state:7}  {check.name:{wide}}  {check.text}")
     return 1 if any(check.state == "failed" for check in checks) else 0
 
 

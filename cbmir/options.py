@@ -1,6 +1,7 @@
 """What the commands share: options, the filter options as one filter, opening the store, errors as one line."""
 
 import functools
+import io
 import json
 import logging
 import os
@@ -19,9 +20,11 @@ import click
 from cbmir.errors import CbmirError
 from cbmir.filters import Where, any_of, parse
 from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.permissions import private
 from cbmir.store import Collection, Key, Layout, Store, open_store
 from cbmir.store.keys import STORE_KEY
 from cbmir.store.layout import PROFILES, announcement
+from cbmir.terminal import Formatter, in_json, on_one_line, shown, writable
 
 if TYPE_CHECKING:
     from cbmir.encoders.base import EncoderSettings
@@ -76,6 +79,18 @@ def transport_options(command: F) -> F:
         help="To a server; auto unless given (or CBMIR_TRANSPORT): gRPC, but REST where only that can answer.",
     )
     return transport(port(command))
+
+
+def index_timeout_option(command: F) -> F:
+    """``--timeout``, kept in the environment while the command runs; for commands that wait for an index."""
+    return click.option(
+        "--timeout",
+        type=click.IntRange(1, 999_999_999),
+        metavar="SECONDS",
+        expose_value=False,
+        callback=_into_environment("CBMIR_INDEX_TIMEOUT"),
+        help="How long to wait for a server's index; a day unless given (or CBMIR_INDEX_TIMEOUT).",
+    )(command)
 
 
 def _into_environment(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
@@ -267,20 +282,34 @@ def opened_collection(location: str, name: str | None) -> Iterator[Collection]:
 
 def print_json(data: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(in_json(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
-def say(text: str) -> None:
-    """A line of talk on stderr."""
-    click.echo(text, err=True)
+def echo(text: object, *, exact: bool = False) -> None:
+    """Lines of a result on stdout, without what a terminal would obey.
+
+    Args:
+        text: The lines.
+        exact: Whether they are for programs, such as CSV: then they stay as they are unless stdout is a terminal.
+    """
+    to_people = not exact or sys.stdout.isatty()
+    click.echo(shown(text) if to_people else writable(str(text)), color=True)  # else click would delete parts of it
+
+
+def say(text: object) -> None:
+    """A line of talk on stderr, without what a terminal would obey."""
+    click.echo(shown(text), err=True)
 
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a command as a program: errors of ours as one line, the exit code as documented."""
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what it says comes back in our own error
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
-    code = _exit_code(command, name)
+    log = logging.StreamHandler()
+    log.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {shown(' '.join(str(message).split()))}\n"
+    with private():
+        code = _exit_code(command, name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said and done: a late Ctrl-C would only show a traceback
     sys.exit(code)
 
@@ -292,9 +321,35 @@ def _exit_code(command: click.Command, name: str) -> int:
         say("interrupted")
         return EXIT_INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip("\n"))
         return error.exit_code
     except CbmirError as error:
-        say(f"error: {error}")
+        say(f"error: {on_one_line(error)}")
         return error.exit_code
+    except (RecursionError, OverflowError, MemoryError, ValueError, OSError) as error:
+        reason = _in_words(error)
+        if reason is None:
+            raise
+        say(f"error: {on_one_line(reason)}")
+        return 1
     return code if isinstance(code, int) else 0
+
+
+def _in_words(error: Exception) -> str | None:
+    """What no command foresaw, but a value, a file or the machine can cause; None for a mistake of the program."""
+    if isinstance(error, RecursionError):
+        return "a file or a value is nested too deep to be read"
+    if isinstance(error, OverflowError):
+        return f"a number is too large: {error}"
+    if isinstance(error, MemoryError):
+        return f"there isn't enough memory: {error}" if str(error) else "there isn't enough memory"
+    if isinstance(error, UnicodeError):
+        return f"a name or a value is no text in UTF-8: {error}"
+    if isinstance(error, OSError):
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return f"{error.strerror or error}{place}"
+    if "embedded null" in str(error):
+        return "a path or a value holds a NUL byte, which no file name can"
+    return None

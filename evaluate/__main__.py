@@ -1,6 +1,16 @@
 """``python -m evaluate``: the same as ``cbmir evaluate``."""
 
-from cbmir.options import run
-from evaluate.cli import evaluate
+from cbmir.safepath import leave_out_working_directory
 
-run(evaluate, "evaluate")
+
+def main() -> None:
+    """Entry point of the program."""
+    leave_out_working_directory()
+    from cbmir.options import run
+    from evaluate.cli import evaluate
+
+    run(evaluate, "evaluate")
+
+
+if __name__ == "__main__":
+    main()

@@ -163,7 +163,7 @@ _OPTIONS = (
     ),
     click.option(
         "--draws",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 1_000_000),
         default=DRAWS,
         show_default=True,
         help="Of patients, or of images without a patient id, for the 95% intervals; 0 for none.",

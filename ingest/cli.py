@@ -14,8 +14,10 @@ from cbmir.encoders import get
 from cbmir.modalities import MODALITIES
 from cbmir.options import (
     defer_option,
+    echo,
     encoder_options,
     foretell,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -100,6 +102,7 @@ def ingest() -> None:
 )
 @dry_run_option
 @encoder_options
+@index_timeout_option
 @layout_options
 @defer_option
 @json_option
@@ -170,6 +173,7 @@ def images(
 )
 @table_options
 @dry_run_option
+@index_timeout_option
 @layout_options
 @defer_option
 @json_option
@@ -238,7 +242,7 @@ def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any
     if as_json:
         print_json(prepared.report.as_json())
     else:
-        click.echo("\n".join(prepared.report.rows()))
+        echo("\n".join(prepared.report.rows()))
     root = () if out.parent.resolve() == folder.resolve() else ("--root", str(folder))
     say(f"table: {out}; next: cbmir ingest images {shlex.join((str(out), *root))} --encoder ENCODER --store STORE")
     return failed(list(prepared.failures), options["failures"] or Path(f"failures-{dataset}.csv"))

@@ -10,7 +10,7 @@ from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store import Collection, CollectionInfo, Store
-from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Fields, Progress, check_name
+from cbmir.store.base import SCROLL_BATCH, Fields, Progress, check_name
 from cbmir.store.columns import IndexKind, OwnIndex
 
 
@@ -74,9 +74,8 @@ class Deferred(Collection):
         """Points that have no vector."""
         return self.made.bare() if self.made else 0
 
-    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
-        """How many points have each value of a keyword field."""
-        return self.made.facet(field, where, limit=limit) if self.made else {}
+    def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
+        return self.made._facet(field, where, limit) if self.made else {}
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points."""

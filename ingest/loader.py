@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
 from cbmir.media import DECODER, Asset, Note, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
+from cbmir.safepath import as_here
+from ingest.semaphores import marked, remove_left
 from ingest.shared import SharedPixels
-from ingest.thumbnails.place import is_there, write
+from ingest.thumbnails.place import MODE, is_there, write
 
 CHUNK = {"image": 16, "volume": 1}
 """Images or volumes a task at most: a volume for a network has 16 MB, and a file can take a worker some GB."""
@@ -63,6 +65,7 @@ class Wanted:
         shown: Whether the stored image has that thumbnail; then a known file gets it only where it isn't there.
         known_decoder: Version of the decoder that read the stored image; a known file that reads otherwise now is
             decoded again.
+        thumbnail_mode: Rights of the thumbnail's file.
     """
 
     path: Path
@@ -70,6 +73,7 @@ class Wanted:
     thumbnail: Path | None = None
     shown: bool = False
     known_decoder: int = DECODER
+    thumbnail_mode: int = MODE
 
     def due(self, known: bool) -> Path | None:
         """Where to write a thumbnail now, once it is clear whether the file is as it was stored."""
@@ -132,7 +136,7 @@ def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
     prepared = None if known else prepare(asset, how)
     if due is not None:
         window_hu = how.window_hu if isinstance(how, VolumePreprocessing) else None
-        write(thumbnail(render(asset, window_hu)), due)
+        write(thumbnail(render(asset, window_hu)), due, wanted.thumbnail_mode)
     if prepared is None:
         return Loaded(asset.sha256, drawn=True)
     return Loaded(
@@ -154,7 +158,7 @@ def _draw(wanted: Wanted, how: Drawing) -> Loaded:
     asset = Asset(wanted.path)
     if wanted.known_sha256 not in (None, asset.sha256):
         return Loaded(asset.sha256, reason="has changed since it was embedded: run `cbmir ingest images` again")
-    write(thumbnail(render(asset, how.window_hu)), due)
+    write(thumbnail(render(asset, how.window_hu)), due, wanted.thumbnail_mode)
     return Loaded(asset.sha256, drawn=True)
 
 
@@ -222,14 +226,16 @@ class Loader:
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])  # the main module would be imported by each worker
+        remove_left()
         self._free = list(range(self._workers * _CHUNKS_IN_FLIGHT))
         if not isinstance(self._how, Drawing):
             self._pixels = SharedPixels(len(self._free), (chunk_size(self._how), *self._how.shape), self._how.dtype)
-        self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for started in [self._pool.submit(int) for _ in range(self._workers)]:
-                started.result()
+            with as_here(), marked():
+                self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels))
+                for started in [self._pool.submit(int) for _ in range(self._workers)]:
+                    started.result()
         except BrokenProcessPool as error:
             raise WorkerError(
                 "the processes that decode images end as soon as they start: see what they said above; a script that "

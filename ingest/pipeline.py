@@ -20,7 +20,7 @@ from ingest.loader import Loaded, Loader, Wanted, chunk_size
 from ingest.moves import Known, Moves
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
-from ingest.thumbnails.place import Place
+from ingest.thumbnails.place import MODE, Place, remove
 from ingest.writer import Writer
 
 MIN_BATCH = {"image": 64, "volume": 1}
@@ -37,12 +37,13 @@ class _Task:
     image: SourceImage
     known: Known
     thumbnail: Path | None = None
+    thumbnail_mode: int = MODE
 
     @property
     def wanted(self) -> Wanted:
         old = self.known.stored.payload if self.known.stored else {}
         shown = old.get("thumbnail_url") == self.image.record.thumbnail_url
-        return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown, _decoder(old))
+        return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown, _decoder(old), self.thumbnail_mode)
 
 
 def ingest_images(
@@ -207,7 +208,7 @@ class _Run:
         if place is None or record.thumbnail_url is not None:
             return _Task(image, known)
         shown = replace(record, thumbnail_url=place.url(record.id))
-        return _Task(replace(image, record=shown), known, place.path(record.id))
+        return _Task(replace(image, record=shown), known, place.path(record.id), place.mode)
 
     def _take_all(self, tasks: list[_Task], loaded: list[Loaded]) -> None:
         both = list(zip(tasks, loaded, strict=True))
@@ -259,6 +260,8 @@ class _Run:
             for record, fine in zip(records, good, strict=True):
                 if not fine:
                     self._fail(record, "the encoder gives no vector for it (an even picture, or values out of range)")
+                    if self._place is not None and record.thumbnail_url == self._place.url(record.id):
+                        remove(self._place.path(record.id))
             if good.any():
                 fine_records = tuple(record for record, fine in zip(records, good, strict=True) if fine)
                 writer.put(EmbeddedBatch(fine_records, vectors[good], self._encoder.card.fingerprint))

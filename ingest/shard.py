@@ -38,14 +38,16 @@ class Shard:
 
     @classmethod
     def parse(cls, source: Source, text: str) -> Self:
-        """A shard as users write it: ``1/4`` to ``4/4``; ``0/4`` is the last one, for those who count from 0.
+        """A shard as users write it: ``1/4`` to ``4/4``.
 
         Raises:
             SourceError: the text is of another form, or names no part.
         """
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
-        if not found or not int(found[2]) or int(found[1]) > int(found[2]):
+        if not found or not int(found[2]):
             raise SourceError(f"no shard {text!r}; write i/n, as 1/4, 2/4, 3/4 and 4/4")
+        if not 1 <= int(found[1]) <= int(found[2]):
+            raise SourceError(f"no shard {text!r}; shards count from 1: give 1/{found[2]} to {found[2]}/{found[2]}")
         return cls(source, int(found[1]) % int(found[2]), int(found[2]))
 
     @property

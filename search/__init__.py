@@ -6,6 +6,24 @@ with Searcher("data/demo/store", "efficientnet-lite0") as searcher:
     hits = searcher.image("query.png", Query(k=5, where=["modality=CT"]))
 """
 
-from search.searcher import Answer, Query, Searcher
+import importlib
+
+TYPE_CHECKING = False  # `typing` would be imported before `python -m search` has taken care of the module path
+if TYPE_CHECKING:
+    from search.searcher import Answer, Query, Searcher
 
 __all__ = ["Answer", "Query", "Searcher"]
+
+_FROM = {
+    "Answer": "search.searcher",
+    "Query": "search.searcher",
+    "Searcher": "search.searcher",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of this package when it is asked for."""
+    if name not in _FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_FROM[name]), name)
+    return value

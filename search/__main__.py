@@ -1,6 +1,16 @@
 """``python -m search``: the same as ``cbmir search``."""
 
-from cbmir.options import run
-from search.cli import search
+from cbmir.safepath import leave_out_working_directory
 
-run(search, "search")
+
+def main() -> None:
+    """Entry point of the program."""
+    leave_out_working_directory()
+    from cbmir.options import run
+    from search.cli import search
+
+    run(search, "search")
+
+
+if __name__ == "__main__":
+    main()

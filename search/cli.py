@@ -1,5 +1,6 @@
 """``cbmir search``: the stored images most similar to an image, a stored image, or a vector."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Where, check_column, resolve, wording
 from cbmir.options import (
     EXIT_FAILURES,
+    echo,
     encoder_options,
     filter_options,
     json_option,
@@ -153,7 +155,8 @@ def vector(file: Path, **options: Any) -> int:
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
-    return Searcher(options["location"], options["name"], settings, store_key(), options["budget_ms"])
+    consistency = os.environ.get("CBMIR_READ_CONSISTENCY") or None
+    return Searcher(options["location"], options["name"], settings, store_key(), options["budget_ms"], consistency)
 
 
 def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any]) -> list[Answer]:
@@ -224,7 +227,7 @@ def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None"
     if options["as_json"]:
         print_json(as_json(answers))
     else:
-        click.echo(FORMATS[options["form"]](answers, options["show"]))
+        echo(FORMATS[options["form"]](answers, options["show"]), exact=options["form"] != "table")
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
     for answer in failed:
         say(f"failed: {answer.query} {answer.reason}")

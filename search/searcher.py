@@ -91,11 +91,12 @@ class Searcher:
         encoder: EncoderSettings | None = None,
         api_key: str | Key | None = None,
         budget_ms: float = BUDGET_MS,
+        read_consistency: str | None = None,
     ) -> None:
         self._settings = encoder or EncoderSettings()
         self._encoder: Encoder | None = None
         with ExitStack() as stack:
-            opened = stack.enter_context(open_store(store, api_key))
+            opened = stack.enter_context(open_store(store, api_key, read_consistency))
             self.collection: Collection = stack.enter_context(opened.open(collection or opened.only()))
             self.collection.budget_ms = budget_ms
             self._stack = stack.pop_all()
@@ -176,7 +177,9 @@ class Searcher:
         if stored.vector is None:
             raise CollectionError(f"the image {name} is stored without a vector")
         query = self._resolved(query)
-        others = (Condition("id", "!=", (stored.id,)), *self._others(query, stored))
+        digest = str(stored.payload.get("sha256") or "")
+        copies = [stored, *(self._same_files(digest) if digest and query.exclude_same_patient else ())]
+        others = (Condition("id", "!=", (stored.id,)), *_others(query, copies))
         (found,) = self._search(stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
         return Answer(stored.id, tuple(found.hits), stored, way=found.way)
 
@@ -203,10 +206,11 @@ class Searcher:
             return
         vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
         fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
-        stored = [self._same_file(prepared.sha256) for _, prepared in images]
+        copies = [self._same_files(prepared.sha256) for _, prepared in images]
+        stored = [next(iter(points), None) for points in copies]
         wheres = [
-            (*_parsed(query), *_copies(query, prepared.sha256), *self._others(query, point))
-            for (_, prepared), point in zip(images, stored, strict=True)
+            (*_parsed(query), *_copies(query, prepared.sha256), *_others(query, points))
+            for (_, prepared), points in zip(images, copies, strict=True)
         ]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         answers = iter(self._search(vectors[fine], query, asked))
@@ -222,17 +226,10 @@ class Searcher:
         where = tuple(parse(item) if isinstance(item, str) else item for item in query.where)
         return replace(query, where=resolve(where, self.collection))
 
-    def _others(self, query: Query, stored: StoredPoint | None) -> Where:
-        """Conditions that leave out the query image and its patient."""
-        if not query.exclude_same_patient or stored is None:
-            return ()
-        patient = stored.payload.get("patient_id")
-        itself = Condition("id", "!=", (stored.id,))
-        return (itself, Condition("patient_id", "!=", (patient,))) if patient else (itself,)
-
-    def _same_file(self, digest: str) -> StoredPoint | None:
-        pages = self.collection.scroll((Condition("sha256", "=", (digest,)),), batch=1)
-        return next((point for page in pages for point in page), None)
+    def _same_files(self, digest: str) -> list[StoredPoint]:
+        """All stored copies of a file: a data set may hold one under several names, even of several patients."""
+        pages = self.collection.scroll((Condition("sha256", "=", (digest,)),))
+        return [point for page in pages for point in page]
 
     def _find(self, name: str) -> StoredPoint:
         names = dict.fromkeys((normal_path(name), name))  # an earlier version kept the spelling
@@ -301,6 +298,15 @@ def check_queries(files: Sequence[Path]) -> None:
 def _copies(query: Query, sha256: str) -> Where:
     """Conditions that leave out the images of the same content."""
     return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()
+
+
+def _others(query: Query, copies: Sequence[StoredPoint]) -> Where:
+    """Conditions that leave out the stored copies of the query image and the patients of all of them."""
+    if not query.exclude_same_patient or not copies:
+        return ()
+    patients = {str(point.payload["patient_id"]) for point in copies if point.payload.get("patient_id")}
+    themselves = Condition("id", "!=", tuple(sorted({point.id for point in copies})))
+    return (themselves, Condition("patient_id", "!=", tuple(sorted(patients)))) if patients else (themselves,)
 
 
 def _parsed(query: Query) -> Where:

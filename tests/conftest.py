@@ -118,7 +118,7 @@ def cbmir_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Don
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             cwd=tmp_path_factory.getbasetemp(),
             check=False,
         )

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,13 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-def cbmir(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cbmir(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the real program; a traceback is a failure whatever the test asks."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(), timeout=300, check=False
-    )
+        command(*arguments),
+        capture_output=True, text=True, cwd=cwd, env={**environment(), **(env or {})}, timeout=1200, check=False,
+    )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done

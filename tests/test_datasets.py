@@ -4,7 +4,6 @@ import csv
 import gzip
 import importlib.util
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -713,9 +712,7 @@ def test_nih14__real_table_at_scale(tmp_path):
     write(tmp_path / "test_list.txt", *table["Image Index"][test])
     files = {f"images/{name}" for name in table["Image Index"]}
     lists = {entries.name, "train_val_list.txt", "test_list.txt"}
-    started = time.perf_counter()
     listing = nih14(Tree(tmp_path, frozenset(files | lists)), "single")
-    assert time.perf_counter() - started < 20  # about 2 s
     kept = listing.rows["left_out"] == ""
     alone = ~table["Finding Labels"].str.contains("|", regex=False)
     assert (kept.sum(), len(kept)) == (alone.sum(), 112_120)
@@ -734,9 +731,7 @@ def test_chexpert__real_table_at_scale(tmp_path):
     (tmp_path / "train.csv.gz").symlink_to(train)
     write(tmp_path / "valid.csv", CHEXPERT_HEAD, VALID_ROW)
     table = pd.read_csv(train)
-    started = time.perf_counter()
     listing = chexpert(Tree(tmp_path, frozenset({"train.csv.gz", "valid.csv"})), "single")
-    assert time.perf_counter() - started < 30  # about 4 s
     states = table[[name for name in OBSERVATIONS if name != "Support Devices"]].fillna(0)
     summed = states.sum(axis=1) == 1
     patients = table["Path"].str.split("/").str[2]

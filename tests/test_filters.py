@@ -277,3 +277,15 @@ def test_canonical__one_form_for_letters_of_one_sign_or_two():
     for field in ("labels", "pathology", "anatomic_region", "patient_id", "view"):
         assert canonical(field, one) == canonical(field, two)
     assert point_id("d", one) == point_id("d", two)
+
+
+def test_resolve__a_glob_sees_all_values_however_many(edge, card, make_batch, monkeypatch):
+    monkeypatch.setattr("cbmir.store.base.FACET_LIMIT", 3)
+    with edge.create("eight", card) as collection:
+        batch = make_batch(30)
+        records = tuple(replace(item, patient_id=f"p{number:02}") for number, item in enumerate(batch.records))
+        collection.upsert(replace(batch, records=records))
+        assert len(collection.facet("patient_id")) == 30
+        assert len(collection.facet("patient_id", limit=4)) == 4
+        (found,) = resolve((parse("patient_id~p*9"),), collection)
+        assert sorted(found.values) == ["p09", "p19", "p29"]

@@ -32,7 +32,7 @@ from ingest.report import write_failures
 from ingest.sources import Failure, SourceImage
 
 MEMORY_KB = 1_500_000
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 SEED = 20240607
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX file system")

@@ -90,7 +90,7 @@ def alive(run: str) -> list[int]:
     return [pid for pid, variables in environments().items() if f"{MARK}={run}".encode() in variables]
 
 
-def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 300.0) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "it never came to that"
@@ -160,7 +160,7 @@ def killed(plan: Work, store: Path, moment: Moment) -> bool:
     listed = cbmir("collections", "list", "--store", store, "--json")  # at once: no lock is left behind
     assert listed.returncode == 0, listed.stderr
     assert sum(row["points"] for row in json.loads(listed.stdout)) <= plan.count
-    until(lambda: not alive(run), 15.0)
+    until(lambda: not alive(run))
     return process.returncode == -signal.SIGKILL
 
 
@@ -176,16 +176,19 @@ def check_run_again(plan: Work, store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "seconds"),
     [
-        pytest.param(after(random.Random(SEED).uniform(0.05, 0.8)), id="starting"),
-        pytest.param(while_storing(random.Random(SEED + 1).uniform(0.2, 1.2)), id="storing"),
-        pytest.param(while_indexing(random.Random(SEED + 2).uniform(0.0, 0.2)), id="indexing"),
+        pytest.param(after, random.Random(SEED).uniform(0.05, 0.8), id="starting"),
+        pytest.param(while_storing, random.Random(SEED + 1).uniform(0.2, 1.2), id="storing"),
+        pytest.param(while_indexing, random.Random(SEED + 2).uniform(0.0, 0.2), id="indexing"),
     ],
 )
-def test_ingest_images__killed_and_run_again_equals_an_undisturbed_run(quick, tmp_path, moment):
-    assert killed(quick, tmp_path / "store", moment), "the run was over before the kill"
-    check_run_again(quick, tmp_path / "store")
+def test_ingest_images__killed_and_run_again_equals_an_undisturbed_run(quick, tmp_path, moment, seconds):
+    store = tmp_path / "store"
+    while not killed(quick, store, moment(seconds)):  # on a fast machine the run is over by then
+        shutil.rmtree(store)
+        seconds *= 0.5
+    check_run_again(quick, store)
 
 
 @pytest.mark.soak
@@ -212,7 +215,7 @@ def test_ingest_images__killed_again_and_again_in_one_store(quick, tmp_path):
 
 def test_killed__survivors_would_be_found():
     run = uuid.uuid4().hex
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, MARK: run})
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: run})
     try:
         until(lambda: alive(run) == [sleeper.pid])
     finally:

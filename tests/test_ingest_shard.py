@@ -34,17 +34,21 @@ def _contents(store, name, key=None):
         }
 
 
-@pytest.mark.parametrize(
-    ("text", "part", "parts"), [("1/4", 1, 4), ("4/4", 0, 4), ("0/4", 0, 4), ("1/1", 0, 1), (" 2/3 ", 2, 3)]
-)
+@pytest.mark.parametrize(("text", "part", "parts"), [("1/4", 1, 4), ("4/4", 0, 4), ("1/1", 0, 1), (" 2/3 ", 2, 3)])
 def test_parse(table, text, part, parts):
     shard = Shard.parse(open_source(table), text)
     assert (shard.part, shard.parts) == (part, parts)
 
 
-@pytest.mark.parametrize("text", ["", "1", "5/4", "1/0", "0/0", "-1/2", "a/b", "1/2/3", "1.5/2"])
+@pytest.mark.parametrize("text", ["", "1", "1/0", "0/0", "-1/2", "a/b", "1/2/3", "1.5/2"])
 def test_parse__of_another_form(table, text):
     with pytest.raises(SourceError, match="write i/n"):
+        Shard.parse(open_source(table), text)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4"])
+def test_parse__outside_the_range_names_it(table, text):
+    with pytest.raises(SourceError, match=f"no shard '{text}'; shards count from 1: give 1/4 to 4/4"):
         Shard.parse(open_source(table), text)
 
 
@@ -83,7 +87,7 @@ def test_command__shards_at_once_equal_one_run(table, tmp_path):
     ]
     reports = []
     for run in runs:
-        out, err = run.communicate(timeout=180)
+        out, err = run.communicate(timeout=1200)
         assert run.returncode == 0, err
         reports.append(json.loads(out))
     assert sum(report["read"] for report in reports) == COUNT
@@ -114,7 +118,7 @@ def test_command__shards_at_once_on_a_server_equal_one_run(table, tmp_path):
             for part in (1, 2)
         ]
         for run in runs:
-            _, err = run.communicate(timeout=180)
+            _, err = run.communicate(timeout=1200)
             assert run.returncode == 0, err
         assert cbmir(*arguments, "--store", tmp_path / "whole").returncode == 0
         theirs, ours = _contents(url, name, key), _contents(tmp_path / "whole", name)
@@ -130,7 +134,7 @@ def test_command__shards_at_once_on_a_server_equal_one_run(table, tmp_path):
 def test_command__a_shard_that_is_none(table, tmp_path):
     done = cbmir("ingest", "images", table, "--encoder", "pixels", "--store", tmp_path / "s", "--shard", "3/2")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: no shard '3/2'; write i/n, as 1/4, 2/4, 3/4 and 4/4\n"
+    assert done.stderr == "error: no shard '3/2'; shards count from 1: give 1/2 to 2/2\n"
     assert not (tmp_path / "s").exists()
 
 

@@ -86,6 +86,18 @@ def test_imports__networks_inside_functions_only():
     assert wrong == []
 
 
+def test_output__goes_through_the_one_place_that_escapes_it():
+    """Of `cbmir.options`: `echo`, `say` and `print_json`."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in _files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo", "click.secho", "tqdm.write")
+        if path != ROOT / "cbmir/options.py"
+    ]
+    assert wrong == []
+
+
 def test_imports__relative_ones_are_not_used():
     wrong = [
         str(path.relative_to(ROOT))

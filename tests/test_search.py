@@ -311,3 +311,40 @@ def test_command__search_and_ingest_run_as_modules(archive):
             [sys.executable, "-m", package, "--help"], capture_output=True, text=True, env=environment(), check=True
         )
         assert done.stdout.startswith(f"Usage: {package}")
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Twelve images of four patients; one file is stored three times, as images of p0, p1 and of nobody."""
+    encoder = get("pixels")
+    table = write_table(tmp_path, 12)
+    rows = table.read_text().splitlines()
+    rows += [row.replace("00000", name).replace(",p0", f",{who}") for name, who in (("copy1", "p1"), ("copy2", ""))
+             for row in rows[1:2]]  # fmt: skip
+    table.write_text("\n".join(rows) + "\n")
+    for name in ("copy1", "copy2"):
+        (tmp_path / f"images/{name}.png").write_bytes((tmp_path / "images/00000.png").read_bytes())
+    with open_store(tmp_path / "store") as store, store.create("pixels", encoder.card) as collection:
+        report = ingest_images(open_source(table), encoder, collection, 1)
+        assert report.stored == 14
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["00000", "copy1", "copy2"])
+def test_search__leaves_out_the_patients_of_all_copies_of_the_query(copies, name):
+    query = Query(k=42, exclude_same_patient=True)
+    with Searcher(copies / "store") as searcher:
+        answers = [
+            next(searcher.images([copies / f"images/{name}.png"], query)),
+            searcher.like(f"images/{name}.png", query),
+        ]
+    for answer in answers:
+        assert answer.hits
+        assert not {"p0", "p1"} & {hit.payload.get("patient_id") for hit in answer.hits}
+        assert not {"images/copy2.png", "images/00000.png"} & set(files(answer.hits))
+
+
+def test_command__read_consistency_of_the_environment_is_checked(archive):
+    done = cbmir("search", "like", "a", "--store", "http://127.0.0.1:1", env={"CBMIR_READ_CONSISTENCY": "most"})
+    assert done.returncode == 1
+    assert "read consistency 'most' is none of" in done.stderr

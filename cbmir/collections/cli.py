@@ -17,6 +17,8 @@ from cbmir.options import (
     EXIT_FAILURES,
     CardChoice,
     card_options,
+    echo,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -27,6 +29,7 @@ from cbmir.options import (
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
 from cbmir.store.sources import SPELLINGS, sources_of
+from cbmir.terminal import shown
 from cbmir.units import counted
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
@@ -50,15 +53,18 @@ def list_(location: str, as_json: bool) -> int:
                     rows.append({"name": name, **_head(collection)})
             except StoreError as error:  # one that is in use or damaged doesn't hide the others
                 rows.append({"name": name, "error": str(error)})
+        remains = store.remains()
     failed = [row for row in rows if "error" in row]
     if as_json:
         print_json(rows)
     else:
         for row in rows:
             if row not in failed:
-                click.echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
+                echo(f"{row['name']:32} {row['points']:>10,}  {row['encoder']['name']}  {row['fingerprint']}")
     for row in failed:
         say(f"failed: {row['name']}: {row['error']}")
+    for line in remains:
+        say(f"left over: {line}")
     if not rows:
         exists = "://" in location or Path(location).exists()
         say(f"{location} holds no collection yet" if exists else f"there is no {location} yet; ingest makes it")
@@ -79,15 +85,15 @@ def show(name: str, location: str, as_json: bool) -> None:
         print_json(data)
         return
     encoder = data["encoder"]
-    click.echo(f"{name}: {counted(data['points'], 'image')}, {data['search']}, {data['status']}, {data['engine']}")
-    click.echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
-    click.echo(f"fingerprint {data['fingerprint']}")
+    echo(f"{name}: {counted(data['points'], 'image')}, {data['search']}, {data['status']}, {data['engine']}")
+    echo(f"encoder {encoder['name']}, {encoder['dim']} dimensions, weights {encoder['weights'][:19]}")
+    echo(f"fingerprint {data['fingerprint']}")
     for line in source_lines(data["sources"], data["modalities"]):
-        click.echo(line)
+        echo(line)
     for field, counts in data["counts"].items():
-        click.echo(f"\n{field}")
+        echo(f"\n{field}")
         for value, count in counts.items():
-            click.echo(f"  {value:40} {count:>10,}")
+            echo(f"  {value:40} {count:>10,}")
 
 
 @collections.command()
@@ -112,11 +118,12 @@ def create(name: str, location: str, choice: CardChoice, beside: bool, layout: L
             name = begin(store, name, card, layout)
         else:
             store.create(name, card, layout).close()
-    click.echo(name)
+    echo(name)
 
 
 @collections.command()
 @click.argument("name")
+@index_timeout_option
 @store_option
 def optimize(name: str, location: str) -> None:
     """Build the index that makes searches fast; ingest does it at its end unless it was interrupted."""
@@ -148,7 +155,7 @@ def drop(name: str, location: str, yes: bool) -> None:
     """Delete a collection and all it holds."""
     with opened(location) as store:
         if not yes:
-            click.confirm(f"Delete {name} of {location} for good?", abort=True, err=True)
+            click.confirm(shown(f"Delete {name} of {location} for good?"), abort=True, err=True)
         store.drop(name)
     say(f"{name} is gone")
 

@@ -52,7 +52,7 @@ class Form:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise SourceError(f"{folder} is no {self.thing}: it has no {self.name}, which is written last") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SourceError(f"can't read {path}: {error}") from error
         if not isinstance(data, dict) or data.get("format") != self.format:
             raise SourceError(f"{path} was not written by `{self.command}`")

@@ -8,7 +8,7 @@ import click
 
 from cbmir.encoders import registry
 from cbmir.encoders.base import EncoderSpec
-from cbmir.options import json_option, print_json, say
+from cbmir.options import echo, json_option, print_json, say
 
 _SHOWN = EncoderSpec.__dataclass_fields__.keys() - {"volume", "input_px"}
 _WIDEST = 48
@@ -43,11 +43,11 @@ def list_(as_json: bool) -> None:
     ]
     widths = [min(max(len(row[column]) for row in rows), _WIDEST) for column in range(len(rows[0]))]
     for row in rows:
-        click.echo("  ".join(_cell(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(_cell(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
     for loader in registry.loaders():
         if loader.PREFIX:
-            click.echo(f"{loader.PREFIX + loader.PREFIX_FORM}: any network of this library")
-    click.echo("offline now: the weights are on this machine. `cbmir encoders show NAME` prints all of one encoder.")
+            echo(f"{loader.PREFIX + loader.PREFIX_FORM}: any network of this library")
+    echo("offline now: the weights are on this machine. `cbmir encoders show NAME` prints all of one encoder.")
 
 
 @encoders.command()
@@ -62,7 +62,7 @@ def show(name: str, as_json: bool) -> None:
         return
     for key, value in data.items():
         text = ", ".join(value) if isinstance(value, tuple) else value
-        click.echo(f"{key:16} {text if text not in (None, '') else '-'}")
+        echo(f"{key:16} {text if text not in (None, '') else '-'}")
 
 
 @encoders.command()

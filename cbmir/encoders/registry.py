@@ -16,6 +16,7 @@ from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.names import canonical
 from cbmir.encoders.weights import RECORD, pulled_record
 from cbmir.errors import EncoderError, WeightsError
+from cbmir.permissions import as_usual
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
         same_repository = pulled.get("source") == spec.source and not spec.source.startswith("package ")
         if pulled.get("encoder") != name and not same_repository:
             raise WeightsError(f"{settings.weights} holds {pulled.get('encoder')}, not {name}")
-    return loader.load(spec, settings)
+    with as_usual():
+        return loader.load(spec, settings)
 
 
 def pull(name: str, to: Path) -> None:
@@ -92,12 +94,13 @@ def pull(name: str, to: Path) -> None:
     loader, spec = find(name)
     _say_terms(spec)
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        if any(to.iterdir()):
-            raise WeightsError(f"{to} is not empty; give a directory of its own")
-        loader.pull(spec, to)
-        record = {"encoder": spec.name, "source": spec.source, "revision": spec.revision, "licence": spec.licence}
-        (to / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with as_usual():
+            to.mkdir(parents=True, exist_ok=True)
+            if any(to.iterdir()):
+                raise WeightsError(f"{to} is not empty; give a directory of its own")
+            loader.pull(spec, to)
+            record = {"encoder": spec.name, "source": spec.source, "revision": spec.revision, "licence": spec.licence}
+            (to / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"can't write {name} to {to}: {error.strerror or error}") from error
 

@@ -34,7 +34,7 @@ class Countable(Protocol):
     def count(self, where: Where = ()) -> int:
         """How many points satisfy all conditions."""
 
-    def facet(self, field: str, where: Where = (), *, limit: int = ...) -> dict[str, int]:
+    def facet(self, field: str, where: Where = (), *, limit: int | None = ...) -> dict[str, int]:
         """How many points have each value of a field."""
 
     def own_index(self, field: str) -> Literal["keyword", "float"] | None:

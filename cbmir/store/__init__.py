@@ -7,6 +7,7 @@ from cbmir.errors import StoreError
 from cbmir.store.base import Collection, CollectionInfo, Store
 from cbmir.store.keys import Key
 from cbmir.store.layout import Layout
+from cbmir.terminal import without_passwords
 
 __all__ = ["Collection", "CollectionInfo", "Key", "Layout", "Store", "open_store"]
 
@@ -43,7 +44,7 @@ def open_store(
 
         return ServerStore(connect(text, api_key, read_consistency, Way.chosen(transport, grpc_port)))
     if "://" in text:
-        raise StoreError(f"the store {text!r} is neither a directory nor an http(s) URL")
+        raise StoreError(f"the store {without_passwords(text)!r} is neither a directory nor an http(s) URL")
     if not isinstance(location, Path):
         _check_directory(text)
     from cbmir.store.edge import EdgeStore

@@ -31,7 +31,7 @@ from cbmir.store.ways import (
 )
 
 FACET_LIMIT = 100_000
-"""Values a facet returns unless told otherwise; fields such as patient_id may have more."""
+"""Values a facet asks for at first; where there are more, as of patient_id, it asks again for ten times as many."""
 
 SCROLL_BATCH = 1024
 
@@ -271,8 +271,23 @@ class Collection(ABC):
         """Points that have no vector, and so are never found: never written, or lost."""
 
     @abstractmethod
-    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
-        """How many points have each value of a keyword field, the most frequent first."""
+    def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
+        """The most frequent values of a keyword field, `limit` at most."""
+
+    def facet(self, field: str, where: Where = (), *, limit: int | None = None) -> dict[str, int]:
+        """How many points have each value of a keyword field, the most frequent first.
+
+        Args:
+            field: A keyword field with an index.
+            where: Which points to count.
+            limit: Values at most; None for all of them.
+        """
+        if limit is not None:
+            return self._facet(field, where, limit)
+        limit = FACET_LIMIT
+        while len(found := self._facet(field, where, limit)) >= limit:
+            limit *= 10
+        return found
 
     @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
@@ -489,6 +504,10 @@ class Store(ABC):
 
     def recovering(self, name: str) -> list[str]:
         """Parts of a collection on a cluster that are not complete yet, and become so by themselves; and where."""
+        return []
+
+    def remains(self) -> list[str]:
+        """What killed processes left of collections, a sentence each with the remedy; a server leaves none."""
         return []
 
     def close(self) -> None:  # noqa: B027  a directory has no connection

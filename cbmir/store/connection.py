@@ -132,7 +132,7 @@ class Way:
         port = str(grpc_port or os.environ.get("CBMIR_GRPC_PORT") or "")
         if transport not in TRANSPORTS:
             raise StoreError(f"no transport {transport!r}; there are {', '.join(TRANSPORTS)}")
-        if port and not (port.isdigit() and 0 < int(port) < 65536):
+        if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
             raise StoreError(f"the gRPC port {port!r} is no port; give 1 to 65535")
         return cls(transport, int(port) if port else None)
 
@@ -150,8 +150,10 @@ def connect(
         way: Transport and gRPC port.
 
     Raises:
-        StoreError: a URL is none, no server answers, it refuses the key, or its version is too far from the client's.
+        StoreError: a URL or the key can't be one, no server answers, it refuses the key, or its version is too far
+            from the client's.
     """
+    _check_key(api_key)
     consistency = parse_consistency(read_consistency) if read_consistency else None
     way, key = way or Way(), api_key if isinstance(api_key, Key) else Key(api_key)
     places = [_Place.parse(url.strip()) for url in urls.split(",")]
@@ -176,12 +178,22 @@ def parse_consistency(text: str) -> Consistency:
     Raises:
         StoreError: it is none.
     """
-    if text.isdigit() and int(text) > 0:
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) > 0:
         return int(text)
     for name in ("majority", "quorum", "all"):
         if text == name:
             return name
     raise StoreError(f"read consistency {text!r} is none of majority, quorum, all, or a number of replicas")
+
+
+def _check_key(api_key: str | None) -> None:
+    """Refuse a key that can't be sent; it isn't named.
+
+    Raises:
+        StoreError: it has a sign that no header of HTTP takes.
+    """
+    if api_key and not re.fullmatch(r"[\x21-\x7e]+", api_key):
+        raise StoreError("the key has spaces, line ends or signs other than ASCII; see QDRANT_API_KEY")
 
 
 def _consistency(value: Consistency) -> int | ReadConsistencyType:
@@ -202,12 +214,15 @@ class _Place:
         try:
             parts = urlsplit(url)
             host, port, path = parts.hostname, parts.port, parts.path.rstrip("/")
-        except ValueError as error:
-            raise StoreError(f"the store {_bare(url)!r} is no URL: {error}") from error
+        except ValueError as error:  # which may repeat a password
+            why = "its user or password has a sign that must be percent-encoded" if "@" in url else str(error)
+            raise StoreError(f"the store {_bare(url)!r} is no URL: {why}") from None
         if parts.scheme not in ("http", "https"):
             raise StoreError(f"the store {_bare(url)!r} is neither a directory nor an http(s) URL")
         if not host:
             raise StoreError(f"the store {_bare(url)!r} names no host")
+        if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
+            raise StoreError(f"the store {_bare(url)!r} has a host with signs that no host has; write its xn-- form")
         usual = _PORTS[parts.scheme] if path else 6333
         return cls(parts.scheme, host, port or usual, path)
 
@@ -264,8 +279,9 @@ def _answers_rest(place: _Place) -> bool:
 
 
 def _bare(url: str) -> str:
-    """A URL without a password that stands in it."""
-    return re.sub(r"//[^/]*@", "//", url)
+    """A URL without a user and a password, which may hold any sign."""
+    scheme, colon, rest = url.partition("://") if "://" in url else ("", "", url)
+    return f"{scheme}{colon}{rest.rpartition('@')[2]}"
 
 
 def _greet(nodes: list[Node], key: Key) -> None:

@@ -5,15 +5,10 @@ at a time holds a collection: by ``DIR/<collection>/lock``, which it keeps while
 index, and by the engine's own lock on its write-ahead log.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -28,7 +23,6 @@ from cbmir.filters import Where, engine_key, to_edge
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
 from cbmir.store.base import (
-    FACET_LIMIT,
     SCROLL_BATCH,
     Collection,
     CollectionInfo,
@@ -40,6 +34,8 @@ from cbmir.store.base import (
     metadata,
 )
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
+from cbmir.store.folders import all_remains, delete_folder, held, put_aside, remains
+from cbmir.store.indexing import index_in_child
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 from cbmir.store.roots import Roots, roots_from
 from cbmir.store.sealed import damages, remove_seals, write_seals
@@ -50,9 +46,6 @@ FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
 SPARE_BYTES = 200_000_000
 """Space that must be free before a batch is written: the engine makes files of 32 MiB, some at once."""
-_POLL_S = 0.05
-_RANDOM = 8
-"""Signs that `tempfile` puts in the name of a folder."""
 
 
 class EdgeStore(Store):
@@ -104,12 +97,11 @@ class EdgeStore(Store):
         if folder.exists():
             raise CollectionError(f"{folder} exists already; drop the collection or choose another name")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clean(name)
             made = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
-            lock = _held(made)
+            lock = held(made)
             try:
-                made.chmod(0o755)
                 fill(made)
                 card = read_card(made)
                 made.rename(folder)
@@ -121,14 +113,24 @@ class EdgeStore(Store):
             raise StoreError(f"can't make the collection {folder}: {error}") from error
         return EdgeCollection(folder, card, lock)
 
-    def _clean(self, name: str) -> None:
-        """Delete what killed processes left half made, not what another process is making right now."""
-        for left in self.path.glob(f".{name}.{'?' * _RANDOM}.new"):  # not those of a collection name.x
-            try:
-                with _held(left):
-                    shutil.rmtree(left)
-            except StoreLockedError:
-                continue
+    def _clean(self, name: str) -> int:
+        """Delete what killed processes left half made or half deleted, not what another one is at right now."""
+        left = remains(self.path, name)
+        for folder in left:
+            delete_folder(folder)
+        return len(left)
+
+    def remains(self) -> list[str]:
+        """What killed processes left of collections, a sentence each with the remedy."""
+        return [
+            f"{folder} is left of a collection {name} that was being {doing} when cbmir was killed, and may hold its "
+            + (
+                f"data: delete this folder; the collection {name} is another one and stays"
+                if (self.path / name).exists()
+                else f"data: `cbmir collections drop {name} --store {self.path}` deletes it"
+            )
+            for folder, name, doing in all_remains(self.path)
+        ]
 
     def open(self, name: str) -> "EdgeCollection":
         """Open a collection and hold it against other processes until it is closed."""
@@ -142,19 +144,23 @@ class EdgeStore(Store):
 
     def damages(self, name: str, *, full: bool = False) -> list[str]:
         """Files of a closed collection that aren't as they were when it was indexed."""
-        with _held(self.path / name):
+        with held(self.path / name):
             return damages(self.path / name, full=full)
 
     def drop(self, name: str) -> None:
-        """Delete a collection, a damaged one too."""
+        """Delete a collection, a damaged one too, or what a killed process left of one.
+
+        From the first step on nobody sees the collection; a drop that is killed later is finished by another one.
+        """
         if name not in self.names():
-            raise self._missing(name)
+            if not (self.path.is_dir() and self._clean(name)):
+                raise self._missing(name)
+            return
         folder = self.path / name
-        with _held(folder):
+        with held(folder):
             try:
-                gone = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=self.path))
-                folder.rename(gone / name)  # in one step, so that nobody sees half a collection
-                shutil.rmtree(gone)
+                gone = put_aside(folder)
+                delete_folder(gone)
             except OSError as error:
                 raise StoreError(f"can't delete the collection {folder}: {error}") from error
 
@@ -165,7 +171,7 @@ class EdgeCollection(Collection):
     def __init__(self, folder: Path, card: EncoderCard, lock: IO[bytes] | None = None) -> None:
         super().__init__(folder.name, card, *_read_notes(folder))
         self.folder = folder
-        self._lock = lock or _held(folder)
+        self._lock = lock or held(folder)
         try:
             self._shard = _load_shard(folder)
         except BaseException:
@@ -204,7 +210,10 @@ class EdgeCollection(Collection):
 
     def _need_space(self) -> None:
         """The engine maps its files into memory, and a full disk would end the process without a word."""
-        free = shutil.disk_usage(self.folder).free
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise StoreError(f"can't write to {self.folder}: {error.strerror}; was it removed meanwhile?") from error
         if free < SPARE_BYTES:
             raise StoreError(
                 f"the disk of {self.folder} is full: {free:,} bytes are free, {SPARE_BYTES:,} are needed to go on; "
@@ -283,8 +292,7 @@ class EdgeCollection(Collection):
         with _engine(self.folder):
             return self._shard.count(q.CountRequest(exact=True, filter=without))
 
-    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
-        """How many points have each value of a keyword field."""
+    def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
         request = q.FacetRequest(key=field, limit=limit, exact=True, filter=to_edge(where))
         with _engine(self.folder):
             hits = self._shard.facet(request).hits
@@ -334,26 +342,13 @@ class EdgeCollection(Collection):
         The collection is closed meanwhile and open again afterwards. Interrupting it loses nothing.
         """
         points = self.info().points
-        command = [sys.executable, "-m", "cbmir.store.optimize", str(self.folder), str(os.getpid())]
-        started = time.monotonic()
-        with (
-            self.at_rest(),
-            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child,
-        ):
-            try:
-                while child.poll() is None:
-                    time.sleep(_POLL_S)
-                    if progress:
-                        progress(f"indexing {points:,} vectors: {time.monotonic() - started:.0f} s")
-            except BaseException:
-                child.kill()
-                raise
-            finally:
-                child.wait()
-                said = child.stderr.read().strip() if child.stderr else ""
-        if child.returncode:
-            reason = said.splitlines()[-1] if said else f"it ended with {child.returncode}"
-            raise StoreError(f"indexing {self.folder} failed, nothing is lost: {reason}")
+
+        def waiting(seconds: float) -> None:
+            if progress:
+                progress(f"indexing {points:,} vectors: {seconds:.0f} s")
+
+        with self.at_rest():
+            index_in_child(self.folder, waiting)
 
     def metadata(self) -> dict[str, Any]:
         """What the collection remembers of itself besides its points."""
@@ -460,18 +455,6 @@ def _load_shard(folder: Path) -> q.EdgeShard:
     raise StoreError(f"{folder} is damaged: it has lost its indexes, and points with them")  # the engine says nothing
 
 
-def _held(folder: Path) -> IO[bytes]:
-    """The lock of a collection; closing it, or the end of this process, lets others in."""
-    try:
-        lock = (folder / "lock").open("ab")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StoreLockedError(f"{folder} is in use by another process; wait for it or stop it") from error
-    except OSError as error:
-        raise StoreError(f"can't open {folder}: {error}") from error
-    return lock
-
-
 def read_card(folder: Path) -> EncoderCard:
     """The encoder of a collection, open or not.
 
@@ -482,7 +465,7 @@ def read_card(folder: Path) -> EncoderCard:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         engine = str(data.get("engine"))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CollectionError(f"{path} is damaged: {error}") from error
     if _minor(engine) != _minor(ENGINE):
         raise CollectionError(
@@ -493,7 +476,10 @@ def read_card(folder: Path) -> EncoderCard:
 
 
 def _read_notes(folder: Path) -> tuple[SearchProfile | None, Roots]:
-    data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
+    try:
+        data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CollectionError(f"{folder / 'collection.json'} is damaged: {error}") from error
     return SearchProfile.from_json(data.get("search")), roots_from(data)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -14,7 +16,7 @@ from cbmir.errors import StoreError
 from cbmir.filters import Where, engine_key, to_qdrant
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
-from cbmir.store.base import FACET_LIMIT, SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
+from cbmir.store.base import SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
 from cbmir.store.connection import TIMEOUT_S, Connection
 from cbmir.store.keys import Right
@@ -26,6 +28,8 @@ from cbmir.store.ways import SearchProfile
 REQUEST_POINTS = 256
 REQUEST_BYTES = 8_000_000
 """Of one write: vectors and payloads; the server refuses requests over 32 MB unless told otherwise."""
+INDEX_TIMEOUT_S = 86_400
+"""A day: the graphs of some hundred million images take hours."""
 _POLL_S = 0.5
 _KEPT = {
     "search": "what was measured about its searches",
@@ -135,8 +139,7 @@ class ServerCollection(Collection):
         without = models.Filter(must_not=[models.HasVectorCondition(has_vector="")])
         return self._call(lambda client: client.count(self.name, without, exact=True)).count
 
-    def facet(self, field: str, where: Where = (), *, limit: int = FACET_LIMIT) -> dict[str, int]:
-        """How many points have each value of a keyword field."""
+    def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
         condition = to_qdrant(where)
         answer = self._call(
             lambda client: client.facet(
@@ -194,11 +197,12 @@ class ServerCollection(Collection):
         """Return when the server has nothing left to optimise; a graph that was put off is switched on first.
 
         Raises:
-            StoreError: an optimisation failed on the server.
+            StoreError: an optimisation failed on the server, or it takes longer than `index_timeout_s`.
         """
         m = _deferred(self._state())
         if m:
             self._configure(hnsw_config=models.HnswConfigDiff(m=m), metadata={_DEFERRED: None})
+        limit_s = index_timeout_s()
         started = time.monotonic()
         while (status := self._state().status) != models.CollectionStatus.GREEN:
             if status == models.CollectionStatus.RED:
@@ -206,6 +210,12 @@ class ServerCollection(Collection):
                 raise StoreError(f"{self._connection.location} ({self.name}) has failed to index: {reason}")
             if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
                 self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()), "manage")
+            if time.monotonic() - started > limit_s:
+                raise StoreError(
+                    f"{self._connection.location} ({self.name}) is still indexing after {limit_s:,} s, and goes on by "
+                    f"itself; nothing is lost. To wait for it again: cbmir collections optimize {self.name} "
+                    f"--timeout {min(10 * limit_s, 999_999_999)}"
+                )
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
@@ -251,6 +261,18 @@ def _deferred(state: models.CollectionInfo) -> int | None:
     """Edges of an image in the graph that was put off; None where none was."""
     m = (state.config.metadata or {}).get(_DEFERRED)
     return m if isinstance(m, int) and m > 0 else None
+
+
+def index_timeout_s() -> int:
+    """How long to wait for a server's index, in seconds: CBMIR_INDEX_TIMEOUT, or `INDEX_TIMEOUT_S`.
+
+    Raises:
+        StoreError: the variable is no number of seconds.
+    """
+    text = os.environ.get("CBMIR_INDEX_TIMEOUT") or str(INDEX_TIMEOUT_S)
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise StoreError(f"CBMIR_INDEX_TIMEOUT is {text!r}; give seconds, such as {INDEX_TIMEOUT_S}")
+    return int(text)
 
 
 def _parts(batch: EmbeddedBatch) -> Iterator[slice]:

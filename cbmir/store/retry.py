@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -113,10 +114,10 @@ def refused(error: BaseException | None) -> bool:
 
 def retry_after_s(error: Exception, attempt: int) -> float | None:
     """Seconds to wait before the next try, None for errors that stay."""
-    backoff_s = random.uniform(0.5, 1.0) * min(2.0**attempt, 30.0)
+    backoff_s = random.uniform(0.5, 1.0) * min(2.0**attempt, 30.0)  # noqa: S311  it spreads tries, and hides nothing
     if isinstance(error, UnexpectedResponse) and error.status_code in _RETRIED_HTTP:
         asked = error.headers.get("retry-after") if error.headers else None
-        return float(asked) if asked and asked.isdigit() else backoff_s
+        return float(asked) if asked and re.fullmatch("[0-9]{1,9}", asked) else backoff_s
     if isinstance(error, ResourceExhaustedResponse):
         return float(error.retry_after_s)
     if isinstance(error, grpc.RpcError) and error.code() in _RETRIED_GRPC:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
+from cbmir.options import echo, filter_options, json_option, opened_collection, print_json, store_option
 from evaluate.audit.confounders import USUAL, USUAL_EXTRA
 from evaluate.audit.measurement import audit_collection
 from evaluate.audit.terms import AuditTerms
@@ -70,7 +70,7 @@ def audit_command(location: str, name: str | None, as_json: bool, **options: Any
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(report.table())
+        echo(report.table())
     if options["out"]:
         report.write_csv(options["out"])
     if options["pairs"]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
+from cbmir.options import echo, filter_options, json_option, opened_collection, print_json, store_option
 from evaluate.classification.classify import VoteRules
 from evaluate.classification.knn import MAX_K as TRIED
 from evaluate.classification.knn import KnnTerms, evaluate_classification
@@ -97,7 +97,7 @@ def classify(location: str, name: str | None, as_json: bool, **options: Any) -> 
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(report.table())
+        echo(report.table())
     for path, write in ((options["out"], report.write_csv), (options["confusion"], report.write_confusion)):
         if path:
             write(path)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from cbmir.options import filter_options, json_option, opened, print_json, store_option
+from cbmir.options import echo, filter_options, json_option, opened, print_json, store_option
 from evaluate.comparison.compare import compare
 from evaluate.options import measure_options, measured, out_option, terms, terms_options, without
 from evaluate.protocol import SEARCHES, RetrievalProtocol
@@ -37,6 +37,6 @@ def compare_command(names: tuple[str, ...], location: str, as_json: bool, **opti
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(report.table())
+        echo(report.table())
     if options["out"]:
         report.write_csv(options["out"])

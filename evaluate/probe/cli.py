@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cbmir.options import opened_collection, print_json
+from cbmir.options import echo, opened_collection, print_json
 from evaluate.classification.cli import FILE, classifier_options
 from evaluate.classification.report import MEASURES
 from evaluate.options import terms
@@ -71,7 +71,7 @@ def probe(location: str, name: str | None, as_json: bool, **options: Any) -> Non
     if as_json:
         print_json(result.as_json())
     else:
-        click.echo(result.table())
+        echo(result.table())
     written = ((options["out"], result.report.write_csv), (options["confusion"], result.report.write_confusion))
     for path, write in (*written, (options["curve"], result.write_curve)):
         if path:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from cbmir.options import json_option, opened_collection, print_json, store_option
+from cbmir.options import echo, json_option, opened_collection, print_json, store_option
 from evaluate.options import out_option
 from evaluate.protocol import MAX_K, conditions
 from evaluate.recall.cases import FILTERED
@@ -59,6 +59,6 @@ def recall_command(location: str, name: str | None, as_json: bool, **options: An
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(report.table())
+        echo(report.table())
     if options["out"]:
         report.write_csv(options["out"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cbmir.options import EXIT_FAILURES, filter_options, json_option, opened, print_json, say, store_option
+from cbmir.options import EXIT_FAILURES, echo, filter_options, json_option, opened, print_json, say, store_option
 from cbmir.units import counted
 from evaluate.options import terms, terms_options
 from evaluate.protocol import MAX_K, RetrievalProtocol
@@ -92,8 +92,8 @@ def report_command(names: tuple[str, ...], location: str, as_json: bool, **optio
     if as_json:
         print_json({"files": [str(path) for path in files], **report.as_json()})
     else:
-        click.echo(report.table())
-        click.echo(f"{files[0]}: {report.pictures:,} pictures, {report.missing:,} could not be read")
+        echo(report.table())
+        echo(f"{files[0]}: {report.pictures:,} pictures, {report.missing:,} could not be read")
     for finding in report.unmeasured:
         say(f"{finding.collection} could not be measured: {finding.reason}")
     incomplete = bool(report.missing) and not chosen.allow_missing

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cbmir.options import filter_options, json_option, opened_collection, print_json, store_option
+from cbmir.options import echo, filter_options, json_option, opened_collection, print_json, store_option
 from evaluate.options import measure_options, measured, out_option, terms, terms_options
 from evaluate.protocol import SEARCHES, RetrievalProtocol
 from evaluate.retrieval.export import write_long, write_wide
@@ -62,6 +62,6 @@ def retrieval(location: str, name: str | None, as_json: bool, **options: Any) ->
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(report.table())
+        echo(report.table())
     if options["out"]:
         report.write_csv(options["out"])

@@ -12,6 +12,7 @@ from cbmir.options import (
     EXIT_FAILURES,
     encoder_options,
     foretell,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -42,6 +43,7 @@ from ingest.pipeline import ingest_images
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
 @encoder_options
+@index_timeout_option
 @layout_options
 @json_option
 def reindex_(

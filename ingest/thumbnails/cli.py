@@ -1,6 +1,7 @@
 """``cbmir ingest thumbnails``, and the options that say where thumbnails go."""
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,29 +12,37 @@ from cbmir.filters import Where
 from cbmir.options import EXIT_INTERRUPTED, filter_options, json_option, opened, print_json, say, store_option
 from ingest.console import failed
 from ingest.thumbnails.existing import set_thumbnails
-from ingest.thumbnails.place import Place, open_place
+from ingest.thumbnails.place import MODE, Place, open_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def thumbnail_options(required: bool = False) -> Callable[[F], F]:
-    """``--thumbnails`` and ``--thumbnail-url``, passed together as `place`; None where neither is given."""
+    """``--thumbnails``, ``--thumbnail-url`` and ``--thumbnail-mode``, passed as `place`; None without the first two."""
 
     def with_options(command: F) -> F:
         @functools.wraps(command)
         def with_place(*args: Any, **options: Any) -> Any:
-            folder, url = options.pop("thumbnails"), options.pop("thumbnail_url")
+            folder, url, mode = (options.pop(name) for name in ("thumbnails", "thumbnail_url", "thumbnail_mode"))
             if (folder is None) != (url is None):
                 raise click.UsageError("give --thumbnails DIR and --thumbnail-url BASE, or neither")
-            place = None if folder is None or url is None else open_place(folder, url)
+            place = None if folder is None or url is None else open_place(folder, url, mode)
             return command(*args, place=place, **options)
 
         wrapped: Any = click.option(
+            "--thumbnail-mode",
+            default=f"{MODE:04o}",
+            show_default=True,
+            metavar="OCTAL",
+            callback=lambda _context, _option, text: _mode(text),
+            help="Rights of the thumbnails; a web server of another user needs to read them.",
+        )(with_place)
+        wrapped = click.option(
             "--thumbnail-url",
             required=required,
             metavar="BASE",
             help="Absolute http(s) URL under which a web server shows DIR; it is stored with each image.",
-        )(with_place)
+        )(wrapped)
         wrapped = click.option(
             "--thumbnails",
             required=required,
@@ -44,6 +53,12 @@ def thumbnail_options(required: bool = False) -> Callable[[F], F]:
         return wrapped  # type: ignore[no-any-return]
 
     return with_options
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch(r"0?[67][0-7]{2}", text) or int(text, 8) & 0o111:
+        raise click.BadParameter(f"{text!r} is no mode of a file that you can read and write; give 0644, 0640 or 0600")
+    return int(text, 8)
 
 
 @click.command("thumbnails")

@@ -153,8 +153,8 @@ class _Run:
 
     def _task(self, point: StoredPoint) -> Wanted:
         file, shown = self._root.file(_filepath(point)), point.payload.get("thumbnail_url")
-        there = shown == self._place.url(point.id)
-        return Wanted(file, point.payload.get("sha256"), self._place.path(point.id), there)
+        path, there = self._place.path(point.id), shown == self._place.url(point.id)
+        return Wanted(file, point.payload.get("sha256"), path, there, thumbnail_mode=self._place.mode)
 
     def _take(self, point: StoredPoint, loaded: Loaded) -> None:
         if loaded.reason is not None:

@@ -18,6 +18,9 @@ from cbmir.errors import ThumbnailError
 QUALITY = 80
 """Of the JPEG files."""
 
+MODE = 0o644
+"""Everybody may read them: a web server runs as another user."""
+
 _PARTS = ".part"  # unfinished files are apart: what a killed run has left is found without a look into all folders
 _STALE_S = 3600.0  # no run takes that long to write one
 
@@ -29,6 +32,7 @@ class Place:
     Attributes:
         folder: Where the files are.
         base: Absolute http(s) URL that shows the folder; without the slash at its end.
+        mode: Rights of the files, whatever the umask; new folders can be entered by all who may read the files.
 
     Raises:
         ThumbnailError: the URL is none that a browser can open with a path behind it, or it holds a password.
@@ -36,6 +40,7 @@ class Place:
 
     folder: Path
     base: str
+    mode: int = MODE
 
     def __post_init__(self) -> None:
         _check(self.base)
@@ -50,16 +55,18 @@ class Place:
         return self.base + _end(id)
 
 
-def open_place(folder: Path, base: str) -> Place:
+def open_place(folder: Path, base: str, mode: int = MODE) -> Place:
     """A place that can be written to; makes the folder, and deletes what killed runs have left half written.
 
     Raises:
         ThumbnailError: the URL can't be used, see `Place`, or the folder can't be written to.
     """
-    place = Place(folder, base)
+    place = Place(folder, base, mode)
     parts = folder / _PARTS
     try:
-        parts.mkdir(parents=True, exist_ok=True)
+        for missing in [item for item in (folder, *folder.parents) if not item.exists()][::-1]:
+            _make_folder(missing, mode)
+        parts.mkdir(mode=0o700, exist_ok=True)
         for left in parts.iterdir():
             with suppress(FileNotFoundError):  # another run is at work
                 if time.time() - left.stat().st_mtime > _STALE_S:
@@ -71,12 +78,13 @@ def open_place(folder: Path, base: str) -> Place:
     return place
 
 
-def write(picture: Image.Image, path: Path) -> None:
+def write(picture: Image.Image, path: Path, mode: int = MODE) -> None:
     """Write a thumbnail as JPEG, whole or not at all; one that is there is replaced.
 
     Args:
         picture: RGB or grey.
         path: From `Place.path`.
+        mode: Rights of the file.
 
     Raises:
         ThumbnailError: the file can't be written.
@@ -85,13 +93,32 @@ def write(picture: Image.Image, path: Path) -> None:
     picture.save(data, "JPEG", quality=QUALITY)
     part = path.parent.parent / _PARTS / uuid.uuid4().hex
     try:
-        path.parent.mkdir(exist_ok=True)
+        _make_folder(path.parent, mode)
         part.write_bytes(data.getvalue())
+        part.chmod(mode)
         part.replace(path)
     except OSError as error:
         with suppress(OSError):
             part.unlink()
         raise ThumbnailError(f"can't write the thumbnail {path}: {error.strerror}; what was stored stays") from error
+
+
+def remove(path: Path) -> None:
+    """Remove the thumbnail of an image that failed after all.
+
+    Raises:
+        ThumbnailError: it can't be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ThumbnailError(f"can't remove the thumbnail {path} of an image that failed: {error.strerror}") from error
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(mode | (mode & 0o444) >> 2)  # who may read a folder may enter it
 
 
 def is_there(path: Path) -> bool:
@@ -129,7 +156,7 @@ def _check(base: str) -> None:
         raise _refused(base, "it must be absolute, as in https://images.example.org/thumbnails")
     if "?" in base or "#" in base:
         raise _refused(base, "it must end with its path, without ? and #: the name of a file comes behind it")
-    if re.search(r"[\s\x00-\x1f\x7f\\]", base):
+    if re.search(r"[\s\x00-\x1f\x7f\\\ud800-\udfff]", base):
         raise _refused(base, "it has a space, a backslash or a sign that can't be seen")
     if not _is_host(host, in_brackets="[" in parts.netloc):
         raise _refused(base, f"{host!r} is no host")

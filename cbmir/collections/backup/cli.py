@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cbmir.options import json_option, opened, print_json, say, store_key, store_option
+from cbmir.options import echo, index_timeout_option, json_option, opened, print_json, say, store_key, store_option
 
 _NODES = "QDRANT_CLUSTER_URLS"
 
@@ -37,7 +37,7 @@ def snapshot_(name: str, location: str, folder: Path, nodes: tuple[str, ...], as
     if as_json:
         print_json(asdict(report))
     else:
-        click.echo(str(report))
+        echo(str(report))
 
 
 @click.command("restore")
@@ -45,6 +45,7 @@ def snapshot_(name: str, location: str, folder: Path, nodes: tuple[str, ...], as
 @store_option
 @click.option("--as", "name", metavar="NAME", help="Name of the collection; as it was unless given.")
 @node_option
+@index_timeout_option
 @json_option
 def restore_(folder: Path, location: str, name: str | None, nodes: tuple[str, ...], as_json: bool) -> None:
     """Put a backup back that `snapshot` has written to DIR.
@@ -59,7 +60,7 @@ def restore_(folder: Path, location: str, name: str | None, nodes: tuple[str, ..
     if as_json:
         print_json(asdict(report))
     else:
-        click.echo(str(report))
+        echo(str(report))
 
 
 @click.command("verify")

@@ -10,6 +10,7 @@ from cbmir.filters import Where
 from cbmir.options import (
     filter_options,
     foretell,
+    index_timeout_option,
     json_option,
     layout_options,
     opened,
@@ -40,6 +41,7 @@ def export_(name: str, location: str, folder: Path, where: Where, as_json: bool)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @store_option
 @click.option("--as", "new_name", metavar="NAME", help="Name of the collection; as it was unless given.")
+@index_timeout_option
 @layout_options
 @json_option
 def import_(folder: Path, location: str, new_name: str | None, layout: Layout, as_json: bool) -> int:

@@ -1,5 +1,8 @@
 """Points whose files are gone: found, and removed if asked to."""
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from cbmir.root import Root
 from cbmir.store.base import Collection
 
 BATCH = 1000
+_NAMED = 5  # folders in a message
+ALLOWED = 10.0
+"""Percent of the images that may be gone: where more are missing, a disk or a folder may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,14 @@ class PruneReport:
         return f"{self.collection}: {len(self.gone):,} of {self.looked_at:,} images have no file{remote}; {done}"
 
 
-def prune(collection: Collection, root: Path, where: Where = (), *, remove: bool = False) -> PruneReport:
+def prune(
+    collection: Collection,
+    root: Path,
+    where: Where = (),
+    *,
+    remove: bool = False,
+    allow_missing: float | None = None,
+) -> PruneReport:
     """Look for the file of every image.
 
     Args:
@@ -51,13 +64,17 @@ def prune(collection: Collection, root: Path, where: Where = (), *, remove: bool
         root: Folder that the stored file paths are relative to.
         where: Which images to look at.
         remove: Remove the points of files that are gone.
+        allow_missing: Remove them if up to so many percent of the files are gone, 0 to 100. None for `ALLOWED`, and
+            only while no whole top folder is gone.
 
     Raises:
         FilterError: the filter names a value that doesn't exist.
-        StoreError: not one file is there, which says that the folder is another; nothing is removed then.
+        StoreError: not one file is there, which says that the folder is another; or more are gone than allowed.
+            Nothing is removed then.
     """
     where = resolve(where, collection)
     gone: list[tuple[str, str]] = []
+    here: Counter[str] = Counter()
     looked_at = remote = 0
     files = Root(root)
     with tqdm(total=collection.count(where), desc="files", unit="image", leave=False, disable=None) as bar:
@@ -69,12 +86,15 @@ def prune(collection: Collection, root: Path, where: Where = (), *, remove: bool
                     remote += 1
                 elif not _is_file(files, path):
                     gone.append((point.id, path))
+                else:
+                    here[_top(path)] += 1
             bar.update(len(points))
-    if gone and len(gone) == looked_at - remote:
+    if gone and not here and not (remove and allow_missing == 100):
         raise StoreError(
             f"not one of the {len(gone):,} files is below {root}, such as {gone[0][1]}: is it another folder?"
         )
-    if remove:
+    if remove and gone:
+        _check(gone, here, root, allow_missing)
         for start in range(0, len(gone), BATCH):
             collection.delete([id for id, _ in gone[start : start + BATCH]])
         collection.flush()
@@ -86,3 +106,29 @@ def _is_file(root: Root, filepath: str) -> bool:
         return root.file(filepath).is_file()
     except ImageError:  # it leads out of the folder
         return False
+
+
+def _check(gone: list[tuple[str, str]], here: Mapping[str, int], root: Path, allowed: float | None) -> None:
+    """Refuse to remove more than was allowed.
+
+    Raises:
+        StoreError: more is gone; the message says what, by top folder.
+    """
+    share = 100 * len(gone) / (len(gone) + sum(here.values()))
+    missing = Counter(_top(path) for _, path in gone)
+    whole = sorted(folder for folder in missing if folder and not here.get(folder))
+    if share <= (ALLOWED if allowed is None else allowed) and (allowed is not None or not whole):
+        return
+    parts = [f"{count:,} in {folder or 'no folder'}" for folder, count in missing.most_common(_NAMED)]
+    parts += ["..."] if len(missing) > _NAMED else []
+    lost = f", with all of {', '.join(whole[:_NAMED])}{', ...' if len(whole) > _NAMED else ''}" if whole else ""
+    raise StoreError(
+        f"{share:.1f}% of the files are not below {root}{lost}: is a disk or a folder missing? Nothing was removed. "
+        f"What would go: {', '.join(parts)}; without --yes each is listed. To remove them: "
+        f"--allow-missing {math.ceil(share)}"
+    )
+
+
+def _top(path: str) -> str:
+    """The first folder of a path; empty where it has none."""
+    return path.partition("/")[0] if "/" in path else ""

@@ -5,7 +5,16 @@ import click
 from cbmir.collections.refusals import told
 from cbmir.collections.transfer.bulk import is_unused_version, put_off
 from cbmir.collections.transfer.transfer import transfer
-from cbmir.options import defer_option, foretell, json_option, layout_options, opened, store_key, store_option
+from cbmir.options import (
+    defer_option,
+    foretell,
+    index_timeout_option,
+    json_option,
+    layout_options,
+    opened,
+    store_key,
+    store_option,
+)
 from cbmir.store import Key, Layout
 from cbmir.store.keys import FROM_KEY, TO_KEY
 
@@ -15,6 +24,7 @@ from cbmir.store.keys import FROM_KEY, TO_KEY
 @store_option
 @click.option("--to", "target", required=True, metavar="DIR|URL", help=f"The other store; its key is in {TO_KEY}.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
+@index_timeout_option
 @layout_options
 @defer_option
 @json_option
@@ -33,6 +43,7 @@ def push(name: str, location: str, target: str, new_name: str | None, layout: La
 @store_option
 @click.option("--from", "origin", required=True, metavar="DIR|URL", help=f"The other store; its key is in {FROM_KEY}.")
 @click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same unless given.")
+@index_timeout_option
 @layout_options
 @json_option
 def pull(name: str, location: str, origin: str, new_name: str | None, layout: Layout, as_json: bool) -> int:

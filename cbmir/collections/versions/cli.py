@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from cbmir.options import json_option, opened, print_json, say, store_option
+from cbmir.options import echo, json_option, opened, print_json, say, store_option
 
 
 @click.command("versions")
@@ -22,7 +22,7 @@ def versions_(name: str, location: str, as_json: bool) -> None:
         return
     for item in found:
         mark = "*" if item.current else " "
-        click.echo(f"{mark} {item.name:34} {item.points:>10,}  {item.status:7} {item.fingerprint or 'not of cbmir'}")
+        echo(f"{mark} {item.name:34} {item.points:>10,}  {item.status:7} {item.fingerprint or 'not of cbmir'}")
 
 
 @click.command("promote")

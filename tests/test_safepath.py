@@ -1,0 +1,165 @@
+"""Modules beside a user's images are never imported: not by the program, and not by any process it starts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from pictures import environment, write_picture
+
+from cbmir.safepath import trusted
+
+
+@pytest.fixture
+def hostile(tmp_path) -> Path:
+    """A folder of images and of a module by every name there is; each writes a file when it is imported."""
+    folder = tmp_path / "images"
+    names = {*sys.stdlib_module_names, *packages_distributions(), "cbmir", "ingest", "search", "evaluate", "encodings"}
+    for number in range(40):
+        write_picture(folder / f"train/XR/chest/nodule/{number}.png", number)
+    for name in names:
+        if name.isidentifier():
+            (folder / f"{name}.py").write_text(_marking(tmp_path, name))
+    (folder / "encodings").mkdir()
+    (folder / "encodings" / "__init__.py").write_text(_marking(tmp_path, "encodings"))
+    return folder
+
+
+def _marking(place: Path, name: str) -> str:
+    return f"open({str(place / 'imported')!r}, 'a').write({name!r} + '\\n')\n"
+
+
+def _run(hostile: Path, start: list[str], *arguments: object, codes: tuple[int, ...] = (0,), **more: str) -> str:
+    done = subprocess.run(
+        [*start, *map(str, arguments)],
+        cwd=hostile, env={**environment(), **more}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=600, check=False,
+    )  # fmt: skip
+    marker = hostile.parent / "imported"
+    assert not marker.exists(), (arguments, sorted(set(marker.read_text().split())))
+    assert done.returncode in codes, done.stderr
+    return done.stdout
+
+
+def _leave_out_what_python_imports_itself(hostile: Path, empty: list[str], **more: str) -> None:
+    """Delete the modules that Python imports before a program has a say: those that already an empty one imports."""
+    marker = hostile.parent / "imported"
+    shutil.rmtree(hostile / "encodings")  # Python can't even start with this one
+    (hostile / "encodings.py").unlink()
+    while True:
+        subprocess.run(empty, cwd=hostile, env={**environment(), **more}, capture_output=True, check=False)
+        if not marker.exists():
+            return
+        for name in marker.read_text().split():
+            (hostile / f"{name}.py").unlink(missing_ok=True)
+            shutil.rmtree(hostile / name, ignore_errors=True)
+        marker.unlink()
+
+
+@pytest.fixture
+def program(tmp_path) -> list[str]:
+    """``cbmir`` as it is installed: a script in another folder."""
+    script = tmp_path / "bin" / "cbmir"
+    script.parent.mkdir()
+    script.with_name("cbmir-empty").touch()
+    script.write_text("import sys\nfrom cbmir.__main__ import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
+    return [sys.executable, str(script)]
+
+
+@pytest.mark.parametrize("python_path", ["", ":"])
+def test_program__imports_nothing_from_the_working_directory(hostile, program, python_path):
+    store, here = hostile.parent / "store", "."
+    path = {"PYTHONPATH": os.pathsep.join((environment()["PYTHONPATH"], python_path))} if python_path else {}
+    if python_path:
+        _leave_out_what_python_imports_itself(hostile, [sys.executable, program[1] + "-empty"], **path)
+    ingest = ("ingest", "images", here, "--encoder", "efficientnet-lite0", "--store", store)
+    thumbnails = ("--thumbnails", hostile.parent / "thumbs", "--thumbnail-url", "http://localhost/t")
+    _run(hostile, program, *ingest, "--workers", 2, *thumbnails, **path)
+    common = ("efficientnet-lite0", "--store", store)
+    _run(hostile, program, "collections", "optimize", *common, **path)
+    if python_path:
+        return
+    _run(hostile, program, "ingest", "thumbnails", *common, "--root", here, *thumbnails)
+    _run(
+        hostile,
+        program,
+        "ingest",
+        "reindex",
+        *common,
+        "--encoder",
+        "pixels",
+        "--as",
+        "px",
+        "--root",
+        here,
+        "--workers",
+        2,
+    )
+    picture = "train/XR/chest/nodule/3.png"
+    _run(hostile, program, "search", "image", picture, "--store", store, "--collection", "px", "--sheet", "../s.png")
+    _run(
+        hostile,
+        program,
+        "evaluate",
+        "retrieval",
+        "--store",
+        store,
+        "--collection",
+        "px",
+        "--queries",
+        "split=train",
+        "--gallery",
+        "split=train",
+        "--out",
+        "../rows.csv",
+    )
+    _run(hostile, program, "doctor", "--store", store, "--encoder", "efficientnet-lite0")
+    _run(hostile, program, "ingest", "prepare", "nih14", here, "--out", "../nih.csv", codes=(1,))
+
+
+@pytest.mark.parametrize("package", ["cbmir", "ingest", "search", "evaluate"])
+def test_module__imports_nothing_from_the_working_directory(hostile, package):
+    """Of ``python -m`` only what Python does before it runs the module escapes: that needs ``python -P -m``."""
+    (hostile / "empty_program.py").touch()
+    _leave_out_what_python_imports_itself(hostile, [sys.executable, "-m", "empty_program"])
+    for name in {package, "cbmir"}:
+        (hostile / f"{name}.py").unlink()
+    _run(hostile, [sys.executable, "-m", package], "--help")
+    if package == "cbmir":
+        (hostile / "cbmir.py").write_text(_marking(hostile.parent, "cbmir"))
+        ingest = ("ingest", "images", ".", "--encoder", "pixels", "--store", hostile.parent / "store", "--workers", 2)
+        _run(hostile, [sys.executable, "-P", "-m", package], *ingest)
+        (hostile / "cbmir.py").unlink()
+        _run(hostile, [sys.executable, "-m", package], *ingest)
+
+
+def test_ingest_images__of_another_program_starts_its_workers_safely(hostile, tmp_path):
+    script = tmp_path / "scripts" / "mine.py"
+    script.parent.mkdir()
+    (script.parent / "beside.py").write_text("WORKERS = 2\n")
+    script.write_text(
+        "from pathlib import Path\nfrom beside import WORKERS\nfrom cbmir.media import Preprocessing\n"
+        "from ingest.loader import Loader, Drawing, Wanted\n"
+        "if __name__ == '__main__':\n"
+        "    with Loader(Drawing(), WORKERS) as loader:\n"
+        "        print(len(list(loader.load([[Wanted(p, None)] for p in Path('.').rglob('*.png')]))))\n"
+    )
+    assert _run(hostile, [sys.executable, str(script)]) == "40\n"
+    for picture in hostile.rglob("*.png"):
+        (script.parent / picture.name).write_bytes(picture.read_bytes())
+    assert _run(script.parent, [sys.executable, script.name]) == "40\n"  # its own folder stays its own
+
+
+def test_trusted__keeps_what_is_installed_and_the_folder_of_cbmir(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), "relative", *sys.path])
+    kept = trusted()
+    assert not {"", str(tmp_path), "relative"} & set(kept)
+    assert set(kept) == {entry for entry in sys.path[3:] if Path(entry).is_absolute()}
+    home = Path(__file__).resolve().parent.parent
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "path", [str(home)])
+    assert trusted() == [str(home)]
