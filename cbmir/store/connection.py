@@ -153,9 +153,9 @@ def connect(
         StoreError: a URL or the key can't be one, no server answers, it refuses the key, or its version is too far
             from the client's.
     """
-    _check_key(api_key)
-    consistency = parse_consistency(read_consistency) if read_consistency else None
     way, key = way or Way(), api_key if isinstance(api_key, Key) else Key(api_key)
+    _check_key(key)
+    consistency = parse_consistency(read_consistency) if read_consistency else None
     places = [_Place.parse(url.strip()) for url in urls.split(",")]
     try:
         nodes = _greeted(places, key, way)
@@ -186,14 +186,14 @@ def parse_consistency(text: str) -> Consistency:
     raise StoreError(f"read consistency {text!r} is none of majority, quorum, all, or a number of replicas")
 
 
-def _check_key(api_key: str | None) -> None:
+def _check_key(key: Key) -> None:
     """Refuse a key that can't be sent; it isn't named.
 
     Raises:
         StoreError: it has a sign that no header of HTTP takes.
     """
-    if api_key and not re.fullmatch(r"[\x21-\x7e]+", api_key):
-        raise StoreError("the key has spaces, line ends or signs other than ASCII; see QDRANT_API_KEY")
+    if key.value and not re.fullmatch(r"[\x21-\x7e]+", key.value):
+        raise StoreError(f"the key has spaces, line ends or signs other than ASCII; see {key.variable}")
 
 
 def _consistency(value: Consistency) -> int | ReadConsistencyType:
