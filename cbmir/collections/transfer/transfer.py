@@ -89,14 +89,6 @@ class TransferReport:
         )
 
 
-@dataclass(slots=True)
-class _Copied:
-    """What became of some points: how many were written, and which were refused."""
-
-    written: int = 0
-    refused: list[Refusal] = field(default_factory=list)
-
-
 def transfer(
     source: Original, target: Collection, progress: Progress | None = None, *, seed: int = 0
 ) -> TransferReport:
