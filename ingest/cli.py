@@ -279,7 +279,7 @@ def modalities(as_json: bool) -> None:
         print_json({code: list(spellings) for code, spellings in MODALITIES.items()})
         return
     for code, spellings in MODALITIES.items():
-        click.echo(f"{code:5} {', '.join(spellings)}")
+        echo(f"{code:5} {', '.join(spellings)}")
 
 
 def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import click
-
 from cbmir.errors import RecordError, StoreError
-from cbmir.options import EXIT_FAILURES, print_json, say
+from cbmir.options import EXIT_FAILURES, echo, print_json, say
 from cbmir.schema import ImageRecord, StoredPoint
 
 _SHOWN = 3
@@ -84,7 +82,7 @@ def told(report: Report, as_json: bool) -> int:
     if as_json:
         print_json(asdict(data))
     else:
-        click.echo(str(report))
+        echo(str(report))
     for item in report.refused[:_SHOWN]:
         say(f"refused: {item.filepath or item.id}: {item.reason}")
     if len(report.refused) > _SHOWN:
