@@ -25,6 +25,12 @@ settings.load_profile("cbmir")
 Batch = Callable[..., EmbeddedBatch]
 
 
+@pytest.fixture(autouse=True)
+def _as_a_shell_starts_programs() -> None:
+    """Programs that a test starts find the modules beside them: `cbmir`, run in this process, sets it otherwise."""
+    os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @pytest.fixture(scope="session")
 def card() -> EncoderCard:
     """An encoder of eight dimensions."""

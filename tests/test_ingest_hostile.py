@@ -494,7 +494,7 @@ def test_table__values_the_engine_can_not_hold(tmp_path):
     assert point.payload["extra"] == {
         "nested": [{"deep": [1.5, None], "when": "x"}],
         "infinite": "inf",
-        "large": 2**64 - 1,
+        "large": "18446744073709551615",
         "bytes": "caf\\xe9",
         "count": 3,
     }

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbmir.errors import CutoffError, FilterError, ProtocolError
+from cbmir.errors import CutoffError, ProtocolError
 from evaluate.protocol import RetrievalProtocol, conditions, wording
 from evaluate.ranking.exclusion import Exclusion
 from evaluate.ranking.relevance import RULES, Relations, find_grades, find_relevance, hierarchy, judge
@@ -24,9 +24,8 @@ def test_conditions__wording_is_the_inverse():
     assert wording(conditions(texts)) == " and ".join(texts)
 
 
-def test_conditions__unknown_field_names_the_known():
-    with pytest.raises(FilterError, match="no field 'slit' to filter by; there are dataset, split"):
-        conditions(["slit=test"])
+def test_conditions__a_name_that_is_no_field_is_an_own_column():
+    assert conditions(["slit=test"])[0].field == "extra.slit"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,7 @@ def test_conditions__unknown_field_names_the_known():
         ({"k": (0,)}, CutoffError, "k is 0; cutoffs lie in 1 to 10000"),
         ({"k": (1, 10_001)}, CutoffError, "k is 1, 10001; cutoffs lie in 1 to 10000"),
         ({"exclude": ("hospital",)}, ProtocolError, "no thing to exclude by 'hospital'; there are patient, study"),
-        ({"by": ("sex",)}, ProtocolError, "no group 'sex'; there are modality"),
+        ({"by": ("age_years",)}, ProtocolError, "results can't be grouped by age_years; there are "),
         ({"relevance": "all"}, ProtocolError, "no rule of relevance 'all'; there are any, exact, jaccard"),
         ({"k": ()}, CutoffError, "k is missing"),
     ],

@@ -1,6 +1,5 @@
 """Memory and semaphores that decoding processes share: what isn't there is a sentence, what is left goes."""
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -12,7 +11,7 @@ import pytest
 from pictures import environment
 
 from cbmir.errors import WorkerError
-from ingest.semaphores import marked, remove_left
+from ingest.semaphores import remove_left
 from ingest.shared import SharedPixels, available_bytes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/shm and /proc")
@@ -127,9 +126,12 @@ def test_remove_left__leaves_those_of_others(tmp_path):
 
 @LINUX
 def test_marked__ends_with_the_block():
-    context = multiprocessing.get_context("spawn")
-    with marked():
-        ours = context.Lock()
-    theirs = context.Lock()
-    assert ours._semlock.name.startswith("/cbmir-")
-    assert theirs._semlock.name.startswith("/mp-")
+    script = (
+        "import multiprocessing\nfrom ingest.semaphores import marked\ncontext = multiprocessing.get_context('spawn')\n"
+        "with marked():\n    ours = context.Lock()\n"
+        "print(ours._semlock.name, context.Lock()._semlock.name)"
+    )  # a process of its own: joblib, which other tests import, names semaphores in its own way
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ours, theirs = done.stdout.split()
+    assert ours.startswith("/cbmir-")
+    assert theirs.startswith("/mp-")

@@ -199,16 +199,19 @@ class ServerCollection(Collection):
         Raises:
             StoreError: an optimisation failed on the server, or it takes longer than `index_timeout_s`.
         """
-        m = _deferred(self._state())
-        if m:
+        state = self._state()
+        if m := _deferred(state):
             self._configure(hnsw_config=models.HnswConfigDiff(m=m), metadata={_DEFERRED: None})
+            state = self._state()
         limit_s = index_timeout_s()
         started = time.monotonic()
-        while (status := self._state().status) != models.CollectionStatus.GREEN:
-            if status == models.CollectionStatus.RED:
-                reason = one_line(str(self._state().optimizer_status))
+        while state.status != models.CollectionStatus.GREEN:
+            if state.status == models.CollectionStatus.RED:
+                reason = one_line(str(state.optimizer_status))
                 raise StoreError(f"{self._connection.location} ({self.name}) has failed to index: {reason}")
-            if status == models.CollectionStatus.GREY:  # after a restart nothing is indexed before the next change
+            if (
+                state.status == models.CollectionStatus.GREY
+            ):  # after a restart nothing is indexed before the next change
                 self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()), "manage")
             if time.monotonic() - started > limit_s:
                 raise StoreError(
@@ -219,6 +222,7 @@ class ServerCollection(Collection):
             if progress:
                 progress(f"the server is indexing: {time.monotonic() - started:.0f} s")
             time.sleep(_POLL_S)
+            state = self._state()
 
     def metadata(self) -> dict[str, Any]:
         """What the collection remembers of itself besides its points."""

@@ -59,7 +59,9 @@ def json_of(value: Any) -> Any:
         return {str(name): json_of(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_of(item) for item in value]
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)  # the engines hold 64 bits with a sign
+    if isinstance(value, float) and math.isfinite(value):
         return value
     return text_of(value)
 
