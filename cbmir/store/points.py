@@ -209,9 +209,7 @@ class ServerCollection(Collection):
             if state.status == models.CollectionStatus.RED:
                 reason = one_line(str(state.optimizer_status))
                 raise StoreError(f"{self._connection.location} ({self.name}) has failed to index: {reason}")
-            if (
-                state.status == models.CollectionStatus.GREY
-            ):  # after a restart nothing is indexed before the next change
+            if state.status == models.CollectionStatus.GREY:  # after a restart only the next change starts the index
                 self._call(lambda client: client.update_collection(self.name, models.OptimizersConfigDiff()), "manage")
             if time.monotonic() - started > limit_s:
                 raise StoreError(
