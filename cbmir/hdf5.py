@@ -1,4 +1,4 @@
-"""HDF5 files of strangers, opened only where all that they hold lies in the file itself.
+"""HDF5 files from others, opened only if all their data are in the file itself.
 
 HDF5 can point elsewhere: links to other files, vectors in other files (external storage, virtual data sets), parts of a
 file by a driver, and filters that are loaded as programs. A file that does so is refused before anything of it is read.
@@ -64,7 +64,7 @@ def _checked(path: Path, file: h5py.File) -> int:
 
 
 def _flaw(how: Any) -> str | None:
-    """What is wrong with how a data set is stored; nothing where it lies in the file."""
+    """What is wrong with how a data set is stored; None if its values are in the file."""
     if how.get_external_count():
         return "keeps its values in another file"
     if how.get_layout() == h5py.h5d.VIRTUAL:

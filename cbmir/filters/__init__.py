@@ -5,7 +5,7 @@ does; a glob pays no heed to case. ``!=`` also passes images that lack the field
 ``>=``) never does. A bar in a value is written ``\|``; a value that holds one is found without the backslash too.
 
 Own columns, which the payload keeps under ``extra``, are filtered by their names: ``scanner=Siemens``. Where a payload
-field has the same name, ``extra.`` before it means the column. A name that holds an operator stands in quotes.
+field has the same name, ``extra.`` before it means the column. Write a name that holds an operator in quotes.
 """
 
 from cbmir.filters.conditions import (

@@ -81,7 +81,7 @@ def own_field(name: str) -> str:
 
 
 def engine_key(field: str) -> str:
-    """A field as the engines name it: what is no plain word stands in quotes.
+    """A field as the engines name it: a name that is no plain word is put in quotes.
 
     Raises:
         FilterError: the name of an own column holds a sign that the engines can't take.

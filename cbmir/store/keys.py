@@ -1,4 +1,4 @@
-"""Keys of servers: which variable of the environment holds the key of which store, and what is said when one fails."""
+"""Keys of servers: the environment variable that holds each store's key, and the message when a key fails."""
 
 import os
 import re
