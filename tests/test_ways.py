@@ -159,11 +159,19 @@ def test_profile__is_kept_in_the_card(collection):
 
 
 def test_measure_filters__common_values_of_each_field(collection, islands):
-    measured = measure_filters(collection, islands.vectors[:100], lambda points: 500.0 if points > 2000 else 0.0)
+    measured = measure_filters(collection, islands.vectors[:100], 10**6, lambda points: 500.0 if points > 2000 else 0.0)
     points = {item.values: item.points for item in measured}
     assert points[(("modality", "XR"),)] == sum(record.modality == "XR" for record in islands.records)
     assert (("split", "test"),) not in points
     assert all(0 <= item.lowest <= item.recall <= 1 for item in measured)
+
+
+def test_measure_filters__stops_at_its_budget_and_not_at_a_time(collection, islands):
+    every = measure_filters(collection, islands.vectors[:20], 10**6, lambda points: 500.0)
+    budget = every[0].points + every[1].points
+    some = measure_filters(collection, islands.vectors[:20], budget, lambda points: 500.0)
+    assert some[:2] == every[:2]
+    assert sum(item.points for item in some) <= budget < sum(item.points for item in every)
 
 
 def test_summary__names_the_filter_that_loses_most():

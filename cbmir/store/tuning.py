@@ -27,8 +27,8 @@ FIELDS = ("modality", "anatomic_region", "dataset", "split", "sex", "view", "pri
 
 VALUES = 4
 QUERIES = 128
-LIMIT_S = 10.0
-"""No further filter is measured after this time."""
+PASSES = 10
+"""Filters are measured until the images that pass them add up to so many times the collection."""
 
 TIE = 1e-6
 """Cosines that differ by no more are equal but for rounding: either image is a right answer."""
@@ -69,7 +69,9 @@ def measure_search(collection: "Collection", progress: Callable[[str], None] | N
     check_ms = _median_ms(lambda row: collection.query(some[row], _K, few[row], way="exact", fields=False))
     scan_us = 1000 * scan_ms / info.points
     pace_ms = graph_ms / ef
-    filters = measure_filters(collection, queries, lambda points: points * scan_us / 1000 / pace_ms, progress)
+    filters = measure_filters(
+        collection, queries, info.points * PASSES, lambda points: points * scan_us / 1000 / pace_ms, progress
+    )
     return SearchProfile(
         points=info.points,
         queries=len(queries),
@@ -161,6 +163,7 @@ def draw(collection: "Collection", count: int, rng: np.random.Generator, where: 
 def measure_filters(
     collection: "Collection",
     queries: Vectors,
+    budget: int,
     pays: Callable[[int], float],
     progress: Callable[[str], None] | None = None,
 ) -> tuple[FilterRecall, ...]:
@@ -169,15 +172,16 @@ def measure_filters(
     Args:
         collection: Indexed.
         queries: (n, dim) of unit length.
+        budget: A filter is left out if more images than this would pass it and those before it together.
         pays: Width of the HNSW beam at which the graph takes as long as a scan of so many images.
         progress: Called with a line before each.
     """
-    started, measured = time.monotonic(), []
+    measured: list[FilterRecall] = []
     firsts: list[FilterRecall] = []
     for name in FIELDS:
         for number, (value, points) in enumerate(collection.facet(name, limit=VALUES).items()):
             widths = [ef for ef in WIDTHS if ef < pays(points)]
-            if not widths or time.monotonic() - started > LIMIT_S:
+            if not widths or sum(item.points for item in measured) + points > budget:
                 continue
             measured.append(_measure_filter(collection, queries, ((name, value),), points, widths, progress))
             if number == 0 and measured[-1].holds:
@@ -186,7 +190,9 @@ def measure_filters(
         values = tuple(sorted(one.values + other.values))
         points = collection.count(_where(values))
         widths = [ef for ef in WIDTHS if max(one.ef, other.ef) <= ef < pays(points)]
-        if widths and points < min(one.points, other.points) and time.monotonic() - started < LIMIT_S:
+        if points >= min(one.points, other.points) or sum(item.points for item in measured) + points > budget:
+            continue
+        if widths:
             measured.append(_measure_filter(collection, queries, values, points, widths, progress))
     return tuple(measured)
 
