@@ -21,6 +21,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
+from cbmir.limits import Limits
 from cbmir.media import DECODER, Asset, Note, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
 from cbmir.safepath import as_here
 from ingest.semaphores import marked, remove_left
@@ -32,6 +33,7 @@ CHUNK = {"image": 16, "volume": 1}
 
 _CHUNK_BYTES = 8 << 20  # of pixels
 _CHUNKS_IN_FLIGHT = 3  # a worker
+_ENDED = "ended the process that decoded it (out of memory, or a crash of the decoder)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +111,31 @@ class Loaded:
     notes: tuple[Note, ...] = ()
 
 
-def load_image(wanted: Wanted, how: How) -> Loaded:
+def load_image(wanted: Wanted, how: How, limits: Limits | None = None, *, kills: bool = False) -> Loaded:
     """Read, hash, and, unless it is known, decode and preprocess one image or volume; never raises for a bad one.
 
     Its thumbnail is written where one is due. With a `Drawing` that is all, and a file that isn't as it was stored is
     a bad one.
 
+    Args:
+        wanted: The file.
+        how: What is made of it.
+        limits: What that may take; those of the environment unless given.
+        kills: Whether the system may end this process where decoding doesn't end in time.
+
     Raises:
         ThumbnailError: the thumbnail can't be written, which isn't the image's fault.
     """
+    asset = Asset(wanted.path, limits, kills=kills)
     try:
-        return _draw(wanted, how) if isinstance(how, Drawing) else _load(wanted, how)
+        return _draw(wanted, how, asset) if isinstance(how, Drawing) else _load(wanted, how, asset)
     except ImageError as error:
         return Loaded(reason=str(error))
     except MemoryError:
         return Loaded(reason="is too large for the memory of this machine")
 
 
-def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
-    asset = Asset(wanted.path)
+def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing, asset: Asset) -> Loaded:
     same = asset.sha256 == wanted.known_sha256
     known = same and not asset.changed_since(wanted.known_decoder)
     due = wanted.due(known)
@@ -151,11 +159,10 @@ def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing) -> Loaded:
     )
 
 
-def _draw(wanted: Wanted, how: Drawing) -> Loaded:
+def _draw(wanted: Wanted, how: Drawing, asset: Asset) -> Loaded:
     due = wanted.due(known=True)
     if due is None:
         return Loaded()
-    asset = Asset(wanted.path)
     if wanted.known_sha256 not in (None, asset.sha256):
         return Loaded(asset.sha256, reason="has changed since it was embedded: run `cbmir ingest images` again")
     write(thumbnail(render(asset, how.window_hu)), due, wanted.thumbnail_mode)
@@ -182,6 +189,7 @@ class Loader:
     def __init__(self, how: How, workers: int) -> None:
         self._how = how
         self._workers = workers
+        self._limits = Limits.read("image")
         self._pixels: SharedPixels | None = None
         self.decode_s = 0.0
         self._start()
@@ -233,7 +241,7 @@ class Loader:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with as_here(), marked():
-                self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels))
+                self._pool = ProcessPoolExecutor(self._workers, context, _begin, (self._how, self._pixels, self._limits))
                 for started in [self._pool.submit(int) for _ in range(self._workers)]:
                     started.result()
         except BrokenProcessPool as error:
@@ -257,13 +265,14 @@ class Loader:
         done = []
         self._start()
         for wanted in chunk:
+            workers = multiprocessing.active_children()
             try:
                 done += self._unpack(self._submit([wanted]).result())
             except BrokenProcessPool:
+                codes = {worker.exitcode for worker in workers}
                 self._start()
-                done.append(
-                    Loaded(reason="ended the process that decoded it (out of memory, or a crash of the decoder)")
-                )
+                late = -signal.SIGXCPU in codes
+                done.append(Loaded(reason=self._limits.late if late else _ENDED))
         return done
 
     def _unpack(self, chunk: _Chunk) -> list[Loaded]:
@@ -279,13 +288,14 @@ class Loader:
 
 _how: How
 _pixels: SharedPixels | None
+_limits: Limits
 """Of a worker process."""
 
 
-def _begin(how: How, pixels: SharedPixels | None) -> None:
+def _begin(how: How, pixels: SharedPixels | None, limits: Limits) -> None:
     """Begin as a worker, and end when the process that started it does, however that ended."""
-    global _how, _pixels
-    _how, _pixels = how, pixels
+    global _how, _pixels, _limits
+    _how, _pixels, _limits = how, pixels, limits
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_await, args=(parent,), daemon=True).start()
@@ -296,7 +306,7 @@ def _load_chunk(chunk: list[Wanted], slot: int) -> _Chunk:
     filled = 0
     loaded = []
     for wanted in chunk:
-        item = load_image(wanted, _how)
+        item = load_image(wanted, _how, _limits, kills=True)
         if item.pixels is not None:
             assert _pixels is not None
             _pixels[slot][filled] = item.pixels

@@ -169,7 +169,7 @@ BAD = {
     "picture": "is no NIfTI volume",
     "no_gzip": "is no NIfTI volume, nor one of MGH or NRRD",
     "cut": "can't be read: Compressed file ended",
-    "plain_cut": "can't be read: Expected",
+    "plain_cut": "has a header of",
     "no_shape": "is no volume|can't be read",
     "checksum": "can't be read: CRC check failed",
     "flat": "says no spacing or orientation",

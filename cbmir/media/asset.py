@@ -1,5 +1,6 @@
 """A thing that pixels come from, and what is made of it: the input of an encoder, or an image for people."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbmir.errors import ImageError
+from cbmir.limits import Limits
 from cbmir.media.files import file_sha256, read, sha256
 from cbmir.media.kinds import HEAD_BYTES, kind_of, kind_of_bytes
 from cbmir.media.preprocessing import Preprocessing, preprocess
@@ -26,12 +28,20 @@ class Asset:
 
     Attributes:
         kind: ``image`` or ``volume``: of a file by its name, of bytes by their first.
+        limits: What decoding it may take.
 
-    Every property raises `ImageError` where the file can't be read or decoded.
+    Every property raises `ImageError` where the file can't be read or decoded, or goes beyond a limit.
+
+    Args:
+        source: The file or its bytes.
+        limits: Those of the environment unless given.
+        kills: Whether the system may end this process where decoding doesn't end in time; for processes that only decode.
     """
 
-    def __init__(self, source: str | Path | bytes) -> None:
+    def __init__(self, source: str | Path | bytes, limits: Limits | None = None, *, kills: bool = False) -> None:
         self._source = source if isinstance(source, bytes) else Path(source)
+        self._kills = kills
+        self.limits = limits or Limits.read("image")
         self.kind: RecordKind = kind_of_bytes(source[:HEAD_BYTES]) if isinstance(source, bytes) else kind_of(source)
 
     @cached_property
@@ -49,7 +59,8 @@ class Asset:
     @cached_property
     def volume(self) -> Volume:
         """The volume as it was measured."""
-        return read_volume(self._source)
+        with self.held():
+            return read_volume(self._source, self.limits)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -58,13 +69,22 @@ class Asset:
 
     def changed_since(self, decoder: int) -> bool:
         """Whether an earlier decoder, by its version `DECODER`, gave other pixels; none is decoded to tell."""
-        if isinstance(self._source, Path) and self.kind == "volume":
-            return decoder < DECODER and lacks_orientation(self._source)
-        return self.kind == "image" and changed_since(self._data, decoder)
+        if decoder >= DECODER:
+            return False
+        with self.held():
+            if isinstance(self._source, Path) and self.kind == "volume":
+                return lacks_orientation(self._source)
+            return self.kind == "image" and changed_since(self._data, decoder)
+
+    def held(self) -> AbstractContextManager[None]:
+        """A context that takes no more time and memory than one decode may."""
+        return self.limits.held(kills=self._kills)
 
     @cached_property
     def _decoded(self) -> Decoded:
-        return decode_noted(self._data, self._source.name if isinstance(self._source, Path) else "")
+        data = self._data
+        with self.held():
+            return decode_noted(data, self._source.name if isinstance(self._source, Path) else "", self.limits)
 
     @cached_property
     def _data(self) -> bytes:
@@ -103,15 +123,21 @@ def prepare(
         encoder: Name of the encoder, for messages.
 
     Raises:
-        ImageError: the file can't be read or decoded, or is an image where a volume is needed or the reverse.
+        ImageError: the file can't be read or decoded, goes beyond a limit, or is an image where a volume is needed or
+            the reverse.
     """
     asset = asset if isinstance(asset, Asset) else Asset(asset)
     if asset.kind != how.kind:
         raise ImageError(f"is {_A[asset.kind]}; {encoder} takes {how.kind}s")
     if isinstance(how, VolumePreprocessing):
         width, height, depth = asset.volume.values.shape
-        return Prepared(preprocess_volume(asset.volume, how), asset.sha256, width, height, depth)
-    return Prepared(preprocess(asset.image, how), asset.sha256, *asset.image.size, notes=asset.notes)
+        with asset.held():
+            voxels = preprocess_volume(asset.volume, how)
+        return Prepared(voxels, asset.sha256, width, height, depth)
+    image = asset.image
+    with asset.held():
+        pixels = preprocess(image, how)
+    return Prepared(pixels, asset.sha256, *image.size, notes=asset.notes)
 
 
 def render(asset: Asset | str | Path | bytes, window_hu: tuple[float, float] | None = None) -> Image.Image:
@@ -122,7 +148,11 @@ def render(asset: Asset | str | Path | bytes, window_hu: tuple[float, float] | N
         window_hu: Of a volume, black to white; None for the range of the slice.
 
     Raises:
-        ImageError: the file can't be read or decoded.
+        ImageError: the file can't be read or decoded, or goes beyond a limit.
     """
     asset = asset if isinstance(asset, Asset) else Asset(asset)
-    return slice_thumbnail(asset.volume, window_hu) if asset.kind == "volume" else asset.image
+    if asset.kind == "image":
+        return asset.image
+    volume = asset.volume
+    with asset.held():
+        return slice_thumbnail(volume, window_hu)

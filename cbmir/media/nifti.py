@@ -13,8 +13,8 @@ _AFTER = 1 << 20  # bytes of tags that may follow the voxels of MGH
 _NO_DIRECTION = "so left and right aren't known: set it from the source, for example convert the DICOM with dcm2niix"
 
 
-def read_nifti(stream: IO[bytes], form: str) -> Volume:
-    """A volume of NIfTI-1 or NIfTI-2, from the start of a stream.
+def read_nifti(stream: IO[bytes], form: str, room: int) -> Volume:
+    """A volume of NIfTI-1 or NIfTI-2, from the start of a stream, which can give `room` bytes at most.
 
     Raises:
         ImageError: it is no single volume of values, or says no spacing or orientation.
@@ -24,7 +24,7 @@ def read_nifti(stream: IO[bytes], form: str) -> Volume:
     nibabel: Any = untyped
     kind = nibabel.Nifti2Image if form == "NIfTI-2" else nibabel.Nifti1Image
     image = nibabel.squeeze_image(kind.from_stream(stream))
-    check_grid(image.shape, image.get_data_dtype(), image.affine)
+    check_grid(image.shape, image.get_data_dtype(), image.affine, room)
     if not (int(image.header["qform_code"]) or int(image.header["sform_code"])):
         raise ImageError(f"says no orientation (qform_code and sform_code are 0), {_NO_DIRECTION}")
     volume = oriented(image, _MM.get(image.header.get_xyzt_units()[0], 1.0))
@@ -32,8 +32,8 @@ def read_nifti(stream: IO[bytes], form: str) -> Volume:
     return volume
 
 
-def read_mgh(stream: IO[bytes]) -> Volume:
-    """A volume of FreeSurfer's MGH, from the start of a stream.
+def read_mgh(stream: IO[bytes], room: int) -> Volume:
+    """A volume of FreeSurfer's MGH, from the start of a stream, which can give `room` bytes at most.
 
     Raises:
         ImageError: it is no single volume of values, or says no spacing or orientation.
@@ -45,7 +45,7 @@ def read_mgh(stream: IO[bytes]) -> Volume:
     stream.seek(0)
     image = nibabel.MGHImage.from_stream(stream)
     shape = image.shape[:3] if image.shape[3:] == (1,) else image.shape
-    check_grid(shape, image.get_data_dtype(), image.affine)
+    check_grid(shape, image.get_data_dtype(), image.affine, room)
     if not is_directed:
         raise ImageError(f"says no orientation (goodRASFlag is 0), {_NO_DIRECTION}")
     values = np.asanyarray(image.dataobj).reshape(shape)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
 from cbmir.errors import ImageError
+from cbmir.limits import Limits
 from cbmir.media.kinds import HEAD_BYTES, remedy
-from cbmir.media.tiff import WHITE_IS_ZERO, black_is_zero
+from cbmir.media.tiff import WHITE_IS_ZERO, black_is_zero, check_directories
 from cbmir.media.window import stretched
 
 DECODER = 2
@@ -43,6 +44,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_RGB_BYTES = 3
+_VALUE_BYTES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # of modes that have not one byte a band
 _SUBFILE, _BITS, _PHOTOMETRIC, _FORMAT = 254, 258, 262, 339  # tags of TIFF
 _REDUCED = 1  # bit of _SUBFILE
 _UNSIGNED, _SIGNED = 1, 2  # values of _FORMAT
@@ -71,7 +74,7 @@ def decode(data: bytes) -> Image.Image:
     return decode_noted(data).image
 
 
-def decode_noted(data: bytes, name: str = "") -> Decoded:
+def decode_noted(data: bytes, name: str = "", limits: Limits | None = None) -> Decoded:
     """An 8-bit RGB picture from the bytes of a file, and what was done to it.
 
     Grey pictures with more than 8 bits are scaled from their smallest to their largest value; colour with 16 bits
@@ -81,12 +84,15 @@ def decode_noted(data: bytes, name: str = "") -> Decoded:
     Args:
         data: The whole file.
         name: Of the file, for messages.
+        limits: Of bytes; those of the environment unless given.
 
     Raises:
-        ImageError: the bytes are no picture, are damaged, hold several pages, or have over `MAX_PIXELS` pixels.
+        ImageError: the bytes are no picture, are damaged, hold several pages, have over `MAX_PIXELS` pixels, or unpack to
+            more bytes than the limit.
     """
+    limits = limits or Limits.read("image")
     with _reasons(data, name), _opened(data) as (picture, inverted):
-        frames = _check(picture)
+        is_animated = _check(picture, limits)
         if picture.format == "PNG":
             picture.verify()  # the checksums, which `load` passes over; it leaves the picture unusable
             picture = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -102,7 +108,7 @@ def decode_noted(data: bytes, name: str = "") -> Decoded:
     notes: dict[Note, bool] = {
         "exif_orientation": orientation != 1,
         "white_is_zero": white,
-        "first_frame": frames > 1,
+        "first_frame": is_animated,
     }
     return Decoded(image, tuple(name for name, so in notes.items() if so))
 
@@ -129,14 +135,12 @@ def _reasons(data: bytes, name: str = "") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, and damaged tags don't matter
             yield
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ImageError(_unknown(data, name)) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"is too large: {error}") from error
-    except MemoryError as error:
-        raise ImageError("is too large for the memory of this machine") from error
     except Exception as error:  # decoders raise whatever they like on damaged data
         raise ImageError(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
@@ -152,13 +156,14 @@ def _unknown(data: bytes, name: str) -> str:
 @contextmanager
 def _opened(data: bytes) -> Iterator[tuple[Any, bool]]:
     """The picture, and whether its grey values are still to be inverted."""
+    check_directories(data)
     marked = black_is_zero(data)
     with Image.open(io.BytesIO(marked or data), formats=_FORMATS) as picture:
         yield picture, marked is not None
 
 
-def _check(picture: Any) -> int:
-    """How many frames there are.
+def _check(picture: Any, limits: Limits) -> bool:
+    """Whether there are several frames.
 
     Raises:
         ImageError: the picture is too large, or has pages of which none is the only one.
@@ -166,15 +171,16 @@ def _check(picture: Any) -> int:
     pixels = picture.width * picture.height
     if pixels > MAX_PIXELS:
         raise ImageError(f"is too large: {picture.width} x {picture.height} pixels, {MAX_PIXELS:,} at most")
+    limits.check_bytes(pixels * max(_RGB_BYTES, len(picture.getbands()) * _VALUE_BYTES.get(picture.mode, 1)))
+    if picture.format in _ANIMATED:
+        return bool(getattr(picture, "is_animated", False))  # to count the frames would read all of them
     frames: int = getattr(picture, "n_frames", 1)
-    if frames == 1 or picture.format in _ANIMATED:
-        return frames
     for page in range(1, frames):
         picture.seek(page)
         if not picture.tag_v2.get(_SUBFILE, 0) & _REDUCED:
             raise ImageError(f"holds {frames} frames; save each as an image of its own")
     picture.seek(0)
-    return 1  # the others are smaller copies of it
+    return False  # the others are smaller copies of it
 
 
 def _orientation(picture: Any) -> int:
@@ -184,7 +190,9 @@ def _orientation(picture: Any) -> int:
     else:
         exif = Image.Exif()
         try:
-            exif.load(picture.info.get("exif"))
+            data = picture.info.get("exif") or b""
+            check_directories(data.removeprefix(b"Exif\0\0"))
+            exif.load(data)
             orientation = exif.get(ExifTags.Base.Orientation, 1)
         except Exception:  # damaged: viewers show the picture as it is
             return 1

@@ -1,10 +1,22 @@
-"""TIFF in which zero is white: Pillow inverts it in a few pixel types, and refuses or ignores it in the others."""
+"""What Pillow doesn't do about TIFF: bound its directories, and invert it where zero is white.
+
+Pillow inverts a few pixel types in which zero is white, and refuses or ignores the others.
+"""
 
 import struct
 from dataclasses import dataclass
 
+from cbmir.errors import ImageError
+
+MAX_DIRECTORIES = 1000
+"""Pages and smaller copies of one file; a pyramid has about ten."""
+
 _BITS, _PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 262, 277, 339
 _CODES = {1: "B", 3: "H", 4: "I"}
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value, by its type."""
+_OFTEN = 8
+"""How often the values of tags may count each byte of a file: pages may share them."""
 _UNSIGNED = 1
 WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 
@@ -15,6 +27,39 @@ class _Entry:
     count: int
     at: int
     value: int
+
+
+def check_directories(data: bytes) -> None:
+    """Refuse a TIFF that would take without end to read: its directories are chained, and may point to the same bytes.
+
+    Raises:
+        ImageError: it has over `MAX_DIRECTORIES`, or its tags tell of more bytes than the file has.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 16:
+        return
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    word, counter, step, inline = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    at = struct.unpack_from(order + word, data, 8 if big else 4)[0]
+    seen: set[int] = set()
+    told = 0
+    try:
+        while at and at not in seen:
+            seen.add(at)
+            if len(seen) > MAX_DIRECTORIES:
+                raise ImageError(f"holds over {MAX_DIRECTORIES:,} frames; save each as an image of its own")
+            count = struct.unpack_from(order + counter, data, at)[0]
+            start = at + struct.calcsize(order + counter)
+            told += count * step
+            for place in range(start, start + min(count, len(data) // step + 1) * step, step):
+                _, kind, numbers = struct.unpack_from(order + "HH" + word, data, place)
+                size = _SIZES.get(kind, 1) * numbers
+                told += size if inline < size <= len(data) else 0  # what goes beyond the file isn't read
+            if told > _OFTEN * len(data):
+                raise ImageError("is damaged: its tags tell of more bytes than the file has")
+            at = struct.unpack_from(order + word, data, start + count * step)[0]
+    except struct.error:
+        return  # it ends there, and the decoder says so
 
 
 def black_is_zero(data: bytes) -> bytes | None:

@@ -16,6 +16,9 @@ MAX_VOXELS = 1_000_000_000
 """Larger volumes are refused by their header: as float32 they take over 4 GB in each worker. A whole body in slices of
 1 mm, 512 x 512 x 2,000, has half as many."""
 
+MAX_AXIS = 32_767
+"""More voxels along an axis than NIfTI-1 can count are refused: weights of resampling grow with an axis."""
+
 Voxels = NDArray[np.float16]
 Fit = Literal["squash", "crop"]
 
@@ -68,16 +71,17 @@ class VolumePreprocessing:
         return {"kind": self.kind, "axes": "RAS", **data}
 
 
-def check_grid(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64]) -> None:
+def check_grid(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64], room: int) -> None:
     """Refuse what is no single volume of values, before its voxels are read.
 
     Args:
         shape: Voxels along each axis, as the header says.
         dtype: Of the values.
         affine: (4, 4) voxels to mm.
+        room: Bytes that the file can give at most, unpacked.
 
     Raises:
-        ImageError: it is not.
+        ImageError: it is not, or its voxels take more bytes than that.
     """
     if len(shape) > 3:
         raise ImageError(
@@ -88,8 +92,15 @@ def check_grid(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.
         raise ImageError(f"is no volume: it has {' x '.join(map(str, shape))} voxels")
     if math.prod(shape) > MAX_VOXELS:
         raise ImageError(f"is too large: {' x '.join(map(str, shape))} voxels, {MAX_VOXELS:,} at most")
+    if max(shape) > MAX_AXIS:
+        raise ImageError(f"is too long: {' x '.join(map(str, shape))} voxels, {MAX_AXIS:,} at most along an axis")
     if dtype.kind not in "iuf":
         raise ImageError("has colours or complex numbers instead of values")
+    if math.prod(shape) * dtype.itemsize > room:
+        raise ImageError(
+            f"has a header of {' x '.join(map(str, shape))} voxels, {math.prod(shape) * dtype.itemsize:,} bytes; the "
+            f"file can hold no more than {room:,}, or the limit is lower (--image-bytes)"
+        )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ImageError("says no spacing or orientation")
 

@@ -105,9 +105,10 @@ class TableSource:
         """How the table is read; reads all of it once more to count what comes of it.
 
         Raises:
-            SourceError: all paths are absolute and lie outside of the root.
+            SourceError: all paths are absolute and lie outside of the root, or reading it goes beyond a limit.
         """
-        tally = tally_of(self)
+        with self._file.held():
+            tally = tally_of(self)
         reading = reading_of(self._plan, self._name, tally, self._options.table)
         if not self._outside:
             return reading

@@ -5,7 +5,6 @@ refused here with the number of the line. Whatever is not refused is counted, a 
 """
 
 import csv
-import gzip
 import io
 import re
 import zlib
@@ -13,11 +12,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, AnyStr
 
 from cbmir.errors import SourceError
+from cbmir.limits import Limits
+from cbmir.unpacking import LimitedGzip
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+MAX_LINE = 16_000_000
+"""Characters of one line; 50,000 columns of 300 characters have as many."""
 _HEAD_BYTES = 1 << 16
 _SEPARATORS = (",", ";", "\t", "|")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -63,15 +66,17 @@ class Line:
     reason: str = ""
 
 
-def sniff(path: Path) -> Dialect:
+def sniff(path: Path, limits: Limits) -> Dialect:
     """Find out how a table is written, from its first lines; whether it is UTF-8, from all of them.
 
     Raises:
+        SourceError: it has more bytes than the limit, or a line of over `MAX_LINE`.
         OSError, EOFError, zlib.error: it can't be read.
     """
-    with _binary(path) as file:
+    with _binary(path, limits) as file:
         head = file.read(_HEAD_BYTES)
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "") or _without_mark(path, head)
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
+    encoding = marked or _without_mark(path, head, limits)
     text = head.decode("utf-8" if encoding == "utf-8-sig" else encoding, "replace").lstrip("\ufeff")
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     hint = re.fullmatch(r'"?sep=(.)"?', lines[0].strip(" \r\n")) if lines else None
@@ -83,18 +88,18 @@ def sniff(path: Path) -> Dialect:
     return Dialect(encoding, best if first.count(best) else usual, hint=False)
 
 
-def lines_of(path: Path, dialect: Dialect) -> Iterator[Line]:
+def lines_of(path: Path, dialect: Dialect, limits: Limits) -> Iterator[Line]:
     """The header and the rows of a text table; empty lines are passed over.
 
     Raises:
-        SourceError: a quote swallows rows.
+        SourceError: a quote swallows rows, a line has over `MAX_LINE` characters, or all have more bytes than the limit.
         OSError, EOFError, UnicodeError, zlib.error: it breaks off.
     """
     with (
-        _binary(path) as binary,
+        _binary(path, limits) as binary,
         io.TextIOWrapper(binary, dialect.encoding, errors="surrogateescape", newline="") as file,
     ):
-        yield from _Reader(path, dialect).lines(file)
+        yield from _Reader(path, dialect).lines(_bounded(path, file))
 
 
 class _Reader:
@@ -170,19 +175,38 @@ def _suffix(text: str) -> str:
     return found[1].lower() if found else ""
 
 
-def _binary(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]  # reads
+def _binary(path: Path, limits: Limits) -> IO[bytes]:
+    file = path.open("rb")
+    if path.suffix.lower() != ".gz":
+        return file
+    packed = LimitedGzip(file, limits)
+    packed.myfileobj = file  # is closed with it
+    return packed  # type: ignore[return-value]  # reads
 
 
-def _without_mark(path: Path, head: bytes) -> str:
+def _bounded(path: Path, file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a file.
+
+    Raises:
+        SourceError: one has over `MAX_LINE` characters or bytes.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise SourceError(f"table {path}: line {number:,} is longer than {MAX_LINE:,} characters, the limit")
+        yield line
+
+
+def _without_mark(path: Path, head: bytes, limits: Limits) -> str:
     """The encoding of a table without a byte order mark: UTF-16 by its zeros, Windows-1252 where nothing is UTF-8."""
     sample = head[:1000]
     if sample.count(0) > len(sample) // 4:
         return "utf-16-le" if sample[1::2].count(0) >= sample[::2].count(0) else "utf-16-be"
     good = bad = 0
     western = True
-    with suppress(OSError, EOFError, zlib.error), _binary(path) as file:  # reading it will say so
-        for line in file:
+    with suppress(OSError, EOFError, zlib.error), _binary(path, limits) as file:  # reading it will say so
+        for line in _bounded(path, file):
             if line.isascii():
                 continue
             try:

@@ -3,20 +3,23 @@
 import csv
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cbmir.errors import SourceError
-from ingest.tables import delimited, spreadsheet
+from cbmir.limits import Limits
+from ingest.tables import columnar, delimited, spreadsheet
 from ingest.tables.columns import plain
 from ingest.tables.values import text_of
 
 SUFFIXES = (*delimited.SUFFIXES, ".parquet", *spreadsheet.SUFFIXES)
-CHUNK_ROWS = 20_000  # of Parquet
+CHUNK_ROWS = columnar.CHUNK_ROWS
+MAX_COLUMNS = 50_000
+"""More are refused; the widest tables of cohort studies have about 30,000."""
 _BROKEN = (OSError, ValueError, EOFError, zlib.error, csv.Error, pa.ArrowException)
 
 
@@ -43,9 +46,10 @@ class TableFile:
         total: Rows, where the format knows.
         headers: Lines that repeat the header and are no rows, as far as it was read.
         others: Further sheets of a workbook, which are not read.
+        limits: What reading it once may take.
 
     Raises:
-        SourceError: it can't be read.
+        SourceError: it can't be read, has over `MAX_COLUMNS` columns, or goes beyond a limit.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,27 +57,38 @@ class TableFile:
         self.total: int | None = None
         self.headers = 0
         self.others: tuple[str, ...] = ()
+        self.limits = Limits.read("table")
         self._cells: Callable[[], Iterator[Sequence[Any] | BrokenRow]]
         try:
-            self._open()
+            if not path.is_file():  # to open a pipe would block
+                raise ValueError("it is not a file that is there")
+            with self.held():
+                self._open()
         except _BROKEN as error:
             raise SourceError(f"can't read the table {path}: {_line(error)}") from error
+        if len(self.names) > MAX_COLUMNS:
+            raise SourceError(f"the table {path} has {len(self.names):,} columns, {MAX_COLUMNS:,} at most")
         self._plain = [plain(name) for name in self.names]
+
+    def held(self) -> AbstractContextManager[None]:
+        """A context in which reading the table once takes no more time and memory than it may."""
+        return self.limits.held(f"table {self.path} ")
 
     def _open(self) -> None:
         suffix = self.path.suffix.lower()
+        self.limits.check_bytes(self.path.stat().st_size, f"table {self.path} ")
         if suffix == ".parquet":
-            parquet = pq.ParquetFile(self.path)
-            self.total, self.names = parquet.metadata.num_rows, list(parquet.schema_arrow.names)
+            self._parquet = columnar.open_parquet(self.path, self.limits)
+            self.total, self.names = self._parquet.rows, self._parquet.names
             self.form = "Parquet"
             self._cells = self._parquet_rows
         elif suffix in spreadsheet.SUFFIXES:
-            self._sheet, *others = spreadsheet.sheets_of(self.path)
+            self._sheet, *others = spreadsheet.sheets_of(self.path, self.limits)
             self.form, self.others = f"sheet {self._sheet} of a workbook", tuple(others)
-            self.names = self._named(next(spreadsheet.rows_of(self.path, self._sheet), []))
+            self.names = self._named(next(spreadsheet.rows_of(self.path, self._sheet, self.limits), []))
             self._cells = self._sheet_rows
         else:
-            self._dialect = delimited.sniff(self.path)
+            self._dialect = delimited.sniff(self.path, self.limits)
             self.form = self._dialect.words
             self.names = self._header()
             self._cells = self._delimited_rows
@@ -91,7 +106,7 @@ class TableFile:
             raise SourceError(f"the table {self.path} breaks off: {_line(error)}") from error
 
     def _header(self) -> list[str]:
-        first = next(delimited.lines_of(self.path, self._dialect), None)
+        first = next(delimited.lines_of(self.path, self._dialect, self.limits), None)
         if first is None:
             raise ValueError("it is empty")
         if first.reason:
@@ -103,7 +118,7 @@ class TableFile:
         return [text_of(name) or f"column {place}" for place, name in enumerate(cells, start=1)]
 
     def _delimited_rows(self) -> Iterator[Sequence[Any] | BrokenRow]:
-        lines = delimited.lines_of(self.path, self._dialect)
+        lines = delimited.lines_of(self.path, self._dialect, self.limits)
         next(lines, None)  # the header
         width = len(self.names)
         for line in lines:
@@ -115,7 +130,7 @@ class TableFile:
                 yield line.cells
 
     def _sheet_rows(self) -> Iterator[Sequence[Any]]:
-        rows = spreadsheet.rows_of(self.path, self._sheet)
+        rows = spreadsheet.rows_of(self.path, self._sheet, self.limits)
         next(rows, None)
         width = len(self.names)
         for cells in rows:
@@ -123,9 +138,9 @@ class TableFile:
             if not self._repeats(whole):
                 yield whole
 
-    def _parquet_rows(self) -> Iterator[Sequence[Any]]:
-        for batch in pq.ParquetFile(self.path).iter_batches(CHUNK_ROWS):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    def _parquet_rows(self) -> Iterator[Sequence[Any] | BrokenRow]:
+        for cells in self._parquet.rows_of():
+            yield BrokenRow("", cells) if isinstance(cells, str) else cells
 
     def _repeats(self, cells: Sequence[Any]) -> bool:
         again = plain(text_of(cells[0])) == self._plain[0] and (

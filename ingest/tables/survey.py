@@ -102,9 +102,14 @@ def survey(file: TableFile, options: TableOptions) -> Plan:
 
     Raises:
         SourceError: it breaks off; a quote swallows rows; columns are missing, double or can't be what they are said to
-            be; or dates are ambiguous.
+            be; dates are ambiguous; or reading it goes beyond a limit.
     """
     became = assign(file.names, options.columns, file.path)
+    with file.held():
+        return _survey(file, became, options)
+
+
+def _survey(file: TableFile, became: list[str], options: TableOptions) -> Plan:
     held = [Held() for _ in file.names]
     rows = broken = 0
     for chunk in _chunks(file):
