@@ -13,6 +13,7 @@ import numpy as np
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 from cbmir.hdf5 import open_plain
+from cbmir.limits import Limits
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import ImageRecord, StoredPoint, Vectors, point_id
 from cbmir.store import Collection
@@ -21,6 +22,10 @@ FORMAT = "cbmir-embeddings"
 VERSION = 1
 MAX_DIM = 65_536
 """Length of a vector above which it is none."""
+_RATIO = 1032
+"""The most bytes that one byte of a packed file can stand for."""
+_WIDEST = 16  # bytes of a number
+_DAMAGES = (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError)
 
 
 class EmbeddingsFile(Protocol):
@@ -70,17 +75,22 @@ class ColumnarFile:
             if file.attrs["version"] != VERSION:
                 raise ValueError(f"it has version {file.attrs['version']}, this cbmir reads {VERSION}")
             card = EncoderCard.from_json(json.loads(file.attrs["encoder"]))
+            if not 0 < card.dim <= MAX_DIM:
+                raise ValueError(f"its vectors have {card.dim} dimensions, {MAX_DIM:,} at most")
             if card.fingerprint != file.attrs["fingerprint"]:
                 raise ValueError("its encoder doesn't have the fingerprint that stands beside it")
             self.card: EncoderCard | None = card
-            self.ids = _column(file, "id", "S")[:]
-            self._vectors = _column(file, "vector", "f")
-            self.count = len(self.ids)
-            if self._vectors.shape != (self.count, card.dim) or np.any(self.ids[:-1] >= self.ids[1:]):
+            ids, self._vectors = _column(file, "id", "S"), _column(file, "vector", "f")
+            _check_size(path, ids)
+            self.count = len(ids)
+            if self._vectors.shape != (self.count, card.dim):
                 raise ValueError("its columns don't fit together")
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, MemoryError) as error:
+            self.ids = ids[:]
+            if np.any(self.ids[:-1] >= self.ids[1:]):
+                raise ValueError("its rows are not by rising id")
+        except _DAMAGES as error:
             file.close()
-            raise SourceError(f"{path} is a damaged embeddings file: {error}") from error
+            raise SourceError(f"{path} is a damaged embeddings file: {' '.join(str(error).split())}") from error
         self._file = file
 
     def find(self, record: ImageRecord, others: Sequence[str] = ()) -> Any:
@@ -109,8 +119,12 @@ class ColumnarFile:
             SourceError: the file is damaged there.
         """
         try:
-            names = [self._file[name].asstr()[:] for name in ("filepath", "dataset")]
-        except (KeyError, OSError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            columns = [self._file[name] for name in ("filepath", "dataset")]
+            if any(column.shape != self.ids.shape for column in columns):
+                raise ValueError("its columns don't fit together")
+            with Limits.read("table").held(f"{self.path} "):
+                names = [column.asstr()[:] for column in columns]
+        except _DAMAGES as error:
             raise SourceError(f"can't be read from {self.path.name}: {error}") from error
         rows = enumerate(zip(*names, strict=True))
         return {
@@ -145,7 +159,7 @@ class PerImageFile:
         self._renamed: dict[str, str] = {}
         try:
             file.visititems(self._learn)
-        except (RuntimeError, OSError, ValueError) as error:
+        except _DAMAGES as error:
             file.close()
             raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
 
@@ -175,7 +189,19 @@ def _vector(item: Any) -> Any:
         return None
     if item.shape is None or len(item.shape) != 1 or len(item) > MAX_DIM:  # not read, it may be of any size
         raise SourceError(f"its vector has shape {item.shape}, not (dim,)")
+    if item.nbytes > MAX_DIM * _WIDEST:
+        raise SourceError(f"its vector holds {item.dtype}, not numbers")
     return item[()]
+
+
+def _check_size(path: Path, column: h5py.Dataset) -> None:
+    """Refuse a column that says it has more bytes than the file can hold, before it is read.
+
+    Raises:
+        ValueError: it does.
+    """
+    if column.nbytes > _RATIO * path.stat().st_size:
+        raise ValueError(f"it has {len(column):,} rows by its header, more than its bytes can hold")
 
 
 def open_embeddings(path: Path, prefixes: PathPrefixes | None = None) -> EmbeddingsFile:
@@ -186,15 +212,16 @@ def open_embeddings(path: Path, prefixes: PathPrefixes | None = None) -> Embeddi
         prefixes: Beginnings of paths that are replaced, in keys that are paths.
 
     Raises:
-        SourceError: it is missing, no HDF5, damaged, or refers to other files.
+        SourceError: it is missing, no HDF5, damaged, refers to other files, or goes beyond a limit of tables.
     """
-    file, count = open_plain(path)
-    try:
-        ours = file.attrs.get("format") == FORMAT
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        file.close()
-        raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
-    return ColumnarFile(path, file) if ours is True else PerImageFile(path, file, count, prefixes)
+    with Limits.read("table").held(f"{path} "):
+        file, count = open_plain(path)
+        try:
+            ours = file.attrs.get("format") == FORMAT
+        except _DAMAGES as error:
+            file.close()
+            raise SourceError(f"{path} is a damaged HDF5 file: {error}") from error
+        return ColumnarFile(path, file) if ours is True else PerImageFile(path, file, count, prefixes)
 
 
 class VectorWriter:

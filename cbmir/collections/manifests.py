@@ -8,6 +8,7 @@ from typing import Any
 
 from cbmir import __version__
 from cbmir.errors import SourceError
+from cbmir.textfile import NOT_READ, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,10 @@ class Form:
         """
         path = folder / self.name
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_text(path))
         except FileNotFoundError as error:
             raise SourceError(f"{folder} is no {self.thing}: it has no {self.name}, which is written last") from error
-        except (OSError, ValueError, RecursionError) as error:
+        except NOT_READ as error:
             raise SourceError(f"can't read {path}: {error}") from error
         if not isinstance(data, dict) or data.get("format") != self.format:
             raise SourceError(f"{path} was not written by `{self.command}`")

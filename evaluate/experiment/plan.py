@@ -29,6 +29,7 @@ from typing import Any
 import click
 
 from cbmir.errors import ProtocolError
+from cbmir.textfile import NOT_READ, read_text
 
 SHARED = "all"
 _HEAD = ("store", "out", "collections")
@@ -96,8 +97,8 @@ def read_plan(path: Path, commands: Mapping[str, click.Command]) -> Plan:
         ProtocolError: the file can't be read, or names something that doesn't exist.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = tomllib.loads(read_text(path))
+    except NOT_READ as error:
         raise ProtocolError(f"can't read the experiment {path}: {error}") from error
     known = (*_HEAD, SHARED, *commands)
     if strange := [key for key in data if key not in known]:

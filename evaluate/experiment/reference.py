@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from cbmir.errors import ProtocolError
+from cbmir.textfile import NOT_READ, read_text
 from evaluate.experiment.plan import Plan, steps_of
 
 _NEEDED = ("experiments_dir", "h5_paths", "csv_paths")
@@ -33,9 +34,9 @@ def read_reference(path: Path, commands: Mapping[str, click.Command]) -> Plan:
         ProtocolError: it can't be read, or isn't theirs.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
         missing = [key for key in _NEEDED if key not in config]
-    except (OSError, ValueError, TypeError) as error:
+    except NOT_READ as error:
         raise ProtocolError(f"can't read the experiment {path}: {error}") from error
     if missing:
         raise ProtocolError(f"{path} is no config.json of the paper's programs: it has no {missing[0]}")

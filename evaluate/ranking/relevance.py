@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
+from cbmir.textfile import NOT_READ, read_text
 from evaluate.metrics import Gains
 from evaluate.ranking.exclusion import DATASET, Exclusion
 from evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values
@@ -17,6 +18,8 @@ BLOCK = 2048
 
 MAX_SETS = 20_000
 """Distinct values of a label field; what is relevant to what is a table of their square."""
+
+_MAX_BYTES = 10_000_000  # of a file of relations
 
 HALF = 0.5
 """Jaccard index from which two sets of labels count as relevant to each other in measures that know yes and no only."""
@@ -143,12 +146,17 @@ class Relations:
         import yaml
 
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = read_text(path, _MAX_BYTES)
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+                raise ValueError("aliases (*name) can stand for values without end; write each value out")
+            data = yaml.safe_load(text)
             grades: dict[tuple[str, str], float] = {}
             for left, right, grade in data.get("relations", []):
+                if isinstance(left, dict | list) or isinstance(right, dict | list):
+                    raise ValueError("a label is a list or a mapping, not a text")
                 grades[str(left), str(right)] = grades[str(right), str(left)] = float(grade)
             relations = cls(float(data.get("same", 3)), grades)
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        except (*NOT_READ, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise ProtocolError(
                 f"can't read relations of labels from {path} ({reason}); it holds `relations`, a list of "

@@ -12,6 +12,7 @@ from cbmir.errors import SourceError
 from cbmir.limits import Limits
 
 CHUNK_ROWS = 20_000
+_AT_ONCE = 1 << 28  # bytes of texts
 MAX_CELL = 1_000_000
 """Bytes of one text; no image can have as much with it, see `cbmir.bounds`."""
 
@@ -79,10 +80,15 @@ def _lengths(column: Any) -> Any:
     return pc.take(pc.cast(pc.binary_length(column.dictionary), pa.int64()), column.indices)
 
 
+def _plain(column: Any) -> Any:
+    """A column without a dictionary, which takes five times longer to be turned into values."""
+    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+
+
 def _without_long(batch: Any, lengths: list[Any]) -> Iterator[Sequence[Any] | str]:
     """Rows; the texts of those that have one of over `MAX_CELL` are not made."""
-    if not any((pc.max(of).as_py() or 0) > MAX_CELL for of in lengths):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    if all((pc.max(of).as_py() or 0) <= MAX_CELL and (pc.sum(of).as_py() or 0) <= _AT_ONCE for of in lengths):
+        yield from zip(*(_plain(column).to_pylist() for column in batch.columns), strict=True)
         return
     for place in range(batch.num_rows):
         longest = max(of[place].as_py() or 0 for of in lengths)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from cbmir.collections.backup.manifest import Manifest, now
@@ -14,6 +16,7 @@ from cbmir.store.roots import ROOTS
 TAR = "collection.tar.gz"
 _CARD, _SHARD, _LOCK = "collection.json", "shard", "lock"
 _SINGLE = (_CARD, "files.json")
+_MAX_FILES = 100_000
 
 
 def pack(collection: EdgeCollection, folder: Path) -> Manifest:
@@ -55,8 +58,8 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
     def fill(made: Path) -> None:
         try:
             with tarfile.open(folder / TAR) as tar:
-                tar.extractall(made, filter=_plain_files)  # noqa: S202  the filter lets plain files below it through only
-        except tarfile.TarError as error:
+                tar.extractall(made, filter=_Filter(made))  # noqa: S202  it lets plain files below it through only
+        except (tarfile.TarError, EOFError, zlib.error, ValueError, MemoryError) as error:
             raise SourceError(f"{folder / TAR} can't be unpacked: {error}") from error
         check_shard(made)  # else a collection would be left that can't be opened
 
@@ -75,10 +78,27 @@ def _add_metadata(tar: tarfile.TarFile, path: Path) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _plain_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    parts = PurePosixPath(member.name).parts
-    if not member.isfile():
-        raise tarfile.SpecialFileError(member)
-    if ".." in parts or (member.name not in _SINGLE and parts[:1] != (_SHARD,)):
-        raise tarfile.OutsideDestinationError(member, path)
-    return tarfile.data_filter(member, path)
+class _Filter:
+    """Lets plain files of a collection through, as long as the disk has room for them.
+
+    Args:
+        folder: Where they are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._room = shutil.disk_usage(folder).free
+        self._files = self._bytes = 0
+
+    def __call__(self, member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        parts = PurePosixPath(member.name).parts
+        if not member.isfile():
+            raise tarfile.SpecialFileError(member)
+        if ".." in parts or (member.name not in _SINGLE and parts[:1] != (_SHARD,)):
+            raise tarfile.OutsideDestinationError(member, path)
+        self._files += 1
+        self._bytes += member.size
+        if self._files > _MAX_FILES:
+            raise tarfile.TarError(f"it holds over {_MAX_FILES:,} files")
+        if self._bytes > self._room:
+            raise tarfile.TarError(f"it needs {self._bytes:,} bytes of disk or more, {self._room:,} are free")
+        return tarfile.data_filter(member, path)

@@ -10,6 +10,7 @@ from cbmir.collections.manifests import Form
 from cbmir.collections.seals import Seal, seals_in
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
+from cbmir.textfile import NOT_READ
 
 FORM = Form("backup.json", "cbmir-backup", 1, "backup", "cbmir collections snapshot")
 NAME = FORM.name
@@ -75,7 +76,7 @@ class Manifest:
                 seals_in(data["files"]),
                 str(data["created"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except NOT_READ as error:
             raise SourceError(f"{path} is damaged ({error!r})") from error
         if made.kind not in get_args(Kind) or made.card.fingerprint != data.get("fingerprint") or not made.files:
             raise SourceError(f"{path} is damaged: its parts don't fit together")

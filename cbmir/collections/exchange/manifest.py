@@ -9,6 +9,7 @@ from cbmir.collections.manifests import Form
 from cbmir.collections.seals import Seal, seals_in
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
+from cbmir.textfile import NOT_READ
 
 FORM = Form("collection.json", "cbmir-export", 1, "export", "cbmir collections export")
 NAME = FORM.name
@@ -60,7 +61,7 @@ class Manifest:
             files = seals_in(data["files"])
             known = dict(data.get("metadata") or {})
             made = cls(str(data["collection"]), card, int(data["count"]), list(data["filter"]), files, known)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except NOT_READ as error:
             raise SourceError(f"{path} is damaged ({error!r})") from error
         if card.fingerprint != data.get("fingerprint"):
             raise SourceError(f"{path} is damaged: its encoder doesn't have the fingerprint that stands beside it")
