@@ -31,8 +31,8 @@ def open_plain(path: Path) -> tuple[h5py.File, int]:
         The file, and how many data sets it holds.
 
     Raises:
-        SourceError: it is missing, no HDF5, damaged, what it holds lies elsewhere, is nested deeper than `MAX_DEPTH`, or is
-            stored in pieces of over `MAX_PIECE`.
+        SourceError: it is missing, no HDF5 or damaged; what it holds lies elsewhere, is nested deeper than `MAX_DEPTH`,
+            or is stored in pieces of over `MAX_PIECE`.
     """
     try:
         file = h5py.File(path, "r", driver="sec2")  # named: else the environment or the file may choose another

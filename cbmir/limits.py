@@ -89,8 +89,7 @@ class Limits:
         """
         if size > self.bytes:
             raise self._error(
-                f"{what}is too large: it unpacks to {size:,} bytes or more, {self.bytes:,} at most "
-                f"(--{self.of}-bytes)"
+                f"{what}is too large: it unpacks to {size:,} bytes or more, {self.bytes:,} at most (--{self.of}-bytes)"
             )
 
     @contextmanager
@@ -200,14 +199,12 @@ def bytes_of(text: str) -> int:
     return size
 
 
-def _kill_after(seconds: float) -> tuple[int, int] | None:
+def _kill_after(seconds: float) -> tuple[int, int]:
     """Let the system end this process after more seconds of computing, without a core file, which would hold pixels.
 
     Returns:
-        The limit before; None where there is none to set.
+        The limit before.
     """
-    if resource is None:
-        return None
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     before = resource.getrlimit(resource.RLIMIT_CPU)
     given = [limit for limit in before if limit != resource.RLIM_INFINITY]
@@ -222,7 +219,7 @@ def _data_bytes() -> int | None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[_DATA])
     except (OSError, ValueError, IndexError):
         return None
-    return pages * resource.getpagesize() if resource else None
+    return pages * resource.getpagesize()
 
 
 def _machine_bytes() -> int:

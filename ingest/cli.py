@@ -11,6 +11,7 @@ import click
 from tqdm import tqdm
 
 from cbmir.encoders import get
+from cbmir.limit_options import image_limit_options, table_limit_options
 from cbmir.modalities import MODALITIES
 from cbmir.options import (
     defer_option,
@@ -100,6 +101,8 @@ def ingest() -> None:
     metavar="COLUMN",
     help="Make a payload index for an own column, so that filters by it are fast. Repeatable.",
 )
+@table_limit_options
+@image_limit_options
 @dry_run_option
 @encoder_options
 @index_timeout_option
@@ -172,6 +175,7 @@ def images(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
 @table_options
+@table_limit_options
 @dry_run_option
 @index_timeout_option
 @layout_options
@@ -229,6 +233,7 @@ class _Dataset(click.Argument):
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of the missing files; failures-DATASET.csv unless given."
 )
+@table_limit_options
 @json_option
 def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any) -> int:
     """Make the table of a published data set that lies in DIR, by the published rules, for `cbmir ingest images`."""
@@ -256,6 +261,7 @@ def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any
     type=_EXISTING,
     help="Folder that file paths of all tables are relative to; each table's unless given.",
 )
+@table_limit_options
 @json_option
 def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool) -> None:
     """Write several tables as one: the union of their labels, and file paths relative to the new table (or --root)."""

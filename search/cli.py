@@ -13,6 +13,7 @@ import numpy as np
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Where, check_column, resolve, wording
+from cbmir.limit_options import image_limit_options
 from cbmir.options import (
     EXIT_FAILURES,
     echo,
@@ -42,6 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _query_options(command: F) -> F:
     for option in (
         json_option,
+        image_limit_options,
         click.option("--allow-missing", is_flag=True, help="Draw a sheet although images of it can't be found."),
         click.option(
             "--caption",

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from pictures import write_picture
 from PIL import Image
+from test_decoder_version import HOW
 
 from cbmir.encoders import get
 from cbmir.errors import CbmirError, ImageError, SourceError
@@ -25,7 +26,6 @@ from cbmir.media.tiff import MAX_DIRECTORIES, check_directories
 from cbmir.store import open_store
 from ingest import ingest_images, open_source
 from ingest.loader import Loader, Wanted, load_image
-from test_decoder_version import HOW
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds the memory of a process")
 
@@ -142,7 +142,10 @@ def test_prepare__pixels_beyond_the_limit_are_not_decoded():
         "more_than_the_file": (lambda: nifti((32_000, 32_000, 2))[:5000], "is too large: 32000 x 32000 x 2 voxels"),
         "uncompressed": (lambda: nifti((900, 900, 900)), "a header of 900 x 900 x 900 voxels, 1,458,000,000 bytes"),
         "gzip": (lambda: gzip.compress(nifti((900, 900, 900))), "the file can hold no more than"),
-        "far_voxels": (lambda: gzip.compress(nifti(to=(108, "<f", 1e12))), "too large: it unpacks to 999,999,995,904 bytes or more"),
+        "far_voxels": (
+            lambda: gzip.compress(nifti(to=(108, "<f", 1e12))),
+            "too large: it unpacks to 999,999,995,904 bytes or more",
+        ),
         "one_long_axis": (lambda: zeros(1 << 20), "is no NIfTI volume"),
     }.values(),
     ids=["axes", "uncompressed", "gzip", "far_voxels", "zeros"],
@@ -206,7 +209,11 @@ def test_check_directories__tags_that_share_their_bytes():
 
 
 def test_check_directories__real_files_pass():
-    for form in ({}, {"compression": "tiff_deflate"}, {"save_all": True, "append_images": [Image.new("L", (8, 8))] * 3}):
+    for form in (
+        {},
+        {"compression": "tiff_deflate"},
+        {"save_all": True, "append_images": [Image.new("L", (8, 8))] * 3},
+    ):
         data = io.BytesIO()
         Image.new("RGB", (64, 48)).save(data, "TIFF", **form)
         check_directories(data.getvalue())

@@ -35,7 +35,7 @@ class Asset:
     Args:
         source: The file or its bytes.
         limits: Those of the environment unless given.
-        kills: Whether the system may end this process where decoding doesn't end in time; for processes that only decode.
+        kills: Whether the system may end this process where decoding doesn't end in time; for those that only decode.
     """
 
     def __init__(self, source: str | Path | bytes, limits: Limits | None = None, *, kills: bool = False) -> None:

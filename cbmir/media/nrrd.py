@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ImageError
 from cbmir.limits import Limits
-from cbmir.unpacking import inflated
 from cbmir.media.volume import Volume, check_grid, oriented
+from cbmir.unpacking import inflated
 
 _TO_RAS = {
     **dict.fromkeys(("right-anterior-superior", "ras"), (1, 1, 1)),
@@ -50,7 +50,9 @@ def read_nrrd(stream: IO[bytes], room: int, limits: Limits) -> Volume:
     packed = _PACKED.get(header.get("encoding"))
     most = limits.bytes if packed else room
     check_grid(sizes, np.dtype(np.uint8), affine, most)  # the type is known to what reads it
-    lines, skipped = (int(header.get(name, header.get(name.replace(" ", ""), 0))) for name in ("line skip", "byte skip"))
+    lines, skipped = (
+        int(header.get(name, header.get(name.replace(" ", ""), 0))) for name in ("line skip", "byte skip")
+    )
     if max(lines, skipped) > room or lines < 0:
         raise ImageError(f"is damaged: its header skips {max(lines, skipped):,} lines or bytes")
     if packed:

@@ -12,8 +12,8 @@ from cbmir.media.files import MAX_VOLUME_BYTES, check_file
 from cbmir.media.kinds import HEAD_BYTES, remedy, volume_format
 from cbmir.media.nifti import read_mgh, read_nifti
 from cbmir.media.nrrd import read_nrrd
-from cbmir.unpacking import unpacked
 from cbmir.media.volume import Volume
+from cbmir.unpacking import unpacked
 
 
 def read_volume(source: Path | bytes, limits: Limits | None = None) -> Volume:

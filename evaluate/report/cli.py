@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from cbmir.limit_options import image_limit_options
 from cbmir.options import EXIT_FAILURES, echo, filter_options, json_option, opened, print_json, say, store_option
 from cbmir.units import counted
 from evaluate.options import terms, terms_options
@@ -61,6 +62,7 @@ from evaluate.report.terms import PRECISIONS, TITLE, ReportTerms
     help="Best queries, and as many worst, shown of each collection with their first hits; 0 for none.",
 )
 @click.option("--title", default=TITLE, show_default=True, help="Of the page.")
+@image_limit_options
 @filter_options
 @json_option
 def report_command(names: tuple[str, ...], location: str, as_json: bool, **options: Any) -> int | None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.limits import Limits
 from cbmir.paths import normal_path
 from cbmir.schema import label_slug
 from ingest.tables.writing import ONLY_WHERE_NEEDED, check_suffix, written
@@ -90,11 +91,12 @@ def merge(tables: Sequence[Path], out: Path, root: Path | None = None) -> Merged
     with written(out) as stream, pa_csv.CSVWriter(stream, schema, write_options=ONLY_WHERE_NEEDED) as writer:
         for table in opened:
             start = "." if root else os.path.relpath(table.path.parent, base)
-            for block in _blocks(table):
-                moved = _moved(block, start)
-                _refuse_repeated(moved, seen, table.path)
-                writer.write_batch(_widened(moved, table, order, schema))
-                rows[str(table.path)] += block.num_rows
+            with Limits.read("table").held(f"table {table.path} "):
+                for block in _blocks(table):
+                    moved = _moved(block, start)
+                    _refuse_repeated(moved, seen, table.path)
+                    writer.write_batch(_widened(moved, table, order, schema))
+                    rows[str(table.path)] += block.num_rows
     held = Counter(key for table in opened for key in table.columns if "/" in key)
     shared = [spelt[key] for key, count in held.items() if count > 1]
     return Merged(rows, len(order), len(held), shared, None if base == here else base)

@@ -10,6 +10,7 @@ from typing import Self
 import pandas as pd
 
 from cbmir.errors import SourceError
+from cbmir.limits import Limits
 from cbmir.media import is_hidden
 
 
@@ -77,15 +78,16 @@ class Tree:
             optional: Those that may be.
 
         Raises:
-            SourceError: it can't be read, or lacks a column.
+            SourceError: it can't be read, lacks a column, or goes beyond a limit.
         """
         file = self.folder / path
         try:
-            there = list(pd.read_csv(file, nrows=0, encoding="utf-8-sig").columns)
-            wanted = [name for name in there if name in columns or name in optional]
-            frame = pd.read_csv(
-                file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig", usecols=wanted
-            )
+            with Limits.read("table").held(f"table {file} "):
+                there = list(pd.read_csv(file, nrows=0, encoding="utf-8-sig").columns)
+                wanted = [name for name in there if name in columns or name in optional]
+                frame = pd.read_csv(
+                    file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig", usecols=wanted
+                )
         except (OSError, ValueError, EOFError, zlib.error) as error:
             raise SourceError(f"can't read {file}: {' '.join(str(error).split())[:200]}") from error
         missing = [name for name in columns if name not in there]

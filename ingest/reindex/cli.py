@@ -8,6 +8,7 @@ import click
 from tqdm import tqdm
 
 from cbmir.encoders import EncoderSettings, get
+from cbmir.limit_options import image_limit_options
 from cbmir.options import (
     EXIT_FAILURES,
     encoder_options,
@@ -42,6 +43,7 @@ from ingest.pipeline import ingest_images
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
+@image_limit_options
 @encoder_options
 @index_timeout_option
 @layout_options

@@ -9,7 +9,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, AnyStr
@@ -92,7 +92,8 @@ def lines_of(path: Path, dialect: Dialect, limits: Limits) -> Iterator[Line]:
     """The header and the rows of a text table; empty lines are passed over.
 
     Raises:
-        SourceError: a quote swallows rows, a line has over `MAX_LINE` characters, or all have more bytes than the limit.
+        SourceError: a quote swallows rows, a line has over `MAX_LINE` characters, or all have more bytes than the
+            limit.
         OSError, EOFError, UnicodeError, zlib.error: it breaks off.
     """
     with (
@@ -175,13 +176,11 @@ def _suffix(text: str) -> str:
     return found[1].lower() if found else ""
 
 
-def _binary(path: Path, limits: Limits) -> IO[bytes]:
-    file = path.open("rb")
-    if path.suffix.lower() != ".gz":
-        return file
-    packed = LimitedGzip(file, limits)
-    packed.myfileobj = file  # is closed with it
-    return packed  # type: ignore[return-value]  # reads
+@contextmanager
+def _binary(path: Path, limits: Limits) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        packed = path.suffix.lower() == ".gz"
+        yield LimitedGzip(file, limits) if packed else file  # type: ignore[misc]  # reads
 
 
 def _bounded(path: Path, file: IO[AnyStr]) -> Iterator[AnyStr]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cbmir.filters import Where
+from cbmir.limit_options import image_limit_options
 from cbmir.options import EXIT_INTERRUPTED, filter_options, json_option, opened, print_json, say, store_option
 from ingest.console import failed
 from ingest.thumbnails.existing import set_thumbnails
@@ -75,6 +76,7 @@ def _mode(text: str) -> int:
 @click.option(
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-thumbnails-NAME.csv unless given."
 )
+@image_limit_options
 @filter_options
 @json_option
 def thumbnails_(name: str, location: str, root: Path, place: Place, as_json: bool, **options: Any) -> int:
