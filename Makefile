@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-server check bench soak clean
+.PHONY: setup demo test test-server check bench soak fuzz clean
 
 setup: $(READY)
 
@@ -35,6 +35,9 @@ bench: setup
 
 soak: setup
 	$(BIN)/python -m pytest -m soak
+
+fuzz: setup
+	$(BIN)/python -m pytest -m soak -rP tests/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) data/demo

@@ -19,25 +19,31 @@ class LimitedGzip(gzip.GzipFile):
     Args:
         file: Compressed.
         limits: Of bytes.
+        what: It is, for messages, with a space behind.
     """
 
-    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+    def __init__(self, file: IO[bytes], limits: Limits, what: str = "") -> None:
         super().__init__(fileobj=file)
         self._limits = limits
+        self._what = what
 
     def read(self, size: int | None = -1) -> bytes:
+        """As of a file."""
         return self._checked(super().read(self._part(size)))
 
     def read1(self, size: int = -1) -> bytes:
+        """As of a file."""
         return self._checked(super().read1(self._part(size)))
 
     def readline(self, size: int | None = -1) -> bytes:
+        """As of a file."""
         return self._checked(super().readline(self._part(size)))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of a file, but not from its end."""
         if whence == io.SEEK_END:
             raise OSError("the end of a compressed file isn't known before it is read")
-        self._limits.check_bytes(offset + (self._at if whence == io.SEEK_CUR else 0))
+        self._limits.check_bytes(offset + (self._at if whence == io.SEEK_CUR else 0), self._what)
         return super().seek(offset, whence)
 
     @property
@@ -49,7 +55,7 @@ class LimitedGzip(gzip.GzipFile):
         return rest if size is None or size < 0 else min(size, rest)
 
     def _checked(self, data: bytes) -> bytes:
-        self._limits.check_bytes(self._at)
+        self._limits.check_bytes(self._at, self._what)
         return data
 
 

@@ -241,9 +241,8 @@ class Loader:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with as_here(), marked():
-                self._pool = ProcessPoolExecutor(
-                    self._workers, context, _begin, (self._how, self._pixels, self._limits)
-                )
+                begun_with = (self._how, self._pixels, self._limits)
+                self._pool = ProcessPoolExecutor(self._workers, context, _begin, begun_with)
                 for started in [self._pool.submit(int) for _ in range(self._workers)]:
                     started.result()
         except BrokenProcessPool as error:

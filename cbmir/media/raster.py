@@ -87,8 +87,8 @@ def decode_noted(data: bytes, name: str = "", limits: Limits | None = None) -> D
         limits: Of bytes; those of the environment unless given.
 
     Raises:
-        ImageError: the bytes are no picture, are damaged, hold several pages, have over `MAX_PIXELS` pixels, or unpack to
-            more bytes than the limit.
+        ImageError: the bytes are no picture, are damaged, hold several pages, have over `MAX_PIXELS` pixels, or unpack
+            to more bytes than the limit.
     """
     limits = limits or Limits.read("image")
     with _reasons(data, name), _opened(data) as (picture, inverted):

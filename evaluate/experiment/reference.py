@@ -16,6 +16,7 @@ from cbmir.errors import ProtocolError
 from cbmir.textfile import NOT_READ, read_text
 from evaluate.experiment.plan import Plan, steps_of
 
+_MAX_K = 100_000
 _NEEDED = ("experiments_dir", "h5_paths", "csv_paths")
 
 
@@ -51,8 +52,8 @@ def read_reference(path: Path, commands: Mapping[str, click.Command]) -> Plan:
 
 def _sections(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     depth = config.get("k", 100)
-    if not isinstance(depth, int):
-        raise ProtocolError(f"{path}: k is {depth!r}, not a number")
+    if not isinstance(depth, int) or depth > _MAX_K:
+        raise ProtocolError(f"{path}: k is {depth!r}, not a number up to {_MAX_K:,}")
     probe = {"epochs": "epochs", "patience": "patience", "lr": "learning_rate", "batch_size": "batch_size"}
     return {
         "all": {"queries": ["split=test|val"], "gallery": ["split=train"], "include_same_patient": True},

@@ -1,8 +1,9 @@
 """Which gallery images are right answers to which query, and how right."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ MAX_SETS = 20_000
 """Distinct values of a label field; what is relevant to what is a table of their square."""
 
 _MAX_BYTES = 10_000_000  # of a file of relations
+_MAX_DEPTH = 10  # of it: stream, document, mapping, list, list
 
 HALF = 0.5
 """Jaccard index from which two sets of labels count as relevant to each other in measures that know yes and no only."""
@@ -147,8 +149,7 @@ class Relations:
 
         try:
             text = read_text(path, _MAX_BYTES)
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-                raise ValueError("aliases (*name) can stand for values without end; write each value out")
+            _check_events(yaml.parse(text, yaml.SafeLoader))
             data = yaml.safe_load(text)
             grades: dict[tuple[str, str], float] = {}
             for left, right, grade in data.get("relations", []):
@@ -165,6 +166,22 @@ class Relations:
         if min([relations.same, *grades.values()]) < 0 or not np.isfinite([relations.same, *grades.values()]).all():
             raise ProtocolError(f"{path} has a grade below 0 or one that is no number")
         return relations
+
+
+def _check_events(events: Iterable[Any]) -> None:
+    """Refuse YAML that stands for more than is written, or is nested deeper than relations are: both take very long.
+
+    Raises:
+        ValueError: it does.
+    """
+    depth = 0
+    for event in events:
+        name = type(event).__name__
+        depth += name.endswith("StartEvent") - name.endswith("EndEvent")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
+        if name == "AliasEvent":
+            raise ValueError("aliases (*name) can stand for values without end; write each value out")
 
 
 def find_relevance(trial: Trial, exclusion: Exclusion) -> Relevance:

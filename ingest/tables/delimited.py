@@ -180,7 +180,7 @@ def _suffix(text: str) -> str:
 def _binary(path: Path, limits: Limits) -> Iterator[IO[bytes]]:
     with path.open("rb") as file:
         packed = path.suffix.lower() == ".gz"
-        yield LimitedGzip(file, limits) if packed else file  # type: ignore[misc]  # reads
+        yield LimitedGzip(file, limits, f"table {path} ") if packed else file  # type: ignore[misc]  # reads
 
 
 def _bounded(path: Path, file: IO[AnyStr]) -> Iterator[AnyStr]:

@@ -1,7 +1,9 @@
 """The first sheet of an Excel workbook (.xlsx) that holds anything."""
 
 import warnings
+import zipfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def sheets_of(path: Path, limits: Limits) -> list[str]:
     Raises:
         SourceError: it is no workbook, none of its sheets holds rows, or it unpacks to more bytes than the limit.
     """
-    with _Workbook(path, limits) as book:
+    with _workbook(path, limits) as book:
         names = [sheet.title for sheet in book.worksheets if (sheet.max_row or 2) > 1]
     if not names:
         raise SourceError(f"can't read the table {path}: no sheet of it holds rows below a header")
@@ -34,7 +36,7 @@ def rows_of(path: Path, sheet: str, limits: Limits) -> Iterator[list[Any]]:
         SourceError: it is no workbook, or larger than the limit or the format lets it be.
     """
     told = 0
-    with _Workbook(path, limits) as book:
+    with _workbook(path, limits) as book:
         for number, cells in enumerate(book[sheet].iter_rows(values_only=True)):
             if number >= MAX_ROWS:
                 raise SourceError(f"the table {path} is damaged: sheet {sheet} says it has over {MAX_ROWS:,} rows")
@@ -44,26 +46,21 @@ def rows_of(path: Path, sheet: str, limits: Limits) -> Iterator[list[Any]]:
                 yield list(cells)
 
 
-class _Workbook:
-    """An open workbook, read a row at a time."""
+@contextmanager
+def _workbook(path: Path, limits: Limits) -> Iterator[Any]:
+    """An open workbook, read a row at a time; whatever goes wrong with it is a `SourceError`."""
+    import openpyxl  # takes a tenth of a second
 
-    def __init__(self, path: Path, limits: Limits) -> None:
-        import zipfile
-
-        import openpyxl  # takes a tenth of a second
-        from openpyxl.utils.exceptions import InvalidFileException
-
-        try:
-            with zipfile.ZipFile(path) as parts:  # no part unpacks to more than it says
-                limits.check_bytes(sum(part.file_size for part in parts.infolist()), f"table {path} ")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about formats and extensions, not about values
-                self._book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidFileException) as error:
-            raise SourceError(f"can't read the table {path}: {' '.join(str(error).split())[:200]}") from error
-
-    def __enter__(self) -> Any:
-        return self._book
-
-    def __exit__(self, *_: object) -> None:
-        self._book.close()
+    try:
+        with zipfile.ZipFile(path) as parts:  # no part unpacks to more than it says
+            limits.check_bytes(sum(part.file_size for part in parts.infolist()), f"table {path} ")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats and extensions, not about values
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        with closing(book):
+            yield book
+    except (SourceError, MemoryError):
+        raise
+    except Exception as error:  # openpyxl raises whatever it likes on damaged XML
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SourceError(f"can't read the table {path}: {reason}") from error

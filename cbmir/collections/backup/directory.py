@@ -60,7 +60,7 @@ def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> Edg
             with tarfile.open(folder / TAR) as tar:
                 tar.extractall(made, filter=_Filter(made))  # noqa: S202  it lets plain files below it through only
         except (tarfile.TarError, EOFError, zlib.error, ValueError, MemoryError) as error:
-            raise SourceError(f"{folder / TAR} can't be unpacked: {error}") from error
+            raise SourceError(f"{folder / TAR} can't be unpacked: {' '.join(str(error).split())[:300]}") from error
         check_shard(made)  # else a collection would be left that can't be opened
 
     if TAR not in manifest.files:

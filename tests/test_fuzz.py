@@ -1,0 +1,58 @@
+"""Damaged files of every kind: each is read or refused in one line, in bounded time and memory.
+
+`make test` tries a few of each kind. `make fuzz` tries 2,000 of each at the entry functions and 50 by command.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz_kinds import KINDS
+
+SEED = 20241129
+GROWN_MB = 1500
+"""Memory beyond that of the good files; a mutated header may ask for as much as a limit lets it have."""
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="measures memory as POSIX does")
+
+
+def fuzzed(kind, inputs, commands, folder):
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, here / "fuzz.py", kind, *map(str, (inputs, commands, SEED)), folder],
+        capture_output=True, text=True, check=False, cwd=folder, env={**os.environ, "PYTHONPATH": f"{here.parent}"},
+    )  # fmt: skip
+    case = (folder / "case").read_text() if (folder / "case").exists() else "none"
+    assert done.returncode == 0, f"input {case} of seed {SEED} ended the process: {done.stderr[-3000:]}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(found, inputs, commands):
+    assert found["faults"] == []
+    assert sum(found["outcomes"].values()) == inputs
+    assert set(found["outcomes"]) <= {"read", "refused"}
+    assert found["grown_mb"] < GROWN_MB
+    ends = dict(found["commands"])
+    good = ends.pop("good", None)
+    if good is not None:  # a folder
+        assert ends.pop("good failed") == 0
+        read, stored, failed, skipped = (ends.pop(name) for name in ("read", "stored", "failed", "skipped"))
+        assert read == good + commands == stored + failed + skipped
+        assert stored >= good
+    assert set(ends) <= {"exit 0", "exit 1", "exit 2", "exit 3"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fuzz__every_kind_is_read_or_refused(kind, tmp_path):
+    check(fuzzed(kind, 60, 3, tmp_path), 60, 3)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_fuzz__two_thousand_of_every_kind(kind, tmp_path):
+    found = fuzzed(kind, 2000, 50, tmp_path)
+    print(json.dumps({name: value for name, value in found.items() if name != "faults"}))
+    check(found, 2000, 50)
