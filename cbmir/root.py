@@ -113,6 +113,8 @@ class Root:
 
     def _key(self, text: str) -> str:
         """The key of a path that is no file URI any more."""
+        if "\0" in text:
+            raise RecordError("holds a NUL byte, which no file name can")
         if remedy := foreign(text):
             if is_uri(text) and self._uris:
                 return text
@@ -157,6 +159,8 @@ class Root:
             if path == start or path.startswith(f"{start}/"):
                 return path[len(start) + 1 :]
         parent, _, name = path.rpartition("/")
+        if "\0" in parent:
+            return None
         if parent not in self._parents:
             self._parents[parent] = self._by_links(parent)
         below = self._parents[parent]
@@ -207,10 +211,10 @@ class Root:
         for part in parts[:-1]:
             folder /= part
             if folder not in self._linked:
-                self._linked[folder] = folder.is_symlink()
+                self._linked[folder] = _is_link(folder)
             if self._linked[folder]:
                 return True
-        return path.is_symlink()
+        return _is_link(path)
 
     def _formerly(self, written: str) -> Iterable[str]:
         """The keys that were made of a text when paths kept their spelling."""
@@ -225,6 +229,13 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError):  # too long, or no text: that it can't be read is counted
+        return False
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):  # as above
         return False
 
 
