@@ -281,3 +281,33 @@ def test_ingest__bombs_are_counted_and_their_neighbours_stored(tmp_path, monkeyp
     reasons = {item.filepath: item.reason for item in report.failures}
     assert "limit of 60,000,000 bytes (--image-memory)" in reasons["large.png"]
     assert "holds over 1,000 frames" in reasons["pages.tif"]
+
+
+def test_commands__take_the_limits_of_an_image(tmp_path, cbmir):
+    images, store = tmp_path / "images", tmp_path / "store"
+    for seed in range(2):
+        write_picture(images / f"{seed}.png", seed)
+    Image.open(images / "0.png").resize((600, 600)).rotate(90).save(images / "large.png")
+    where = ("--store", store, "--failures", tmp_path / "failed.csv")
+    small = ("--image-bytes", "1M")
+    done = cbmir("ingest", "images", images, "--encoder", "pixels", *where, *small)
+    assert done.returncode == 3
+    assert (
+        "unpacks to 1,080,000 bytes or more, 1,000,000 at most (--image-bytes)" in (tmp_path / "failed.csv").read_text()
+    )
+    assert "CBMIR_IMAGE_BYTES" not in os.environ
+    assert cbmir("ingest", "images", images, "--encoder", "pixels", *where).returncode == 0
+    query = cbmir("search", "image", images / "large.png", "--store", store, *small)
+    assert (query.returncode, query.stdout) == (1, "")
+    assert query.stderr.strip().endswith("1,000,000 at most (--image-bytes)")
+    both = cbmir("search", "image", images, "--store", store, *small)
+    assert both.returncode == 3
+    sheet = ("--sheet", tmp_path / "sheet.png", "--allow-missing")
+    drawn = cbmir("search", "like", "large.png", "--store", store, *sheet, CBMIR_IMAGE_BYTES="1M")
+    assert "1 image could not be drawn" in drawn.stderr
+    place = ("--thumbnails", tmp_path / "small", "--thumbnail-url", "http://127.0.0.1/t", "--root", images)
+    assert cbmir("ingest", "thumbnails", "pixels", *where, *place, *small).returncode == 3
+    assert len(list((tmp_path / "small").rglob("*.jpg"))) == 2
+    wrong = cbmir("search", "image", images / "0.png", "--store", store, "--image-seconds", "soon")
+    assert wrong.returncode == 2
+    assert "'soon' is no limit of time: give seconds, such as 600" in wrong.stderr
