@@ -332,6 +332,10 @@ def _read_archive(path: Path) -> None:
 
 _INGEST = ("ingest", "images", "FILE", "--encoder", "pixels", "--store", "STORE")
 _TABLE = (*_INGEST, "--dry-run")
+_RETRIEVAL = (
+    *("evaluate", "retrieval", "--store", "STORE", "--queries", "all", "--gallery", "all", "--measure", "ndcg"),
+    *("--relations", "FILE"),
+)
 _VECTORS = ("ingest", "embeddings", "FILE", "--table", "TABLE", "--encoder", "eight", "--store", "NEW")
 
 KINDS = {
@@ -351,8 +355,7 @@ KINDS = {
     "hdf5-published": Kind(".h5", _published, _read_vectors, _VECTORS),
     "toml": _reading(EXPERIMENT, ("evaluate", "run", "FILE", "--store", "STORE", "--out", "OUT"), ".toml",
                      lambda path: read_plan(path, COMMANDS)),
-    "yaml": _reading(RELATIONS, ("evaluate", "retrieval", "--store", "STORE", "--collection", "eight", "--measure",
-                                 "ndcg", "--relations", "FILE"), ".yaml", Relations.read),
+    "yaml": _reading(RELATIONS, _RETRIEVAL, ".yaml", Relations.read),
     "manifest": Kind(".json", _manifests, _read_manifest, ("collections", "import", "EXPORT", "--store", "NEW")),
     "archive": Kind(".tar", _archive, _read_archive, ("collections", "restore", "BACKUP", "--store", "NEW"), _packed),
 }  # fmt: skip
