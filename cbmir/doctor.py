@@ -168,12 +168,12 @@ def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
     import numpy as np
     from PIL import Image
 
-    from cbmir.encoders import get
-    from cbmir.media import Preprocessing, prepare
+    from cbmir.encoders import given
+    from cbmir.media import prepare
 
-    encoder = get(name, settings)
+    encoder = given(name, settings)
     card, how = encoder.card, encoder.preprocessing
-    if isinstance(how, Preprocessing):
+    if how.kind == "image":
         noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(noise).save(file, "PNG")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cbmir.encoders import get
+from cbmir.encoders import given
 from cbmir.modalities import MODALITIES
 from cbmir.options import (
     defer_option,
@@ -21,6 +21,7 @@ from cbmir.options import (
     json_option,
     layout_options,
     opened,
+    own_name_option,
     print_json,
     say,
     store_option,
@@ -59,7 +60,7 @@ def ingest() -> None:
     "--encoder",
     required=True,
     cls=NeededToStore,
-    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG, or ORG/REPO of the model hub.",
+    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG, ORG/REPO of the model hub, or FILE.py:FUNCTION.",
 )
 @_store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
@@ -101,6 +102,7 @@ def ingest() -> None:
     help="Make a payload index for an own column, so that filters by it are fast. Repeatable.",
 )
 @dry_run_option
+@own_name_option
 @encoder_options
 @index_timeout_option
 @layout_options
@@ -131,7 +133,7 @@ def images(
     indexes = wanted_indexes(options["own_indexes"], readings)
     if dry_run:
         return 0
-    network = get(encoder, options["settings"])
+    network = given(encoder, options["settings"])
     say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
     name, layout = options["name"] or _slug(network.card.name), options["layout"].expecting(whole.total)
     with opened(location) as store:

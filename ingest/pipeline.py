@@ -11,6 +11,7 @@ import numpy as np
 
 from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
+from cbmir.encoders.needed import recognise
 from cbmir.media import DECODER
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
@@ -77,7 +78,7 @@ def ingest_images(
         ThumbnailError: a thumbnail can't be written; what was stored before stays.
         WorkerError: the decoding processes can't be started.
     """
-    collection.card.require(encoder.card, f"collection {collection.name}")
+    recognise(collection, encoder)
     run = _Run(source, encoder, collection, workers or cores(), place)
     run.go(seen or (lambda _count, _stage: None))
     return run.report
@@ -106,8 +107,9 @@ class _Run:
     def __init__(
         self, source: Source, encoder: Encoder, collection: Collection, workers: int, place: Place | None
     ) -> None:
+        self._fingerprint = collection.card.fingerprint  # the encoder's own may be another, where a library has changed
         self.report = IngestReport(
-            collection.name, encoder.card.name, encoder.card.fingerprint, encoder.running_on, ignored=source.ignored
+            collection.name, encoder.card.name, self._fingerprint, encoder.running_on, ignored=source.ignored
         )
         self._source = source
         self._encoder = encoder
@@ -264,7 +266,7 @@ class _Run:
                         remove(self._place.path(record.id))
             if good.any():
                 fine_records = tuple(record for record, fine in zip(records, good, strict=True) if fine)
-                writer.put(EmbeddedBatch(fine_records, vectors[good], self._encoder.card.fingerprint))
+                writer.put(EmbeddedBatch(fine_records, vectors[good], self._fingerprint))
 
     def _fail(self, record: ImageRecord, reason: str) -> None:
         self.report.failures.append(Failure(record.filepath, record.dataset, reason))

@@ -76,6 +76,23 @@ def fastest(
     return compiled, replace(placement, precision="fp32")
 
 
+def exact(network: "torch.nn.Module", placement: Placement) -> Forward:
+    """The network by torch in true float32, whatever it runs in otherwise; on CUDA without TF32."""
+    import torch
+
+    run = partial(_torch, network, replace(placement, precision="fp32", torch_compile=False))
+
+    def forward(batch: "torch.Tensor") -> "torch.Tensor":
+        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            return run(batch)
+        finally:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+    return forward if placement.kind == "cuda" else run
+
+
 def _compiler(
     network: "torch.nn.Module", batch: "torch.Tensor", placement: Placement, at_once: int
 ) -> Callable[[str], Forward | None]:

@@ -11,6 +11,7 @@ from PIL import Image
 from cbmir.errors import ImageError
 from cbmir.media.files import file_sha256, read, sha256
 from cbmir.media.kinds import HEAD_BYTES, kind_of, kind_of_bytes
+from cbmir.media.own import OwnPreprocessing
 from cbmir.media.preprocessing import Preprocessing, preprocess
 from cbmir.media.raster import DECODER, Decoded, Note, changed_since, decode_noted
 from cbmir.media.thumbnail import slice_thumbnail
@@ -93,7 +94,9 @@ class Prepared:
 
 
 def prepare(
-    asset: Asset | str | Path | bytes, how: Preprocessing | VolumePreprocessing, encoder: str = "the encoder"
+    asset: Asset | str | Path | bytes,
+    how: Preprocessing | VolumePreprocessing | OwnPreprocessing,
+    encoder: str = "the encoder",
 ) -> Prepared:
     """Turn a file, or its bytes, into what an encoder takes.
 
@@ -108,10 +111,17 @@ def prepare(
     asset = asset if isinstance(asset, Asset) else Asset(asset)
     if asset.kind != how.kind:
         raise ImageError(f"is {_A[asset.kind]}; {encoder} takes {how.kind}s")
-    if isinstance(how, VolumePreprocessing):
+    if asset.kind == "volume":
         width, height, depth = asset.volume.values.shape
-        return Prepared(preprocess_volume(asset.volume, how), asset.sha256, width, height, depth)
-    return Prepared(preprocess(asset.image, how), asset.sha256, *asset.image.size, notes=asset.notes)
+        return Prepared(_for_network(asset.volume, how), asset.sha256, width, height, depth)
+    size = asset.image.size
+    return Prepared(_for_network(asset.image, how), asset.sha256, *size, notes=asset.notes)
+
+
+def _for_network(source: Any, how: Preprocessing | VolumePreprocessing | OwnPreprocessing) -> NDArray[Any]:
+    if isinstance(how, OwnPreprocessing):
+        return how.apply(source)
+    return preprocess_volume(source, how) if isinstance(how, VolumePreprocessing) else preprocess(source, how)
 
 
 def render(asset: Asset | str | Path | bytes, window_hu: tuple[float, float] | None = None) -> Image.Image:
