@@ -170,7 +170,7 @@ class CardChoice:
             EncoderError: there is no such encoder.
         """
         if self.dim is not None:
-            return external_card(str(self.encoder), self.dim)
+            return external_card(self.settings.name or str(self.encoder), self.dim)
         from cbmir.encoders import given
 
         return given(str(self.encoder), self.settings).card

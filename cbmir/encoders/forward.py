@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.compiled import Graph
 from cbmir.encoders.device import Placement
@@ -76,21 +77,20 @@ def fastest(
     return compiled, replace(placement, precision="fp32")
 
 
-def exact(network: "torch.nn.Module", placement: Placement) -> Forward:
-    """The network by torch in true float32, whatever it runs in otherwise; on CUDA without TF32."""
+@contextmanager
+def exact(network: "torch.nn.Module", placement: Placement) -> Iterator[Forward]:
+    """The network by torch in true float32, whatever it runs in otherwise; on CUDA all of torch runs without TF32."""
     import torch
 
-    run = partial(_torch, network, replace(placement, precision="fp32", torch_compile=False))
-
-    def forward(batch: "torch.Tensor") -> "torch.Tensor":
-        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            return run(batch)
-        finally:
-            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-    return forward if placement.kind == "cuda" else run
+    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul) if placement.kind == "cuda" else ()
+    before = [item.allow_tf32 for item in flags]
+    for item in flags:
+        item.allow_tf32 = False
+    try:
+        yield partial(_torch, network, replace(placement, precision="fp32", torch_compile=False))
+    finally:
+        for item, value in zip(flags, before, strict=True):
+            item.allow_tf32 = value
 
 
 def _compiler(

@@ -155,9 +155,9 @@ class TorchEncoder:
         """
         import torch
 
-        forward = exact(self._network, self._placement)
         try:
-            features = list(self._threads.map(partial(self._step, forward), np.split(pixels, len(pixels))))
+            with exact(self._network, self._placement) as forward:
+                features = list(self._threads.map(partial(self._step, forward), np.split(pixels, len(pixels))))
         except torch.OutOfMemoryError as error:
             raise EncoderError(f"{self._placement.device} has not enough memory for one image in float32") from error
         return normalise(np.concatenate(features))

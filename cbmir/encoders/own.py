@@ -216,6 +216,8 @@ def _checked(made: Any, settings: EncoderSettings, source: Source) -> Encoder:
         )
     if not isinstance(made.card, EncoderCard) or made.card.is_external:
         raise EncoderError(f"{source.place}: its card is {made.card!r}, not an EncoderCard with weights of its own")
+    if not isinstance(made.batch_size, int) or made.batch_size < 1:
+        raise EncoderError(f"{source.place}: its batch size is {made.batch_size!r}, not 1 or more")
     return CheckedEncoder(made, _sealed(made.preprocessing, source), settings.batch_size)
 
 
@@ -235,7 +237,7 @@ class CheckedEncoder:
         batch_size: int | None,
     ) -> None:
         self.preprocessing = preprocessing
-        self.batch_size = batch_size or int(encoder.batch_size)
+        self.batch_size = batch_size or encoder.batch_size
         self._encoder = encoder
         self._one_at_a_time = threading.Lock()
         exact = getattr(encoder, "embed_exact", encoder.embed)

@@ -76,11 +76,9 @@ class VolumeEncoder:
         Raises:
             EncoderError: the device ran out of memory.
         """
-        forward = exact(self._network, self._placement)
-        with self._one_at_a_time:
-            return normalise(
-                np.concatenate([self._features(forward, volume) for volume in np.split(pixels, len(pixels))])
-            )
+        with self._one_at_a_time, exact(self._network, self._placement) as forward:
+            features = [self._features(forward, volume) for volume in np.split(pixels, len(pixels))]
+        return normalise(np.concatenate(features))
 
     def embed_text(self, texts: Sequence[str]) -> Vectors:
         """It has no text tower.
