@@ -27,7 +27,6 @@ SMALL = "timm:test_vit"
 
 OWN = """
 import numpy as np
-import torch
 
 from cbmir.encoders import OwnEncoder
 from cbmir.media import OwnPreprocessing
@@ -42,6 +41,8 @@ def window(image):
 
 
 def network():
+    import torch
+
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 24))
 
@@ -78,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 def _file(tmp_path: Path, body: str, head: str = OWN) -> str:
     file = tmp_path / "other.py"
-    file.write_text(head + body)
+    file.write_text(f"{head}\nimport torch\n{body}")
     return f"{file}:other"
 
 
@@ -193,7 +194,7 @@ def _by(function: str) -> str:
     ("body", "said"),
     [
         ("def other(:\n    pass", "SyntaxError"),
-        ("raise RuntimeError('no luck')", r"RuntimeError: no luck \(other.py, line 25\)"),
+        ("raise RuntimeError('no luck')", r"RuntimeError: no luck \(other.py, line 28\)"),
         ("raise SystemExit(3)", "SystemExit"),
         ("other = 3", r"no function 'other'; there are make, network, window"),
         ("def other(): return 1 / 0", "ZeroDivisionError"),
@@ -354,7 +355,7 @@ def test_own_preprocessing__values_that_do_not_fit(values):
 
 
 @pytest.mark.parametrize("field", ["name", "asked_as"])
-def test_restore__a_card_that_names_a_file_runs_nothing(tmp_path, cbmir_process, folder, field):
+def test_restore__a_card_that_names_a_file_runs_nothing(tmp_path, cbmir, folder, field):
     marker, evil = tmp_path / "marker", tmp_path / "evil.py"
     evil.write_text(RUNS.format(marker=marker) + OWN)
     given_name = f"{evil}:make" if field == "name" else "windowed"
@@ -364,10 +365,8 @@ def test_restore__a_card_that_names_a_file_runs_nothing(tmp_path, cbmir_process,
     with EdgeStore(tmp_path / "store").create("trap", made) as collection:
         assert collection.card == made
     backup, store = tmp_path / "backup", tmp_path / "restored"
-    assert (
-        cbmir_process("collections", "snapshot", "trap", "--out", backup, "--store", tmp_path / "store").returncode == 0
-    )
-    restored = cbmir_process("collections", "restore", backup, "--store", store)
+    assert cbmir("collections", "snapshot", "trap", "--out", backup, "--store", tmp_path / "store").returncode == 0
+    restored = cbmir("collections", "restore", backup, "--store", store)
     assert restored.returncode == 0, restored.stderr
     picture = folder / "test/XR/chest/normal/0.png"
     commands = (
@@ -379,11 +378,11 @@ def test_restore__a_card_that_names_a_file_runs_nothing(tmp_path, cbmir_process,
         ("doctor", "--store", store),
         ("encoders", "show", made.name),
     )
-    said = [cbmir_process(*words) for words in commands]
+    said = [cbmir(*words) for words in commands]
     assert said[0].returncode == 1
     assert f"{evil}:make" in said[0].stderr
     assert not marker.exists()
-    wanted = cbmir_process("search", "image", picture, "--store", store, "--encoder", f"{evil}:make")
+    wanted = cbmir("search", "image", picture, "--store", store, "--encoder", f"{evil}:make")
     assert marker.exists()  # the user named the file
     assert wanted.returncode == 1
     assert "holds vectors of" in wanted.stderr
