@@ -192,7 +192,8 @@ def existing(where: Where, collection: Collection, role: str) -> Where:
     try:
         resolved = resolve(where, collection)
     except FilterError as error:
-        raise ProtocolError(f"no image for the {role} ({wording(where)}): {error}") from error
+        whom = "validation" if role == "val" else role
+        raise ProtocolError(f"no image for the {whom} ({wording(where)}): {error}") from error
     if collection.count(resolved) == 0:
         splits = _listed(collection.facet("split", limit=NAMED))
         raise ProtocolError(
@@ -200,6 +201,14 @@ def existing(where: Where, collection: Collection, role: str) -> Where:
             f"{wording(where)}; choose others with --{role} (splits there: {splits or 'none'})"
         )
     return resolved
+
+
+def further_labels(collection: Collection, where: Where, label: str) -> int:
+    """Labels of images beyond the first of each, which an evaluation by ``primary_label`` leaves out; else 0."""
+    if label != "primary_label":
+        return 0
+    labels, first = (sum(collection.facet(field, where).values()) for field in ("labels", "primary_label"))
+    return max(0, labels - first)
 
 
 def unlabelled(collection: Collection, where: Where, label: str, role: str) -> ProtocolError:

@@ -1,5 +1,6 @@
 """Names to encoders, over all loaders of this package."""
 
+import difflib
 import importlib
 import json
 import logging
@@ -136,7 +137,11 @@ def find(name: str, weights: Path | None = None) -> tuple[Loader, EncoderSpec]:
             )
     known = ", ".join(spec.name for spec in specs())
     prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)
-    raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}, or ORG/REPO of the model hub")
+    near = difflib.get_close_matches(name.lower(), [spec.name for spec in specs()], 3, 0.6)
+    meant = f"did you mean {' or '.join(sorted(near))}? " if near else ""
+    raise EncoderError(
+        f"no encoder {name!r}; {meant}there are {known}, and any {prefixes}, or ORG/REPO of the model hub"
+    )
 
 
 def at_hand(spec: EncoderSpec) -> bool:

@@ -12,7 +12,7 @@ from cbmir.store import Collection
 from cbmir.store.ways import search_ef
 from evaluate.header import PatientCounts
 from evaluate.metrics import Gains, Scores, at, macro, micro, valued
-from evaluate.protocol import RetrievalProtocol, group_field, wording
+from evaluate.protocol import RetrievalProtocol, further_labels, group_field, wording
 from evaluate.ranking.exclusion import Exclusion
 from evaluate.ranking.neighbours import Neighbours, ask, scan
 from evaluate.ranking.relevance import Relevance, find_grades, find_relevance, judge
@@ -194,13 +194,18 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         vectors=info.points,
         indexed=info.indexed,
         queries=Side(
-            wording(protocol.queries), len(queries), trial.unlabelled, collection.facet("dataset", trial.queries_where)
+            wording(protocol.queries),
+            len(queries),
+            trial.unlabelled,
+            collection.facet("dataset", trial.queries_where),
+            further_labels(collection, trial.queries_where, protocol.label),
         ),
         gallery=Side(
             wording(protocol.gallery),
             len(gallery),
             trial.without_label(gallery),
             collection.facet("dataset", trial.gallery_where),
+            further_labels(collection, trial.gallery_where, protocol.label),
         ),
         label=protocol.label,
         relevance=protocol.relevance,

@@ -18,12 +18,14 @@ class Side:
         unlabelled: Images without a label. Where they take part, `images` are with them. Where they don't, `images` of
             the queries are without them, and those of the gallery with them, though they are never relevant.
         datasets: Images of each data set, with and without a label.
+        further_labels: Labels of images beyond the first of each, where only the first is judged by.
     """
 
     filter: str
     images: int
     unlabelled: int
     datasets: Mapping[str, int]
+    further_labels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class Setting:
                 ),
             ),
             patients=self.patients,
+            further_labels={"queries": self.queries.further_labels, "gallery": self.gallery.further_labels},
         )
 
     @property
