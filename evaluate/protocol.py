@@ -136,9 +136,12 @@ class RetrievalProtocol:
 
     @property
     def fields(self) -> list[str]:
-        """Payload fields that the measurement reads; the patient always, as intervals are drawn over patients."""
+        """Payload fields that the measurement reads.
+
+        The patient is always among them, as intervals are drawn over patients, and the hash, to find copies of files.
+        """
         groups = (group_field(name) for name in self.by if name != CLASS)
-        return list(dict.fromkeys((self.label, *groups, "patient_id", *self.excluded_fields)))
+        return list(dict.fromkeys((self.label, *groups, "patient_id", "sha256", *self.excluded_fields)))
 
 
 def group_field(name: str) -> str:

@@ -13,7 +13,7 @@ from cbmir.store.ways import search_ef
 from evaluate.header import PatientCounts
 from evaluate.metrics import Gains, Scores, at, macro, micro, valued
 from evaluate.protocol import RetrievalProtocol, further_labels, group_field, wording
-from evaluate.ranking.exclusion import Exclusion
+from evaluate.ranking.exclusion import Exclusion, copies
 from evaluate.ranking.neighbours import Neighbours, ask, scan
 from evaluate.ranking.relevance import Relevance, find_grades, find_relevance, judge
 from evaluate.ranking.trial import Trial, read_trial
@@ -228,4 +228,5 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         unlabelled=protocol.unlabelled,
         queries_without_relevant=int((~relevance.covered).sum()),
         patients=people,
+        copies=copies(trial, exclusion),
     )
