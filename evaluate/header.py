@@ -82,7 +82,7 @@ class Header:
         left_out: What else is left out.
         patients: By role.
         scope: What images are counted in, where that isn't one collection.
-        copies: Queries that may find an image whose file has the same content as theirs.
+        queries_with_copies: Queries that may find an image whose file has the same content as theirs.
         further_labels: By role, labels of images beyond the first of each, where only the first is judged by.
     """
 
@@ -92,7 +92,7 @@ class Header:
     left_out: tuple[Omission, ...]
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
     scope: str = ""
-    copies: int = 0
+    queries_with_copies: int = 0
     further_labels: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Header:
             "unlabelled": self.unlabelled,
             "images_without_label": dict(self.without_label),
             "further_labels": dict(self.further_labels),
-            "queries_with_copies": self.copies,
+            "queries_with_copies": self.queries_with_copies,
             "left_out": {item.name: item.count for item in self.left_out},
             "patients": {role: asdict(counts) for role, counts in self.patients.items()},
         }
@@ -131,10 +131,14 @@ class Header:
         for text in omitted or ["nothing else" if self.label else "nothing"]:
             yield "left out", text
         yield "patients", self._patients()
-        if self.copies:
-            queries = "query" if self.copies == 1 else "queries"
+        if self.queries_with_copies:
+            count = self.queries_with_copies
+            queries = f"{count:,} {'query' if count == 1 else 'queries'}"
             text = "whose file is the same as theirs, for it isn't excluded as one of their patient"
-            yield "copies", f"{self.copies:,} {queries} may find an image {text}: the results may be far too good"
+            yield (
+                "copies",
+                f"{queries} may find an image {text}: the results may be far too good",
+            )
 
     def lines(self) -> Iterator[str]:
         """The lines of a table."""

@@ -59,7 +59,7 @@ def collection(tmp_path_factory):
 def test_copies__counts_queries_that_may_find_their_own_file(collection, terms, copies):
     where = {name: conditions((value,)) for name, value in terms.items() if name in ("queries", "gallery")}
     report = evaluate_retrieval(collection, RetrievalProtocol(**{**terms, **where, "draws": 0}))
-    assert report.setting.copies == copies
+    assert report.setting.queries_with_copies == copies
     assert report.setting.header.as_json()["queries_with_copies"] == copies
     assert any(line.startswith(f"copies      {copies} ") for line in report.setting.header.lines())
 
@@ -67,5 +67,5 @@ def test_copies__counts_queries_that_may_find_their_own_file(collection, terms, 
 def test_copies__none_is_not_mentioned(collection):
     alone = (*RetrievalProtocol().queries, parse("patient_id=c"))
     report = evaluate_retrieval(collection, RetrievalProtocol(queries=alone, exclude=("patient",), draws=0))
-    assert report.setting.copies == 0
+    assert report.setting.queries_with_copies == 0
     assert not any(line.startswith("copies") for line in report.setting.header.lines())

@@ -140,7 +140,7 @@ class ComparisonReport:
                 ),
             ),
             patients={"queries": self.shared},
-            copies=self.setting.copies,
+            queries_with_copies=self.setting.queries_with_copies,
             further_labels=self.setting.header.further_labels,
             scope=f"counted in each of the {len(self.entries):,} collections",
         )

@@ -228,5 +228,5 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         unlabelled=protocol.unlabelled,
         queries_without_relevant=int((~relevance.covered).sum()),
         patients=people,
-        copies=copies(trial, exclusion),
+        queries_with_copies=copies(trial, exclusion),
     )

@@ -116,7 +116,7 @@ class Setting:
         unlabelled: ``exclude`` or ``include``: whether images without a label take part as a class.
         queries_without_relevant: Queries without a relevant image in the gallery.
         patients: How many the queries and the gallery have.
-        copies: Queries that may find an image whose file has the same content as theirs.
+        queries_with_copies: Queries that may find an image whose file has the same content as theirs.
         version: Of cbmir.
     """
 
@@ -140,7 +140,7 @@ class Setting:
     unlabelled: str = "exclude"
     queries_without_relevant: int = 0
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
-    copies: int = 0
+    queries_with_copies: int = 0
     version: str = cbmir.__version__
 
     @property
@@ -163,7 +163,7 @@ class Setting:
                 ),
             ),
             patients=self.patients,
-            copies=self.copies,
+            queries_with_copies=self.queries_with_copies,
             further_labels={"queries": self.queries.further_labels, "gallery": self.gallery.further_labels},
         )
 
