@@ -94,7 +94,7 @@ def check_store(store: Store, key: bool = False, *, full: bool = False) -> Itera
     from cbmir.store.server import ServerStore
 
     names = store.names()
-    yield Check("store", "ok", f"{store.location} answers and holds {len(names):,} collections")
+    yield Check("store", "ok", f"{store.location} answers and holds {counted(len(names), 'collection')}")
     if isinstance(store, ServerStore):
         yield check_key(store, key)
     for line in store.remains():

@@ -21,7 +21,7 @@ from ingest.loader import Loaded, Loader, Wanted, chunk_size
 from ingest.moves import Known, Moves
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
-from ingest.thumbnails.place import MODE, Place, remove
+from ingest.thumbnails.place import MODE, Place, is_ours, remove
 from ingest.writer import Writer
 
 MIN_BATCH = {"image": 64, "volume": 1}
@@ -84,10 +84,16 @@ def ingest_images(
     return run.report
 
 
-def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
-    """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since."""
+def as_stored(record: ImageRecord, stored: StoredPoint) -> ImageRecord:
+    """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since.
+
+    A thumbnail that was made under a former id of the image is none of the new one's.
+    """
+    payload, shown = stored.payload, stored.payload.get("thumbnail_url")
+    if isinstance(shown, str) and stored.id != record.id and is_ours(shown, stored.id):
+        shown = None
     known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "decoder", "width", "height", "depth")}
-    return replace(record, **known, thumbnail_url=record.thumbnail_url or payload.get("thumbnail_url"))
+    return replace(record, **known, thumbnail_url=record.thumbnail_url or shown)
 
 
 def _decoder(payload: Mapping[str, Any]) -> int:
@@ -238,7 +244,8 @@ class _Run:
         self.report.skipped += 1
         self._datasets.add(record.dataset)
         old = dict(stored.stored.payload) if stored.stored else {}
-        known = replace(as_stored(record, old), decoder=max(_decoder(old), DECODER))
+        whole = as_stored(record, stored.stored) if stored.stored else record
+        known = replace(whole, decoder=max(_decoder(old), DECODER))
         if stored.stored and stored.stored.id != record.id:
             self._moves.move(known, stored)
             return

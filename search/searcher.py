@@ -224,9 +224,11 @@ class Searcher:
             ids.append(str(uuid.UUID(name)))
         found = self.collection.get(ids, vectors=True)
         if not found:
-            raise CollectionError(
-                f"no image {name!r} in collection {self.collection.name}; give its id, or its data set and file path"
-            )
+            first = next((point for page in self.collection.scroll() for point in page), None)
+            known = first.payload if first else {}
+            such = f", such as {known.get('dataset')}/{known.get('filepath')}" if known else ""
+            reason = f"no image {name!r} in collection {self.collection.name}"
+            raise CollectionError(f"{reason}; give its id, or its data set and file path{such}")
         return found[0]
 
 

@@ -62,7 +62,7 @@ def fastest(
             expected = exact(batch) if expected is None else expected
             cosine = _lowest_cosine(half(batch), expected, count)
             if not cosine >= _SAME_IN_HALF:  # nor where it isn't a number
-                then = ", so it is not used" if placement.auto else ""
+                then = f", so {precision} is not used" if placement.auto else ""
                 _log.warning("%s in %s: lowest cosine to float32 %.4f%s", name, precision, cosine, then)
             faster = compiled or placement.kind != "cpu" or _seconds(half, batch) < _seconds(exact, batch)
             if (cosine >= _SAME_IN_HALF and faster) or not placement.auto:

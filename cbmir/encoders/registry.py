@@ -1,5 +1,6 @@
 """Names to encoders, over all loaders of this package."""
 
+import difflib
 import importlib
 import json
 import logging
@@ -75,6 +76,21 @@ def given(text: str, settings: EncoderSettings | None = None) -> Encoder:
     _check_name(text, settings)
     own = from_file(text, settings)
     return _named(own, text, settings) if own else get(text, settings)
+
+
+def check_given(text: str, settings: EncoderSettings) -> None:
+    """Refuse what `given` can't find, without loading anything; a file of the user's own is read, not run.
+
+    Raises:
+        EncoderError: no such encoder, or the file can't be read.
+    """
+    from cbmir.sourcefile import SourceFile, split_source
+
+    _check_name(text, settings)
+    if found := split_source(text):
+        SourceFile.read(found[0])
+    else:
+        find(text, settings.weights)
 
 
 def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
@@ -159,7 +175,11 @@ def find(name: str, weights: Path | None = None) -> tuple[Loader, EncoderSpec]:
             )
     known = ", ".join([*(spec.name for spec in specs()), *(item.entry.name for item in plugins())])
     prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)
-    raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}, or ORG/REPO of the model hub")
+    near = difflib.get_close_matches(name.lower(), [spec.name for spec in specs()], 3, 0.6)
+    meant = f"did you mean {' or '.join(sorted(near))}? " if near else ""
+    raise EncoderError(
+        f"no encoder {name!r}; {meant}there are {known}, and any {prefixes}, or ORG/REPO of the model hub"
+    )
 
 
 def _check_name(asked: str, settings: EncoderSettings) -> None:

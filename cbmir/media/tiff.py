@@ -1,11 +1,15 @@
-"""TIFF in which zero is white: Pillow inverts it in a few pixel types, and refuses or ignores it in the others."""
+"""TIFF that Pillow reads otherwise than it should, or not at all.
+
+Where zero is white, Pillow inverts a few pixel types, and refuses or ignores it in the others.
+"""
 
 import struct
 from dataclasses import dataclass
 
 _BITS, _PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 262, 277, 339
 _CODES = {1: "B", 3: "H", 4: "I"}
-_UNSIGNED = 1
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_KINDS = {_UNSIGNED: "integers", _SIGNED: "signed integers", _FLOAT: "floating point"}
 WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 
 
@@ -40,6 +44,21 @@ def black_is_zero(data: bytes) -> bytes | None:
     changed = bytearray(data)
     struct.pack_into(order + photometric.code, changed, photometric.at, _BLACK_IS_ZERO)
     return bytes(changed)
+
+
+def refusal(data: bytes) -> str:
+    """Why a TIFF can't be read that Pillow doesn't open, and what to do."""
+    try:
+        entries = _entries(data, {b"II": "<", b"MM": ">"}[data[:2]])
+    except (KeyError, struct.error):
+        return "is a damaged TIFF: save or copy it again"
+    bits, form = entries.get(_BITS), entries.get(_FORMAT)
+    size = bits.value if bits is not None and bits.count == 1 else 0
+    kind = _KINDS.get(form.value if form is not None else _UNSIGNED)
+    if kind and (size > 32 or (kind == _KINDS[_FLOAT] and size != 32)):
+        remedy = "save it as 32-bit floating point or 16-bit integers"
+        return f"is a TIFF of {size}-bit {kind}, which cbmir can't read: {remedy}"
+    return "is damaged, or a TIFF of a kind not known here: save it with 8 or 16 bits a channel"
 
 
 def _entries(data: bytes, order: str) -> dict[int, _Entry]:

@@ -18,6 +18,7 @@ from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store.columns import IndexKind, OwnColumns, OwnIndex
 from cbmir.store.layout import DEFAULT, Layout
 from cbmir.store.roots import ROOTS, Roots, with_root
+from cbmir.store.sources import read_columns
 from cbmir.store.ways import (
     BUDGET_MS,
     Chooser,
@@ -396,6 +397,10 @@ class Collection(ABC):
             field: ``extra.`` and the name of the column.
             kind: Of what it finds.
         """
+
+    def read_columns(self) -> dict[str, str]:
+        """What columns of its tables became, a payload field or ``label``, by the plain name of the column."""
+        return read_columns(self.metadata())
 
     def spellings(self) -> dict[str, str]:
         """Other spellings of modalities that the collection's tables were read with, and their codes."""

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cbmir.aliases import plain
 from cbmir.errors import SourceError
 from ingest.tables import delimited, spreadsheet
-from ingest.tables.columns import plain
 from ingest.tables.values import text_of
 
 SUFFIXES = (*delimited.SUFFIXES, ".parquet", *spreadsheet.SUFFIXES)
