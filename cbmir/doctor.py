@@ -18,6 +18,7 @@ from cbmir.errors import CbmirError
 from cbmir.options import echo, encoder_options, json_option, opened, print_json, store_key, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
+from cbmir.store.sealed import sentence
 from cbmir.store.tuning import MEASURED_FROM
 from cbmir.units import counted
 
@@ -102,11 +103,7 @@ def check_store(store: Store, key: bool = False, *, full: bool = False) -> Itera
     for name in names:
         try:
             if flaws := store.damages(name, full=full):
-                more = f", and {len(flaws) - 1:,} more" if len(flaws) > 1 else ""
-                remedy = f"restore a backup, or cbmir collections salvage {name} NEW"
-                yield Check(
-                    name, "failed", f"its files aren't as they were when it was indexed: {flaws[0]}{more}; {remedy}"
-                )
+                yield Check(name, "failed", sentence(flaws, name))
                 continue
             with store.open(name) as collection:
                 yield check_collection(store, collection)
@@ -139,8 +136,7 @@ def check_collection(store: Store, collection: Collection) -> Check:
     text = f"{counted(info.points, 'image')} of {card.name}, fingerprint {card.fingerprint}, {info.status}"
     missing = sorted({field.name for field in INDEXED_FIELDS} - info.fields)
     if missing:
-        text += f"; no index on {', '.join(missing)}: filters on them are slow or refused; make the collection anew"
-        return Check(name, "failed", text)
+        return _without_indexes(name, f"{text}; no index on {', '.join(missing)}", empty=not info.points)
     if info.status == "red":
         return Check(name, "failed", f"{text}: the server failed to index it, see its log")
     if ailing := store.ailing(name):
@@ -161,6 +157,14 @@ def check_collection(store: Store, collection: Collection) -> Check:
     elif info.points >= MEASURED_FROM:
         text += f"; its searches were not measured, so each compares all images: cbmir collections optimize {name}"
     return Check(name, "ok", text)
+
+
+def _without_indexes(name: str, text: str, *, empty: bool) -> Check:
+    """What is said where indexes are missing; an empty collection was being made when cbmir was killed."""
+    if empty:
+        again = "it is unfinished: run the command again that was making it"
+        return Check(name, "warning", f"{text}; {again}, or delete it: cbmir collections drop {name}")
+    return Check(name, "failed", f"{text}: filters on them are slow or refused; make the collection anew")
 
 
 def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
