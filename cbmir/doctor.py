@@ -18,6 +18,7 @@ from cbmir.errors import CbmirError
 from cbmir.options import echo, encoder_options, json_option, opened, print_json, store_key, transport_options
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store import Collection, Store
+from cbmir.store.sealed import sentence
 from cbmir.store.tuning import MEASURED_FROM
 from cbmir.units import counted
 
@@ -94,7 +95,7 @@ def check_store(store: Store, key: bool = False, *, full: bool = False) -> Itera
     from cbmir.store.server import ServerStore
 
     names = store.names()
-    yield Check("store", "ok", f"{store.location} answers and holds {len(names):,} collections")
+    yield Check("store", "ok", f"{store.location} answers and holds {counted(len(names), 'collection')}")
     if isinstance(store, ServerStore):
         yield check_key(store, key)
     for line in store.remains():
@@ -102,11 +103,7 @@ def check_store(store: Store, key: bool = False, *, full: bool = False) -> Itera
     for name in names:
         try:
             if flaws := store.damages(name, full=full):
-                more = f", and {len(flaws) - 1:,} more" if len(flaws) > 1 else ""
-                remedy = f"restore a backup, or cbmir collections salvage {name} NEW"
-                yield Check(
-                    name, "failed", f"its files aren't as they were when it was indexed: {flaws[0]}{more}; {remedy}"
-                )
+                yield Check(name, "failed", sentence(flaws, name))
                 continue
             with store.open(name) as collection:
                 yield check_collection(store, collection)
@@ -139,8 +136,7 @@ def check_collection(store: Store, collection: Collection) -> Check:
     text = f"{counted(info.points, 'image')} of {card.name}, fingerprint {card.fingerprint}, {info.status}"
     missing = sorted({field.name for field in INDEXED_FIELDS} - info.fields)
     if missing:
-        text += f"; no index on {', '.join(missing)}: filters on them are slow or refused; make the collection anew"
-        return Check(name, "failed", text)
+        return _without_indexes(name, f"{text}; no index on {', '.join(missing)}", empty=not info.points)
     if info.status == "red":
         return Check(name, "failed", f"{text}: the server failed to index it, see its log")
     if ailing := store.ailing(name):
@@ -163,17 +159,25 @@ def check_collection(store: Store, collection: Collection) -> Check:
     return Check(name, "ok", text)
 
 
+def _without_indexes(name: str, text: str, *, empty: bool) -> Check:
+    """What is said where indexes are missing; an empty collection was being made when cbmir was killed."""
+    if empty:
+        again = "it is unfinished: run the command again that was making it"
+        return Check(name, "warning", f"{text}; {again}, or delete it: cbmir collections drop {name}")
+    return Check(name, "failed", f"{text}: filters on them are slow or refused; make the collection anew")
+
+
 def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
     """Whether an encoder loads here, and what it runs on once it has seen pictures."""
     import numpy as np
     from PIL import Image
 
-    from cbmir.encoders import get
-    from cbmir.media import Preprocessing, prepare
+    from cbmir.encoders import given
+    from cbmir.media import prepare
 
-    encoder = get(name, settings)
+    encoder = given(name, settings)
     card, how = encoder.card, encoder.preprocessing
-    if isinstance(how, Preprocessing):
+    if how.kind == "image":
         noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(noise).save(file, "PNG")

@@ -35,6 +35,11 @@ def _plain(text: str) -> str:
 _CODES = {_plain(spelling): code for code, spellings in MODALITIES.items() for spelling in spellings}
 
 
+def is_modality(text: str) -> bool:
+    """Whether a text is one of the spellings in `MODALITIES`."""
+    return _plain(text) in _CODES
+
+
 def modality_code(text: str, more: Mapping[str, str] | None = None) -> str:
     """The stored code of a modality: ``MRI`` is ``MR``, ``X-Ray`` is ``XR``; others in upper case.
 

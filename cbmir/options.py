@@ -117,6 +117,7 @@ def encoder_options(command: F) -> F:
         from cbmir.encoders.base import EncoderSettings
 
         how = {name: options.pop(name) for name in ("device", "precision", "batch_size", "torch_compile")}
+        how |= {"name": options.pop("own_name", None), "asked": options.pop("asked_encoder", None)}
         return command(*args, settings=EncoderSettings(weights, **how), **options)
 
     wrapped: Any = with_settings
@@ -134,6 +135,18 @@ def encoder_options(command: F) -> F:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
+
+
+def own_name_option(command: F) -> F:
+    """``--name``, for commands with `encoder_options`, which it stands above."""
+    text = "Call the encoder so, for weights or settings of your own; the collection remembers both names."
+    return click.option("--name", "own_name", metavar="NAME", help=text)(command)
+
+
+def asked_option(command: F) -> F:
+    """``--encoder`` where the collection says which it needs, for commands with `encoder_options`."""
+    text = "FILE.py:FUNCTION, where the collection was made by an encoder of your own; the file is run."
+    return click.option("--encoder", "asked_encoder", metavar="ENCODER", help=text)(command)
 
 
 @dataclass(frozen=True)
@@ -157,10 +170,10 @@ class CardChoice:
             EncoderError: there is no such encoder.
         """
         if self.dim is not None:
-            return external_card(str(self.encoder), self.dim)
-        from cbmir.encoders import get
+            return external_card(self.settings.name or str(self.encoder), self.dim)
+        from cbmir.encoders import given
 
-        return get(str(self.encoder), self.settings).card
+        return given(str(self.encoder), self.settings).card
 
 
 def card_options(text: str, *, required: bool = False) -> Callable[[F], F]:
@@ -176,7 +189,7 @@ def card_options(text: str, *, required: bool = False) -> Callable[[F], F]:
         def with_choice(*args: Any, encoder: str | None, dim: int | None, settings: Any, **options: Any) -> Any:
             return command(*args, choice=CardChoice(encoder, dim, settings), **options)
 
-        wrapped: Any = encoder_options(with_choice)
+        wrapped: Any = own_name_option(encoder_options(with_choice))
         dim_help = "Length of vectors that come from files (ingest embeddings); --encoder is then any name."
         wrapped = click.option("--dim", type=click.IntRange(1, 65_536), metavar="N", help=dim_help)(wrapped)
         return click.option("--encoder", required=required, help=text)(wrapped)  # type: ignore[no-any-return]

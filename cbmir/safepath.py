@@ -1,5 +1,8 @@
 """Where Python looks for modules: never in the working directory, where a user's images may have a ``numpy.py`` beside.
 
+Libraries are kept from looking there, too: matplotlib takes its settings from a ``matplotlibrc`` in the working
+directory, and a library that comes with torch loads a ``libcuda.so.1`` there as code.
+
 Nothing but built-in modules is imported above the functions, since this runs before the path is safe.
 """
 
@@ -9,11 +12,16 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  pathlib is not loaded yet
 """The folder that holds this package."""
+
+LOOK_AROUND = ("matplotlib", "torch")
+"""Packages that look into the working directory while they are imported."""
 
 
 def trusted() -> list[str]:
@@ -36,6 +44,8 @@ def leave_out_working_directory() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     if given := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in given.split(os.pathsep) if entry in sys.path)
+    if not any(isinstance(finder, _Elsewhere) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Elsewhere())
 
 
 def as_here() -> "AbstractContextManager[None]":
@@ -68,6 +78,44 @@ def environment() -> dict[str, str]:
     """
     path = [entry for entry in sys.path if os.path.isabs(entry) and os.pathsep not in entry]  # noqa: PTH117
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path if HOME in path else [*path, HOME])}
+
+
+class _Elsewhere:
+    """Lets the packages in `LOOK_AROUND` be imported from ``/``, whatever the working directory is."""
+
+    def find_spec(self, name: str, path: "Sequence[str] | None" = None, target: object = None) -> "ModuleSpec | None":
+        if name not in LOOK_AROUND:
+            return None
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return None
+        loader = spec.loader
+        execute = loader.exec_module
+
+        def from_elsewhere(module: "ModuleType") -> None:
+            with _at_the_root():
+                execute(module)
+
+        loader.exec_module = from_elsewhere  # type: ignore[method-assign]  # the loader is of this import alone
+        return spec
+
+
+def _at_the_root() -> "AbstractContextManager[None]":
+    from contextlib import contextmanager
+
+    @contextmanager
+    def there() -> "Iterator[None]":
+        here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # also where it was removed, or can't be listed
+        try:
+            os.chdir("/")
+            yield
+        finally:
+            os.fchdir(here)
+            os.close(here)
+
+    return there()
 
 
 def _working_directory() -> str | None:

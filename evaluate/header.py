@@ -82,6 +82,8 @@ class Header:
         left_out: What else is left out.
         patients: By role.
         scope: What images are counted in, where that isn't one collection.
+        queries_with_copies: Queries that may find an image whose file has the same content as theirs.
+        further_labels: By role, labels of images beyond the first of each, where only the first is judged by.
     """
 
     label: str | None
@@ -90,6 +92,8 @@ class Header:
     left_out: tuple[Omission, ...]
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
     scope: str = ""
+    queries_with_copies: int = 0
+    further_labels: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The keys of a result's ``protocol``."""
@@ -97,6 +101,8 @@ class Header:
             "label": self.label,
             "unlabelled": self.unlabelled,
             "images_without_label": dict(self.without_label),
+            "further_labels": dict(self.further_labels),
+            "queries_with_copies": self.queries_with_copies,
             "left_out": {item.name: item.count for item in self.left_out},
             "patients": {role: asdict(counts) for role, counts in self.patients.items()},
         }
@@ -118,13 +124,21 @@ class Header:
         Args:
             everything: Give the counts that are 0 as well.
         """
-        yield "label", self.label or "none: this evaluation judges by no label"
+        yield "label", f"{self.label}{self._further()}" if self.label else "none: this evaluation judges by no label"
         if self.label:
             yield "unlabelled", f"{self.unlabelled}: {self._unlabelled()}"
         omitted = [f"{item.count:,} {item.words}" for item in self.left_out if item.count or everything]
         for text in omitted or ["nothing else" if self.label else "nothing"]:
             yield "left out", text
         yield "patients", self._patients()
+        if self.queries_with_copies:
+            count = self.queries_with_copies
+            queries = f"{count:,} {'query' if count == 1 else 'queries'}"
+            text = "whose file is the same as theirs, for it isn't excluded as one of their patient"
+            yield (
+                "copies",
+                f"{queries} may find an image {text}: the results may be far too good",
+            )
 
     def lines(self) -> Iterator[str]:
         """The lines of a table."""
@@ -140,6 +154,12 @@ class Header:
         if "images" in self.without_label:
             left_out = "in no figure of the label"
         return f"{counts} have no {self.label}: {left_out}"
+
+    def _further(self) -> str:
+        counts = [f"{count:,} of {_noun(role)}" for role, count in self.further_labels.items() if count]
+        if not counts:
+            return ""
+        return f", the first label of each image: further labels, {' and '.join(counts)}, don't count (--label labels)"
 
     def _patients(self) -> str:
         if not any(counts.patients for counts in self.patients.values()):

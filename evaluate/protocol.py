@@ -136,9 +136,12 @@ class RetrievalProtocol:
 
     @property
     def fields(self) -> list[str]:
-        """Payload fields that the measurement reads; the patient always, as intervals are drawn over patients."""
+        """Payload fields that the measurement reads.
+
+        The patient is always among them, as intervals are drawn over patients, and the hash, to find copies of files.
+        """
         groups = (group_field(name) for name in self.by if name != CLASS)
-        return list(dict.fromkeys((self.label, *groups, "patient_id", *self.excluded_fields)))
+        return list(dict.fromkeys((self.label, *groups, "patient_id", "sha256", *self.excluded_fields)))
 
 
 def group_field(name: str) -> str:
@@ -192,7 +195,8 @@ def existing(where: Where, collection: Collection, role: str) -> Where:
     try:
         resolved = resolve(where, collection)
     except FilterError as error:
-        raise ProtocolError(f"no image for the {role} ({wording(where)}): {error}") from error
+        whom = "validation" if role == "val" else role
+        raise ProtocolError(f"no image for the {whom} ({wording(where)}): {error}") from error
     if collection.count(resolved) == 0:
         splits = _listed(collection.facet("split", limit=NAMED))
         raise ProtocolError(
@@ -200,6 +204,14 @@ def existing(where: Where, collection: Collection, role: str) -> Where:
             f"{wording(where)}; choose others with --{role} (splits there: {splits or 'none'})"
         )
     return resolved
+
+
+def further_labels(collection: Collection, where: Where, label: str) -> int:
+    """Labels of images beyond the first of each, which an evaluation by ``primary_label`` leaves out; else 0."""
+    if label != "primary_label":
+        return 0
+    labels, first = (sum(collection.facet(field, where).values()) for field in ("labels", "primary_label"))
+    return max(0, labels - first)
 
 
 def unlabelled(collection: Collection, where: Where, label: str, role: str) -> ProtocolError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import CbmirError
+from cbmir.formulas import harmless
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -33,11 +34,10 @@ def write_rows(path: Path, rows: Sequence["DataclassInstance"], terms: Mapping[s
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*(item.name for item in fields(rows[0])), *terms])
+            writer.writerow(harmless([*(item.name for item in fields(rows[0])), *terms]))
             for row in rows:
-                writer.writerow(
-                    [*("" if _missing(value) else value for value in asdict(row).values()), *terms.values()]
-                )
+                values = ("" if _missing(value) else value for value in asdict(row).values())
+                writer.writerow(harmless([*values, *terms.values()]))
     except OSError as error:
         raise CbmirError(f"can't write {path}: {error.strerror}") from error
 

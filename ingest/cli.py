@@ -10,7 +10,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cbmir.encoders import get
+from cbmir.encoders import EncoderSettings, given
+from cbmir.encoders.registry import check_given
 from cbmir.limit_options import image_limit_options, table_limit_options
 from cbmir.modalities import MODALITIES
 from cbmir.options import (
@@ -22,6 +23,7 @@ from cbmir.options import (
     json_option,
     layout_options,
     opened,
+    own_name_option,
     print_json,
     say,
     store_option,
@@ -30,7 +32,7 @@ from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
 from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
-from ingest.console import NeededToStore, dry_run_option, failed, finish, seen_by, show_readings
+from ingest.console import NeededToStore, dry_run_code, dry_run_option, failed, finish, seen_by, show_readings
 from ingest.deferred import open_or_defer
 from ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
 from ingest.path_options import no_links_option, path_prefix_option
@@ -60,7 +62,7 @@ def ingest() -> None:
     "--encoder",
     required=True,
     cls=NeededToStore,
-    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG, or ORG/REPO of the model hub.",
+    help="One of `cbmir encoders list`, timm:NAME, open_clip:ARCH/TAG, ORG/REPO of the model hub, or FILE.py:FUNCTION.",
 )
 @_store_option
 @click.option("--collection", "name", help="Name of the collection; the encoder's unless given.")
@@ -104,6 +106,7 @@ def ingest() -> None:
 @table_limit_options
 @image_limit_options
 @dry_run_option
+@own_name_option
 @encoder_options
 @index_timeout_option
 @layout_options
@@ -128,13 +131,15 @@ def images(
         options["prefixes"],
         options["links"],
     )
+    if not dry_run:
+        _check_first(encoder, options["settings"], location)
     whole = open_source(source, how)
     items = Shard.parse(whole, options["shard"]) if options["shard"] else whole
     readings = show_readings([whole], dry_run and as_json, how.prefixes)
     indexes = wanted_indexes(options["own_indexes"], readings)
     if dry_run:
-        return 0
-    network = get(encoder, options["settings"])
+        return dry_run_code(readings)
+    network = given(encoder, options["settings"])
     say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
     name, layout = options["name"] or _slug(network.card.name), options["layout"].expecting(whole.total)
     with opened(location) as store:
@@ -192,8 +197,7 @@ def embeddings(
     how = SourceOptions(options["root"], options["dataset"], table=table, prefixes=prefixes, uris=True)
     sources = [open_source(path, how) for path in tables]
     if options["dry_run"]:
-        show_readings(sources, options["as_json"], prefixes)
-        return 0
+        return dry_run_code(show_readings(sources, options["as_json"], prefixes))
     name = options["name"] or _slug(encoder)
     with EmbeddingsFiles(files, prefixes) as vectors, opened(location) as store:
         readings = show_readings(sources, False, prefixes)
@@ -286,6 +290,18 @@ def modalities(as_json: bool) -> None:
         return
     for code, spellings in MODALITIES.items():
         echo(f"{code:5} {', '.join(spellings)}")
+
+
+def _check_first(encoder: str, settings: EncoderSettings, location: str) -> None:
+    """Refuse what is mistyped before a large source is read.
+
+    Raises:
+        EncoderError: no such encoder.
+        StoreError: the store can't be opened.
+    """
+    check_given(encoder, settings)
+    with opened(location):
+        pass
 
 
 def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:

@@ -59,6 +59,11 @@ def show_readings(sources: Sequence[ReadSource], as_json: bool, prefixes: PathPr
     return readings
 
 
+def dry_run_code(readings: Sequence[Reading]) -> int:
+    """The exit code of a dry run: that of an ingest in which as many rows fail."""
+    return EXIT_FAILURES if any(reading.tally.failed for reading in readings) else 0
+
+
 _SHOWN = 3
 """Failures on the terminal; all are in the file."""
 

@@ -206,7 +206,7 @@ def _store(batch: Sequence[_Pair], collection: Collection, report: IngestReport,
             report.stored += 1
             continue
         report.skipped += 1
-        whole = as_stored(record, stored.payload)
+        whole = as_stored(record, stored)
         moved = stored.id != record.id
         if moved or whole.payload() != stored.payload:
             due.append((whole, stored.vector))

@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
 from cbmir.limits import Limits
-from cbmir.media import DECODER, Asset, Note, Preprocessing, VolumePreprocessing, prepare, render, thumbnail
+from cbmir.media import (
+    DECODER,
+    Asset,
+    Note,
+    OwnPreprocessing,
+    Preprocessing,
+    VolumePreprocessing,
+    prepare,
+    render,
+    thumbnail,
+)
 from cbmir.safepath import as_here
 from ingest.semaphores import marked, remove_left
 from ingest.shared import SharedPixels
@@ -47,11 +57,14 @@ class Drawing:
     window_hu: tuple[float, float] | None = None
 
 
-How = Preprocessing | VolumePreprocessing | Drawing
+ForEncoder = Preprocessing | VolumePreprocessing | OwnPreprocessing
+"""What is made of each file for an encoder."""
+
+How = ForEncoder | Drawing
 """What is made of each file."""
 
 
-def chunk_size(how: Preprocessing | VolumePreprocessing) -> int:
+def chunk_size(how: ForEncoder) -> int:
     """Images or volumes a task: fewer of pictures that are large for the network."""
     return max(1, min(CHUNK[how.kind], _CHUNK_BYTES // (math.prod(how.shape) * how.dtype.itemsize)))
 
@@ -135,7 +148,7 @@ def load_image(wanted: Wanted, how: How, limits: Limits | None = None, *, kills:
         return Loaded(reason="is too large for the memory of this machine")
 
 
-def _load(wanted: Wanted, how: Preprocessing | VolumePreprocessing, asset: Asset) -> Loaded:
+def _load(wanted: Wanted, how: ForEncoder, asset: Asset) -> Loaded:
     same = asset.sha256 == wanted.known_sha256
     known = same and not asset.changed_since(wanted.known_decoder)
     due = wanted.due(known)

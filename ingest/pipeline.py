@@ -11,6 +11,7 @@ import numpy as np
 
 from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
+from cbmir.encoders.needed import recognise
 from cbmir.media import DECODER
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
@@ -20,7 +21,7 @@ from ingest.loader import Loaded, Loader, Wanted, chunk_size
 from ingest.moves import Known, Moves
 from ingest.report import IngestReport
 from ingest.sources import Failure, Source, SourceImage
-from ingest.thumbnails.place import MODE, Place, remove
+from ingest.thumbnails.place import MODE, Place, is_ours, remove
 from ingest.writer import Writer
 
 MIN_BATCH = {"image": 64, "volume": 1}
@@ -77,16 +78,22 @@ def ingest_images(
         ThumbnailError: a thumbnail can't be written; what was stored before stays.
         WorkerError: the decoding processes can't be started.
     """
-    collection.card.require(encoder.card, f"collection {collection.name}")
+    recognise(collection, encoder)
     run = _Run(source, encoder, collection, workers or cores(), place)
     run.go(seen or (lambda _count, _stage: None))
     return run.report
 
 
-def as_stored(record: ImageRecord, payload: Mapping[str, Any]) -> ImageRecord:
-    """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since."""
+def as_stored(record: ImageRecord, stored: StoredPoint) -> ImageRecord:
+    """An image record with what an earlier run learnt from the pixel file, and a thumbnail that was set since.
+
+    A thumbnail that was made under a former id of the image is none of the new one's.
+    """
+    payload, shown = stored.payload, stored.payload.get("thumbnail_url")
+    if isinstance(shown, str) and stored.id != record.id and is_ours(shown, stored.id):
+        shown = None
     known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "decoder", "width", "height", "depth")}
-    return replace(record, **known, thumbnail_url=record.thumbnail_url or payload.get("thumbnail_url"))
+    return replace(record, **known, thumbnail_url=record.thumbnail_url or shown)
 
 
 def _decoder(payload: Mapping[str, Any]) -> int:
@@ -106,8 +113,9 @@ class _Run:
     def __init__(
         self, source: Source, encoder: Encoder, collection: Collection, workers: int, place: Place | None
     ) -> None:
+        self._fingerprint = collection.card.fingerprint  # the encoder's own may be another, where a library has changed
         self.report = IngestReport(
-            collection.name, encoder.card.name, encoder.card.fingerprint, encoder.running_on, ignored=source.ignored
+            collection.name, encoder.card.name, self._fingerprint, encoder.running_on, ignored=source.ignored
         )
         self._source = source
         self._encoder = encoder
@@ -236,7 +244,8 @@ class _Run:
         self.report.skipped += 1
         self._datasets.add(record.dataset)
         old = dict(stored.stored.payload) if stored.stored else {}
-        known = replace(as_stored(record, old), decoder=max(_decoder(old), DECODER))
+        whole = as_stored(record, stored.stored) if stored.stored else record
+        known = replace(whole, decoder=max(_decoder(old), DECODER))
         if stored.stored and stored.stored.id != record.id:
             self._moves.move(known, stored)
             return
@@ -264,7 +273,7 @@ class _Run:
                         remove(self._place.path(record.id))
             if good.any():
                 fine_records = tuple(record for record, fine in zip(records, good, strict=True) if fine)
-                writer.put(EmbeddedBatch(fine_records, vectors[good], self._encoder.card.fingerprint))
+                writer.put(EmbeddedBatch(fine_records, vectors[good], self._fingerprint))
 
     def _fail(self, record: ImageRecord, reason: str) -> None:
         self.report.failures.append(Failure(record.filepath, record.dataset, reason))

@@ -86,6 +86,8 @@ def _no_column(name: str, known: Sequence[str]) -> str:
 def _kept(reading: Reading) -> dict[str, Any]:
     """A reading without the values of columns that are ids or are not stored: they don't belong in metadata."""
     data = reading.as_json()
+    del data["id_warnings"]  # they name ids
+    data["tally"]["reasons"], data["tally"]["first_missing"] = [], ""
     for column in data["columns"]:
         if column["became"] in (IGNORED, *_IDS):
             column["first"] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.errors import SourceError
+from cbmir.formulas import harmless
 from cbmir.media import NOTES, Note, noted, passed_over
 from cbmir.units import counted, rate
 from ingest.sources import Failure
@@ -161,6 +162,6 @@ def write_failures(failures: list[Failure], path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(("filepath", "place", "reason"))
-            writer.writerows((item.filepath, item.place, item.reason) for item in failures)
+            writer.writerows(harmless((item.filepath, item.place, item.reason)) for item in failures)
     except OSError as error:
         raise SourceError(f"can't write the failures to {path}: {error.strerror}") from error

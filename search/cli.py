@@ -16,6 +16,7 @@ from cbmir.filters import Where, check_column, resolve, wording
 from cbmir.limit_options import image_limit_options
 from cbmir.options import (
     EXIT_FAILURES,
+    asked_option,
     echo,
     encoder_options,
     filter_options,
@@ -107,6 +108,7 @@ def search() -> None:
     "--exclude-self", is_flag=True, help="Leave out stored images whose file has the same content as the query's."
 )
 @_query_options
+@asked_option
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""

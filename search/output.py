@@ -13,8 +13,13 @@ _COLUMNS = tuple(field.name for field in PAYLOAD_FIELDS if field.kind != "object
 
 
 def table(answers: Sequence[Answer], show: Sequence[str] = ()) -> str:
-    """A block a query: rank, cosine, label, split, patient, the fields and own columns to show, file path."""
-    lines = []
+    """A block a query under a header: rank, cosine, label, split, patient, what is to be shown, file path."""
+    if not any(answer.hits for answer in answers):
+        header = []
+    else:
+        named = "".join(f"  {name:12}" for name in show)
+        header = [f"{'rank':>5}  cosine  {'label':28}  {'split':5}  {'patient':20}{named}  file"]
+    lines = list(header)
     for answer in answers:
         lines.append(f"{_query(answer)}  {answer.reason or ''}".rstrip())
         for hit in answer.hits:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.needed import check_weights, needed
-from cbmir.errors import CollectionError, EncoderError, ImageError, WeightsError
+from cbmir.encoders import Encoder, EncoderSettings
+from cbmir.encoders.needed import encoder_of
+from cbmir.errors import CollectionError, ImageError
 from cbmir.filters import Condition, Where, parse, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
@@ -110,24 +110,7 @@ class Searcher:
             FingerprintError: the encoder of that name has other weights or another preprocessing here.
         """
         if self._encoder is None:
-            card = self.collection.card
-            if card.is_external:
-                raise EncoderError(
-                    f"collection {self.collection.name} holds vectors of {card.name} that were made elsewhere: "
-                    "it can be asked by stored id or by vector, not by image"
-                )
-            place = f"collection {self.collection.name}"
-            check_weights(card, self._settings, place)
-            try:
-                loaded = get(card.name, self._settings)
-            except WeightsError as error:
-                if self._settings.weights:
-                    raise
-                raise WeightsError(
-                    f"{needed(card, place)}; they are not here: give --weights FILE|DIR; {error}"
-                ) from error
-            card.require(loaded.card, place)
-            self._encoder = loaded
+            self._encoder = encoder_of(self.collection, self._settings)
         return self._encoder
 
     def image(self, path: str | Path, query: Query | None = None) -> list[Hit]:
@@ -241,9 +224,11 @@ class Searcher:
             ids.append(str(uuid.UUID(name)))
         found = self.collection.get(ids, vectors=True)
         if not found:
-            raise CollectionError(
-                f"no image {name!r} in collection {self.collection.name}; give its id, or its data set and file path"
-            )
+            first = next((point for page in self.collection.scroll() for point in page), None)
+            known = first.payload if first else {}
+            such = f", such as {known.get('dataset')}/{known.get('filepath')}" if known else ""
+            reason = f"no image {name!r} in collection {self.collection.name}"
+            raise CollectionError(f"{reason}; give its id, or its data set and file path{such}")
         return found[0]
 
 

@@ -55,6 +55,7 @@ class Standin:
         aliases: Aliases to the names of the collections they lead to.
         key: Asked of every call; None for no key.
         lock: Held while a request is answered.
+        watch: Called with the name of each method before it is answered; what it raises is the answer.
 
     Args:
         root: Made unless it is there.
@@ -79,6 +80,7 @@ class Standin:
         self.aliases: dict[str, str] = {}
         self.key, self._port, self._rest_handler, self._strict = key, port, rest_handler, strict
         self._held: dict[str, _Held] = {}
+        self.watch: Callable[[str], object] = lambda method: None
 
     def __enter__(self) -> Self:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -228,6 +230,7 @@ class _Guard(grpc.ServerInterceptor):
                 if self._key and given != self._key and access is None:
                     raise RefusedError(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key or JWT")
                 with self._standin.lock:
+                    self._standin.watch(details.method)
                     if access is None:
                         return handler.unary_unary(request, context)
                     check(details.method, request, access, self._standin.aliases)

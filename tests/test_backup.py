@@ -85,6 +85,29 @@ def test_snapshot__waits_for_nobody_else(edge, backup, tmp_path):
     assert list((tmp_path / "second").iterdir()) == []
 
 
+def test_snapshot__what_is_not_of_the_collection_is_left_out(edge, filled, tmp_path):
+    """A killed process may have left a part of a file; a backup with it could not be put back."""
+    filled.close()
+    for name in (".collection.json.part", ".files.json.part", "notes.txt"):
+        (edge.path / "eight" / name).write_text("left")
+    (edge.path / "eight" / "more").mkdir()
+    (edge.path / "eight" / "more" / "notes.txt").write_text("left")
+    snapshot(edge, "eight", tmp_path / "mine")
+    assert restore(tmp_path / "mine", edge, "again").points == 30
+    assert {path.name for path in (edge.path / "again").iterdir()} <= {"collection.json", "shard", "lock", "files.json"}
+
+
+def test_snapshot__of_a_damaged_collection_is_refused(edge, filled, tmp_path):
+    filled.finish()
+    filled.close()
+    path = max((edge.path / "eight/shard/segments").rglob("*.dat"), key=lambda item: item.stat().st_size)
+    with path.open("r+b") as file:
+        file.write(b"\xff\xff")
+    with pytest.raises(StoreError, match=r"aren't as they were .* cbmir collections salvage eight NEW"):
+        snapshot(edge, "eight", tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
 def test_snapshot__only_into_an_empty_folder(edge, backup):
     with pytest.raises(SourceError, match="isn't empty"):
         snapshot(edge, "eight", backup)

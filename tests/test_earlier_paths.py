@@ -80,6 +80,19 @@ def test_ingest__of_an_earlier_store_moves_each_image_and_doubles_none(earlier, 
 
 
 @needs_proc
+@pytest.mark.parametrize("name", ["pixels", "vectors"])
+def test_ingest__an_image_that_moves_loses_the_thumbnail_of_its_former_id(earlier, name):
+    base, table = "https://host.example/t", "https://host.example/of-the-table.jpg"
+    odd = sorted(points(earlier / "store", name).keys() - IDS[name])
+    urls = {id: f"{base}/{id[:2]}/{id}.jpg" for id in odd[1:]} | {odd[0]: table}
+    with open_store(earlier / "store") as store, store.open(name) as collection:
+        collection.set_payloads({id: {"thumbnail_url": url} for id, url in urls.items()})
+    assert ingest_again(earlier, name).moved == len(odd)
+    shown = {point.payload.get("thumbnail_url") for point in points(earlier / "store", name).values()}
+    assert shown == {None, table}
+
+
+@needs_proc
 def test_ingest__of_a_table_that_was_put_right_moves_by_the_hash(earlier):
     before = points(earlier / "store", "pixels")
     with (earlier / "scans/right.csv").open("w", newline="", encoding="utf-8") as stream:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cbmir.encoders import Encoder, EncoderSettings, get, specs
 from cbmir.encoders.openclip import OpenClipSpec, load
+from cbmir.encoders.probes import TEXTS as PROBE_TEXTS
 from cbmir.encoders.registry import pull
 from cbmir.errors import CbmirError, EncoderError, WeightsError
 from cbmir.media import Preprocessing, preprocess
@@ -409,8 +410,12 @@ def test_load_text__only_when_a_text_comes(folders, hub, tmp_path):
     with pytest.raises(WeightsError, match=r"no weights for biomedclip from .*raw") as caught:
         encoder.embed_text(TEXTS)
     _refused(caught)
+    assert encoder.card.probes.texts is None
     shutil.copytree(folders["bert"], raw / "text")
     assert encoder.embed_text(TEXTS).shape == (4, 512)
+    probes = get("biomedclip", _settings(raw)).card.probes
+    assert np.array_equal(probes.texts, encoder.embed_text(PROBE_TEXTS))
+    assert len(probes.texts) == 4
 
 
 def test_load__a_file_of_a_repository_beside_its_configuration(folders, tmp_path):

@@ -68,8 +68,9 @@ def test_cli__prints_one_json_object(demo, tmp_path):
     assert data["encoder"] == {**CARD.as_json(), "fingerprint": CARD.fingerprint}
     protocol = data["protocol"]
     assert (protocol["collection"], protocol["label"], protocol["k"]) == ("demo", "primary_label", [1, 5])
-    assert protocol["queries"] == {"filter": "split=test|val", "images": 8, "unlabelled": 0, "datasets": {"syn": 8}}
-    assert protocol["gallery"] == {"filter": "split=train", "images": 12, "unlabelled": 0, "datasets": {"syn": 12}}
+    none = {"unlabelled": 0, "further_labels": 0}
+    assert protocol["queries"] == {"filter": "split=test|val", "images": 8, "datasets": {"syn": 8}, **none}
+    assert protocol["gallery"] == {"filter": "split=train", "images": 12, "datasets": {"syn": 12}, **none}
     assert protocol["exclusion"]["same_patient"] == "excluded"
     assert (protocol["search"], protocol["ef"]) == (["exact", "approximate"], 128)
     assert len(out.read_text().splitlines()) == 1 + len(data["rows"])

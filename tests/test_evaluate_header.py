@@ -330,3 +330,20 @@ def test_recall__a_filter_of_ones_own_has_nothing_to_do_with_patients(cbmir, sto
 )
 def test_unknown_patients__says_whose(without, words):
     assert unknown_patients(without, (9, 20)).partition(":")[0] == words
+
+
+@pytest.mark.parametrize("path", [("retrieval",), ("classify",), ("probe",), ("compare",)], ids=" ".join)
+def test_evaluate__labels_beyond_the_first_are_counted(cbmir, stores, tmp_path, path):
+    """Where an image has several labels, an evaluation by the first of them says what it leaves out."""
+    further = {
+        role: sum(len(item.labels) - 1 for item in records("all") if item.split == split and item.labels)
+        for role, split in (("queries", "test"), ("gallery", "train"))
+    }
+    assert further["queries"] > 0
+    call = words(path, ANALYSES[path], stores / "all", tmp_path / "out")
+    (header,) = headers(json.loads(cbmir(*call, "--json").stdout))
+    assert header["further_labels"] == further
+    told = cbmir(*call).stdout
+    assert f"further labels, {further['queries']} of queries and {further['gallery']} of gallery images, don't" in told
+    (all_labels,) = headers(json.loads(cbmir(*call, "--json", "--label", "labels").stdout))
+    assert all_labels["further_labels"] == {"queries": 0, "gallery": 0}

@@ -279,6 +279,7 @@ def test_run__the_papers_config(folder, cbmir):
         "images": 28,
         "unlabelled": 0,
         "datasets": {"syn": 28},
+        "further_labels": 0,
     }
     assert retrieval["protocol"]["exclusion"]["same_patient"] == "included"
     assert retrieval["protocol"]["k"] == [1, 2, 3, 4, 5, 6, 7]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbmir.aliases import ALIASES
 from cbmir.errors import FilterError, RecordError
 from cbmir.filters import NAMED, Condition, any_of, canonical, parse, resolve, to_edge, to_qdrant
 from cbmir.fingerprint import external_card
@@ -31,6 +32,18 @@ class Stored:
 
     def spellings(self):
         return {}
+
+    def own_index(self, field):
+        return None
+
+    def own_values(self, field):
+        return {}
+
+    def own_columns(self):
+        return ["scanner"]
+
+    def read_columns(self):
+        return {"alter": "age_years", "cardiomegaly": "label"}
 
 
 # parse
@@ -83,15 +96,18 @@ def test_parse__a_field_that_cannot_be_filtered_by_names_those_that_can(field):
         ("sex<F", "sex is a keyword field; it takes = != ~, not <"),
         ("width~5*", "width is a integer field; it takes = != < <= > >=, not ~"),
         ("study_date~2020*", "study_date is a datetime field"),
-        ("width=wide", "'wide' is no integer for width"),
-        ("width<10.5", "'10.5' is no integer for width"),
-        ("width<99999999999999999999", "takes more than 64 bits"),
-        ("age_years<old", "'old' is no float for age_years"),
-        ("age_years<nan", "is not finite"),
-        ("age_years<inf", "is not finite"),
-        ("study_date<yesterday", "'yesterday' is no datetime for study_date"),
-        ("study_date<2020-13-01", "is no datetime"),
+        ("width=wide", "width takes a whole number of at most 64 bits, not 'wide'"),
+        ("width<10.5", "not '10.5'"),
+        ("width<99999999999999999999", "at most 64 bits"),
+        ("age_years<old", "age_years takes a finite number such as 58 or 2.5, not 'old'"),
+        ("age_years<nan", "takes a finite number"),
+        ("age_years<inf", "takes a finite number"),
+        ("study_date<yesterday", "study_date takes an ISO date such as 2020-01-31, not 'yesterday'"),
+        ("study_date<2020-13-01", "takes an ISO date"),
         ("labels=XR//x", "has an empty part"),
+        ("sex==F", "write one = between field and value"),
+        ("test", "write split=test"),
+        ("validation", "write split=val"),
     ],
 )
 def test_parse__unfit_operators_and_values(text, reason):
@@ -289,3 +305,48 @@ def test_resolve__a_glob_sees_all_values_however_many(edge, card, make_batch, mo
         assert len(collection.facet("patient_id", limit=4)) == 4
         (found,) = resolve((parse("patient_id~p*9"),), collection)
         assert sorted(found.values) == ["p09", "p19", "p29"]
+
+
+ALIASED = [
+    (name, alias.field)
+    for alias in ALIASES
+    for name in (*alias.names, *alias.otherwise)
+    if name not in FIELDS and name != "primary label" and FIELDS[alias.field].indexed
+]
+
+
+@pytest.mark.parametrize(("name", "field"), ALIASED)
+def test_resolve__every_name_of_a_columns_field_leads_to_the_field(name, field):
+    for written in {name, name.replace(" ", "_"), name.title()} - FIELDS.keys():
+        with pytest.raises(FilterError) as caught:
+            resolve((parse(f"{written}=1"),), Stored())
+        assert str(caught.value).endswith(f"did you mean {field}?")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Alter<60", "did you mean age_years?"),  # the collection's table called it so
+        ("Cardiomegaly=1", "write pathology=cardiomegaly"),
+        ("Scanner=GE", "did you mean scanner?"),
+    ],
+)
+def test_resolve__a_column_of_the_table_leads_to_what_it_became(text, message):
+    with pytest.raises(FilterError) as caught:
+        resolve((parse(text),), Stored())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "stored", "found"),
+    [
+        ("split=Training", {"split": ["train", "test"]}, ("train",)),
+        ("split=validation", {"split": ["val"]}, ("val",)),
+        ("sex=female", {"sex": ["F", "M"]}, ("F",)),
+        ("sex=F", {"sex": ["female", "M"]}, ("female",)),  # stored by another program
+        ("sex!=male", {"sex": ["F", "M"]}, ("M",)),
+    ],
+)
+def test_resolve__splits_and_sexes_in_any_spelling(text, stored, found):
+    (condition,) = resolve((parse(text),), Stored(**stored))
+    assert condition.values == found

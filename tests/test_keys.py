@@ -24,12 +24,38 @@ EXPERIMENT = 'store = "{store}"\nout = "results"\n[recall]\n'
     [
         ("qdrant.example.org", "QDRANT_API_KEY_QDRANT_EXAMPLE_ORG"),
         ("127.0.0.1", "QDRANT_API_KEY_127_0_0_1"),
-        ("my-host", "QDRANT_API_KEY_MY_HOST"),
-        ("::1", "QDRANT_API_KEY___1"),
+        ("my-host", "QDRANT_API_KEY_MY__HOST"),
+        ("my_host", "QDRANT_API_KEY_MY___HOST"),
+        ("::1", "QDRANT_API_KEY_______1"),
     ],
 )
 def test_host_variable__upper_case_and_underscores(host, variable):
     assert host_variable(host) == variable
+
+
+def test_host_variable__hosts_that_look_alike_have_different_ones():
+    hosts = [
+        "qdrant.example.org",
+        "qdrant-example.org",
+        "qdrant.example-org",
+        "qdrant_example.org",
+        "qdrant--example.org",
+    ]
+    assert len({host_variable(host) for host in hosts}) == len(hosts)
+
+
+def test_run__an_experiments_store_never_gets_the_key_of_a_host_that_looks_alike(monkeypatch):
+    monkeypatch.setenv("QDRANT_API_KEY_QDRANT_EXAMPLE_ORG", KEY)
+    assert Key.of_host("https://qdrant.example.org").value == KEY
+    assert Key.of_host("HTTPS://Qdrant.Example.Org:7000/x").value == KEY
+    for host in (
+        "qdrant-example.org",
+        "qdrant.example-org",
+        "qdrant_example.org",
+        "qdrant.example.org.",
+        "u@qdrant-example.org",
+    ):
+        assert Key.of_host(f"https://{host}").value is None
 
 
 def test_key_of_host__nodes_with_different_keys_are_refused(monkeypatch):
@@ -129,7 +155,16 @@ def test_key_of_other__the_same_server_has_the_same_key(monkeypatch):
     monkeypatch.delenv("QDRANT_TO_API_KEY", raising=False)
     store = "https://a:6333"
     assert Key.of_other("QDRANT_TO_API_KEY", "https://a:6333", store).value == KEY
-    for other in ("https://b:6333", "http://a:6333", "https://a:7333", "https://a:6333,https://b:6333", "a", ""):
+    assert Key.of_other("QDRANT_TO_API_KEY", "HTTPS://A/", store).value == KEY  # the same, spelt otherwise
+    for other in (
+        "https://a:6333/other",
+        "https://b:6333",
+        "http://a:6333",
+        "https://a:7333",
+        "https://a:6333,https://b:6333",
+        "a",
+        "",
+    ):
         assert Key.of_other("QDRANT_TO_API_KEY", other, store).value is None
     assert Key.of_other("QDRANT_TO_API_KEY", "data", "data").value is None
     monkeypatch.setenv("QDRANT_TO_API_KEY", OTHER)

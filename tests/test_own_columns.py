@@ -158,7 +158,7 @@ def test_resolve__with_a_payload_field(collection, make_batch):
     ],
 )
 def test_resolve__an_unknown_name_names_the_nearest(collection, text, near):
-    with pytest.raises(FilterError, match=f"no field or column .* in own; near are .*{re.escape(near)}"):
+    with pytest.raises(FilterError, match=f"no field or column .* in own; did you mean .*{re.escape(near)}"):
         resolve((parse(text),), collection)
 
 

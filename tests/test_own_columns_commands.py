@@ -94,10 +94,10 @@ def test_search__an_unknown_column_names_the_nearest(cbmir, filled):
     done = search(cbmir, filled, "--where", "scaner=GE")
     assert done.returncode == 1
     assert "'scaner'" in done.stderr
-    assert "near are scanner" in done.stderr
+    assert "did you mean scanner" in done.stderr
     done = search(cbmir, filled, "--show", "scaner")
     assert done.returncode == 1
-    assert "near are scanner" in done.stderr
+    assert "did you mean scanner" in done.stderr
 
 
 def test_search__show_own_columns(cbmir, filled):
@@ -120,7 +120,7 @@ def test_evaluate__by_an_own_column(cbmir, filled):
     done = cbmir(*words, "--by", "scaner")
     assert done.returncode == 1
     assert "--by scaner" in done.stderr
-    assert "near are scanner" in done.stderr
+    assert "did you mean scanner" in done.stderr
     assert "can't be grouped by age_years" in cbmir(*words, "--by", "age_years").stderr
     done = cbmir(*words, "--queries", "scanner=GE", "--gallery", "scanner!=GE", "--json")
     assert json.loads(done.stdout)["protocol"]["queries"]["images"] == 8
@@ -133,7 +133,7 @@ def test_collections__index_and_its_errors(cbmir, filled):
     assert "scanner: an index of 2 texts" in done.stderr
     with open_store(store) as opened, opened.open("pixels") as collection:
         assert collection.own_index("extra.scanner") == collection.own_index("extra.kvp") == "keyword"
-    assert "near are scanner" in cbmir("collections", "index", "pixels", "scaner", "--store", store).stderr
+    assert "did you mean scanner" in cbmir("collections", "index", "pixels", "scaner", "--store", store).stderr
     assert "is a payload field" in cbmir("collections", "index", "pixels", "sex", "--store", store).stderr
 
 

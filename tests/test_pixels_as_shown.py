@@ -158,9 +158,17 @@ def test_decode__tiff_of_every_depth_order_and_sense(dtype, photometric, order):
     assert decode_noted(data).notes == (("white_is_zero",) if photometric == "miniswhite" else ())
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint64])
-def test_decode__tiff_of_pixels_not_known_here(dtype):
-    with pytest.raises(ImageError, match="a TIFF of a kind not known here: save it with 8 or 16 bits a channel"):
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        (np.float64, "64-bit floating point"),
+        (np.float16, "16-bit floating point"),
+        (np.uint64, "64-bit integers"),
+        (np.int64, "64-bit signed integers"),
+    ],
+)
+def test_decode__tiff_of_pixels_not_known_here(dtype, words):
+    with pytest.raises(ImageError, match=f"is a TIFF of {words}, which cbmir can't read: save it as 32-bit floating"):
         decode(tiff(GREY.astype(dtype)))
 
 

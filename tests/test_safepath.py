@@ -11,6 +11,7 @@ import pytest
 from pictures import environment, write_picture
 
 from cbmir.safepath import trusted
+from cbmir.store.edge import EdgeStore
 
 
 @pytest.fixture
@@ -151,6 +152,58 @@ def test_ingest_images__of_another_program_starts_its_workers_safely(hostile, tm
     for picture in hostile.rglob("*.png"):
         (script.parent / picture.name).write_bytes(picture.read_bytes())
     assert _run(script.parent, [sys.executable, script.name]) == "40\n"  # its own folder stays its own
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="compiles a library")
+def test_program__loads_no_library_from_the_working_directory(hostile, program, tmp_path):
+    """A library that comes with torch for CUDA looks for libcuda.so.1 in the working directory."""
+    source, marker = tmp_path / "evil.c", tmp_path / "imported"
+    source.write_text(
+        "#include <stdio.h>\n__attribute__((constructor)) static void start(void) {\n"
+        f'FILE *file = fopen("{marker}", "a"); if (file) {{ fputs("a_library", file); fclose(file); }} }}\n'
+    )
+    command = ["cc", "-shared", "-fPIC", "-o", str(hostile / "libcuda.so.1"), str(source)]
+    subprocess.run(command, check=True)
+    _run(hostile, program, "doctor", "--encoder", "efficientnet-lite0-untrained")
+
+
+def test_program__takes_no_settings_from_the_working_directory(hostile, program, tmp_path):
+    """matplotlib would; these ones start LaTeX, and an encoding that is none ends the program."""
+    store, picture = tmp_path / "store", "train/XR/chest/nodule/3.png"
+    _run(hostile, program, "ingest", "images", ".", "--encoder", "pixels", "--store", store, "--workers", 1)
+    sheets = []
+    for number, content in enumerate((b"", b"text.usetex: True\nsavefig.facecolor: red\n", b"\xff\xfe")):
+        (hostile / "matplotlibrc").write_bytes(content)
+        sheets.append(tmp_path / f"{number}.png")
+        _run(hostile, program, "search", "image", picture, "--store", store, "--sheet", sheets[-1])
+    assert len({sheet.read_bytes() for sheet in sheets}) == 1
+
+
+def test_leave_out_working_directory__libraries_that_look_around_are_imported_elsewhere(tmp_path):
+    for name in ("torch", "matplotlib", "other"):
+        (tmp_path / "path" / name).mkdir(parents=True)
+        (tmp_path / "path" / name / "__init__.py").write_text("import os\nhere = os.getcwd()\n")
+    script = (
+        "import os\nfrom cbmir.safepath import leave_out_working_directory\nleave_out_working_directory()\n"
+        "import torch, matplotlib, other\nprint(torch.here, matplotlib.here, other.here, os.getcwd())\n"
+        "print(torch.__spec__.loader.get_data(torch.__file__)[:6])"
+    )
+    path = os.pathsep.join((str(tmp_path / "path"), environment()["PYTHONPATH"]))
+    said = _run(tmp_path / "path" / "other", [sys.executable, "-c", script], PYTHONPATH=path)
+    other = tmp_path / "path" / "other"
+    assert said == f"/ / {other} {other}\nb'import'\n"
+
+
+def test_salvage__imports_nothing_from_the_working_directory(hostile, tmp_path, card, make_batch):
+    """Also where another program salvages: its child finds only what that finds."""
+    with EdgeStore(tmp_path / "store") as store, store.create("eight", card) as collection:
+        collection.upsert(make_batch(30))
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom cbmir.collections.salvage.salvage import salvage\n"
+        "from cbmir.store.edge import EdgeStore, read_card\nstore = EdgeStore(Path(sys.argv[1]))\n"
+        "salvage(store.path / 'eight', store, 'new', read_card(store.path / 'eight'))\nprint(store.names())"
+    )
+    assert _run(hostile, [sys.executable, "-P", "-c", script], tmp_path / "store") == "['eight', 'new']\n"
 
 
 def test_trusted__keeps_what_is_installed_and_the_folder_of_cbmir(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from cbmir.collections.backup.backup import restore, snapshot
 from cbmir.doctor import check_store
+from cbmir.errors import StoreError
 from cbmir.store import sealed
 from cbmir.store.edge import EdgeStore
 from cbmir.store.sealed import NAME
@@ -53,6 +54,28 @@ def test_doctor__finds_each_damage(edge, indexed, damage):
     check = next(check for check in check_store(edge) if check.name == "eight")
     assert check.state == "failed"
     assert "cbmir collections salvage eight NEW" in check.text
+
+
+def test_finish__does_not_seal_a_damage(edge, indexed):
+    path = max(files(indexed), key=lambda item: item.stat().st_size)
+    with path.open("r+b") as file:
+        byte = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([byte ^ 1]))
+    with edge.open("eight") as collection, pytest.raises(StoreError, match="aren't as they were when it was indexed"):
+        collection.finish()
+    assert edge.damages("eight")
+
+
+def test_finish__follows_no_link_out_of_its_folder(edge, indexed, tmp_path):
+    """A store may have come from elsewhere, with links among its files."""
+    for name in (".files.json.part", ".collection.json.part"):
+        (tmp_path / name).write_text("mine")
+        (indexed / name).symlink_to(tmp_path / name)
+    with edge.open("eight") as collection:
+        collection.finish()
+        collection.set_metadata({"note": 1})
+    assert {(tmp_path / name).read_text() for name in (".files.json.part", ".collection.json.part")} == {"mine"}
 
 
 def test_damages__every_file_counts(edge, indexed):

@@ -251,7 +251,8 @@ def test_output__the_forms_agree(archive, searcher):
     assert [float(row["score"]) for row in long[:3]] == [hit.score for hit in answers[0].hits]
     data = as_json(answers)
     assert [[hit["payload"]["filepath"] for hit in item["hits"]] for item in data] == [row[1:] for row in wide[1:]]
-    assert table(answers).count("\n") == 7
+    assert table(answers).count("\n") == 8
+    assert table(answers).split("\n")[0].split() == ["rank", "cosine", "label", "split", "patient", "file"]
 
 
 def test_output__an_answer_without_hits_says_so():
@@ -281,7 +282,7 @@ def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
     nowhere = cbmir("search", "image", archive / "images/00001.png", "--store", tmp_path / "nowhere")
     assert f"no collection in {tmp_path / 'nowhere'}: there is no such directory" in nowhere.stderr
     stored = cbmir("search", "like", "images/00001.png", *common)
-    assert stored.stdout.splitlines()[0].endswith("made/images/00001.png")
+    assert stored.stdout.splitlines()[1].endswith("made/images/00001.png")
     assert cbmir("search", "image", *common).returncode == 2
     assert cbmir("search", "like", "images/00001.png", *common, "--where", "colour=red").returncode == 1
 

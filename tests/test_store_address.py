@@ -52,7 +52,19 @@ def test_open_store__a_server_without_http_is_no_directory(text, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "text", ["store", "my_store/v1.2", "./qdrant.example.org", "../x/a.b", "store-2", "./a:6333", "1.5"]
+    "text",
+    ["http:/u:secret@h", "u:secret@host:6333", "u:secret@qdrant.example.org/x", "HTTPS:u:se/cret@h", "http:h", "u@h:1"],
+)
+def test_open_store__a_slip_is_no_directory_and_its_password_is_not_repeated(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="may be a server or a directory: write http://") as caught:
+        open_store(text)
+    assert not [word for word in ("secret", "cret", "u:", "u@") if word in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["store", "a@b", "./u:p@host:1", "my_store/v1.2", "./qdrant.example.org", "../x/a.b", "store-2", "./a:6333", "1.5"],
 )
 def test_open_store__a_directory(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

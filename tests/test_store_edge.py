@@ -35,6 +35,13 @@ with EdgeStore(Path(sys.argv[1])).open(sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
 """
+LEFT = """
+import sys
+import qdrant_edge
+shard = qdrant_edge.EdgeShard.load(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
 FINISH = """
 import sys
 from pathlib import Path
@@ -74,6 +81,23 @@ def test_open__in_use_by_another_process(edge, filled, cbmir):
         assert shown.stderr.count("\n") == 1
     with edge.open("eight") as again:
         assert again.count() == 30
+
+
+def test_open__waits_for_the_engine_that_a_killed_process_has_left(sound, tmp_path):
+    """Its helper dies with it, but not at once: as long as the disk is busy it holds the engine's lock."""
+    store, opened = _copy(sound, tmp_path), []
+    with _process(LEFT, tmp_path / "eight" / "shard") as process:
+
+        def count() -> None:
+            with store.open("eight") as collection:
+                opened.append(collection.count())
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        _until(lambda: _holds_a_lock(psutil.Process()))  # ours: the engine's is next
+        process.kill()
+        thread.join()
+    assert opened == [30]
 
 
 def test_open__another_collection_of_the_store_is_free(edge, filled, card):

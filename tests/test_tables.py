@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from pictures import write_picture
 
+from cbmir.aliases import ALIASES
 from cbmir.errors import ImageError, SourceError
 from cbmir.media.files import read
 from cbmir.modalities import MODALITIES
 from cbmir.schema import PAYLOAD_FIELDS
 from ingest import SourceOptions, open_source
 from ingest.sources import SourceImage
-from ingest.tables.columns import ALIASES, FIELDS
+from ingest.tables.columns import FIELDS
 from ingest.tables.options import TableOptions
 from ingest.tables.values import years_of
 
@@ -204,6 +205,7 @@ def test_labels__a_slash_column_of_texts_is_no_label(tmp_path):
 
 
 def test_labels__none_at_all_is_a_warning(tmp_path):
+    write_picture(tmp_path / "a.png", 1)
     reading = opened(tmp_path, "filepath,labels,patient\na.png,NA,1\n").reading()
     assert reading.warnings == ("no image has a label: evaluations by label are not possible",)
 
@@ -261,7 +263,7 @@ def test_values__modalities_in_any_spelling(tmp_path, text):
 
 def test_values__dates_that_are_not_iso_are_refused_or_read_by_their_format(tmp_path):
     text = "filepath,study_date\na.png,03/04/2020\nb.png,2020-04-05\n"
-    with pytest.raises(SourceError, match=r"study_date holds '03/04/2020'.*--date-format %d\.%m\.%Y"):
+    with pytest.raises(SourceError, match=r"study_date holds '03/04/2020'.*--date-format %d/%m/%Y"):
         opened(tmp_path, text)
     first, second = records(tmp_path, text, date_format="%d/%m/%Y")
     assert (first.study_date, second.study_date) == ("2020-04-03T00:00:00", "2020-04-05T00:00:00")
@@ -286,7 +288,7 @@ def test_values__ids_that_became_floats_are_the_same(tmp_path):
 
 
 def test_values__ids_that_a_spreadsheet_shortened_are_a_warning(tmp_path):
-    warnings = opened(tmp_path, "filepath,patient\na.png,1.23E+12\n").reading().warnings
+    warnings = opened(tmp_path, "filepath,patient\na.png,1.23E+12\n").reading().id_warnings
     assert any("1.23E+12" in warning and "export the column as text" in warning for warning in warnings)
 
 
@@ -351,7 +353,7 @@ def test_command__dry_run_needs_no_encoder_and_stores_nothing(tmp_path, cbmir):
     assert (reading["label_columns"], reading["tally"]["patients"]) == (["Edema"], 1)
     told = cbmir("ingest", "images", tmp_path / "t.csv", "--dry-run", "--store", tmp_path / "s")
     assert (told.returncode, told.stdout) == (0, "")
-    assert "how t.csv is read: 1 images" in told.stderr
+    assert "how t.csv is read: 1 image;" in told.stderr
     assert not (tmp_path / "s").exists()
     missing = cbmir("ingest", "images", tmp_path / "t.csv", "--store", tmp_path / "s")
     assert missing.returncode == 2

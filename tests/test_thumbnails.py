@@ -428,6 +428,18 @@ def test_set_thumbnails__the_same_as_with_ingest(tmp_path, stored, place, pixels
     assert {name: data for name, (data, _) in files(place).items()} == {k: data for k, (data, _) in before[1].items()}
 
 
+def test_set_thumbnails__a_url_under_a_former_id_is_set_anew(tmp_path, pixels, encoder, place):
+    ingest_images(open_source(write_table(tmp_path / "data", 3)), encoder, pixels, 1)
+    ids = [id for id, _, _ in contents(pixels).values()]
+    former, other = str(uuid.uuid4()), "https://elsewhere.example/thumbnails"
+    urls = {ids[0]: place.url(former), ids[1]: f"{other}/{former[:2]}/{former}.jpg"}
+    pixels.set_payloads({id: {"thumbnail_url": url} for id, url in urls.items()})
+    report = set_thumbnails(pixels, tmp_path / "data", place, (), 1)
+    assert (report.read, report.set, report.elsewhere) == (3, 2, 1)
+    shown = {point.id: point.payload["thumbnail_url"] for point in pixels.get(ids)}
+    assert shown == {ids[0]: place.url(ids[0]), ids[1]: urls[ids[1]], ids[2]: place.url(ids[2])}
+
+
 def test_set_thumbnails__counts_each_image_once(tmp_path, pixels, encoder, place):
     ingest_images(open_source(write_table(tmp_path / "data", 12)), encoder, pixels, 1)
     ids = {Path(name).stem: id for name, (id, _, _) in contents(pixels).items()}

@@ -1,6 +1,20 @@
 """Frozen encoders by name. Every module here that has `SPECS` and `load` is a loader; `get` finds the right one."""
 
-from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.registry import get, specs
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Encoder", "EncoderSettings", "EncoderSpec", "get", "specs"]
+from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.registry import get, given, specs
+
+__all__ = ["Encoder", "EncoderSettings", "EncoderSpec", "OwnEncoder", "get", "given", "specs"]
+
+if TYPE_CHECKING:
+    from cbmir.encoders.own import OwnEncoder
+
+
+def __getattr__(name: str) -> Any:
+    """`OwnEncoder`, which needs Pillow."""
+    if name != "OwnEncoder":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cbmir.encoders.own import OwnEncoder
+
+    return OwnEncoder

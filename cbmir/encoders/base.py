@@ -11,7 +11,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import RecordKind, Vectors
 
 if TYPE_CHECKING:
-    from cbmir.media import Preprocessing, VolumePreprocessing
+    from cbmir.media import OwnPreprocessing, Preprocessing, VolumePreprocessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,8 @@ class EncoderSettings:
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
         batch_size: Images a step; None lets the encoder choose for its device.
         torch_compile: Compile the network by torch.compile, which takes a minute or so at the first step.
+        name: What the encoder shall be called instead of its own name.
+        asked: What the user asks for where a collection says which encoder it needs: ``FILE.py:FUNCTION`` of theirs.
     """
 
     weights: Path | None = None
@@ -85,18 +87,22 @@ class EncoderSettings:
     precision: str = "auto"
     batch_size: int | None = None
     torch_compile: bool = False
+    name: str | None = None
+    asked: str | None = None
 
 
 class Encoder(Protocol):
-    """A frozen network with its own preprocessing."""
+    """A frozen network with its own preprocessing.
+
+    Attributes:
+        card: Name, weights, preprocessing and their fingerprint.
+    """
+
+    card: EncoderCard
 
     @property
-    def card(self) -> EncoderCard:
-        """Name, weights, preprocessing and their fingerprint."""
-
-    @property
-    def preprocessing(self) -> "Preprocessing | VolumePreprocessing":
-        """What `cbmir.media.preprocess` does before `embed`, or `cbmir.media.preprocess_volume`: it says which."""
+    def preprocessing(self) -> "Preprocessing | VolumePreprocessing | OwnPreprocessing":
+        """What `cbmir.media.prepare` does before `embed`."""
 
     @property
     def batch_size(self) -> int:

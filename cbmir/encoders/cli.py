@@ -8,6 +8,7 @@ import click
 
 from cbmir.encoders import registry
 from cbmir.encoders.base import EncoderSpec
+from cbmir.encoders.plugins import plugins
 from cbmir.options import echo, json_option, print_json, say
 
 _SHOWN = EncoderSpec.__dataclass_fields__.keys() - {"volume", "input_px"}
@@ -25,8 +26,9 @@ def encoders() -> None:
 def list_(as_json: bool) -> None:
     """Print what is known of each: length of its vectors, input, whether it works offline now, training data, terms."""
     known = registry.specs()
+    installed = plugins()
     if as_json:
-        print_json([_as_json(spec) for spec in known])
+        print_json([_as_json(spec) for spec in (*known, *(item.SPECS[0] for item in installed))])
         return
     rows = [("name", "dim", "input px", "offline now", "text", "trained on", "licence")]
     rows += [
@@ -44,6 +46,11 @@ def list_(as_json: bool) -> None:
     widths = [min(max(len(row[column]) for row in rows), _WIDEST) for column in range(len(rows[0]))]
     for row in rows:
         echo("  ".join(_cell(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for item in installed:
+        built_in = (
+            ", hidden by the encoder of that name above" if item.entry.name in {spec.name for spec in known} else ""
+        )
+        echo(f"{item.entry.name}: of the package {item.place}{built_in}")
     for loader in registry.loaders():
         if loader.PREFIX:
             echo(f"{loader.PREFIX + loader.PREFIX_FORM}: any network of this library")

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.compiled import Graph
 from cbmir.encoders.device import Placement
@@ -61,7 +62,7 @@ def fastest(
             expected = exact(batch) if expected is None else expected
             cosine = _lowest_cosine(half(batch), expected, count)
             if not cosine >= _SAME_IN_HALF:  # nor where it isn't a number
-                then = ", so it is not used" if placement.auto else ""
+                then = f", so {precision} is not used" if placement.auto else ""
                 _log.warning("%s in %s: lowest cosine to float32 %.4f%s", name, precision, cosine, then)
             faster = compiled or placement.kind != "cpu" or _seconds(half, batch) < _seconds(exact, batch)
             if (cosine >= _SAME_IN_HALF and faster) or not placement.auto:
@@ -74,6 +75,22 @@ def fastest(
         _log.warning("%s compiled: lowest cosine to torch %.6f, so torch runs it", name, cosine)
         return exact, plain
     return compiled, replace(placement, precision="fp32")
+
+
+@contextmanager
+def exact(network: "torch.nn.Module", placement: Placement) -> Iterator[Forward]:
+    """The network by torch in true float32, whatever it runs in otherwise; on CUDA all of torch runs without TF32."""
+    import torch
+
+    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul) if placement.kind == "cuda" else ()
+    before = [item.allow_tf32 for item in flags]
+    for item in flags:
+        item.allow_tf32 = False
+    try:
+        yield partial(_torch, network, replace(placement, precision="fp32", torch_compile=False))
+    finally:
+        for item, value in zip(flags, before, strict=True):
+            item.allow_tf32 = value
 
 
 def _compiler(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import numpy as np
 
 from cbmir.encoders.base import EncoderSettings, EncoderSpec
 from cbmir.encoders.device import Placement, cores, keep_memory, place
-from cbmir.encoders.forward import Forward, fastest
+from cbmir.encoders.forward import Forward, exact, fastest
+from cbmir.encoders.probes import probe_vectors
 from cbmir.encoders.weights import origin, weights_hash
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
-from cbmir.media import Pixels, Preprocessing
+from cbmir.media import OwnPreprocessing, Pixels, Preprocessing
 from cbmir.schema import Vectors, normalise
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ TextTower = Callable[[Sequence[str]], Vectors]
 def encoder(
     spec: EncoderSpec,
     network: "torch.nn.Module",
-    how: Preprocessing,
+    how: Preprocessing | OwnPreprocessing,
     settings: EncoderSettings,
     load_text: Callable[[], TextTower] | None = None,
 ) -> "TorchEncoder":
@@ -58,7 +60,9 @@ def encoder(
     placement = place(settings.device, settings.precision, settings.torch_compile)
     made_of = origin(spec.source, spec.revision, settings.weights)
     card = EncoderCard(spec.name, output_dim(spec.name, network, how), weights_hash(network), how.as_json(), made_of)
-    return TorchEncoder(network, card, how, placement, settings.batch_size, load_text)
+    made = TorchEncoder(network, card, how, placement, settings.batch_size, load_text)
+    made.card = replace(card, probes=probe_vectors(how, made.embed_exact, load_text))
+    return made
 
 
 class TorchEncoder:
@@ -78,7 +82,7 @@ class TorchEncoder:
         self,
         features: "torch.nn.Module",
         card: EncoderCard,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | OwnPreprocessing,
         placement: Placement,
         batch_size: int | None,
         load_text: Callable[[], TextTower] | None = None,
@@ -94,10 +98,12 @@ class TorchEncoder:
         self._load_text = load_text
         self._text: TextTower | None = None
         self._network = features.eval().to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks device + memory_format
-        shape = (1, preprocessing.channels, 1, 1)
-        white = 255.0 if preprocessing.scaling == "fixed" else 1.0
-        self._mean = torch.tensor(preprocessing.mean).mul(white).reshape(shape).to(placement.device)
-        self._std = torch.tensor(preprocessing.std).mul(white).reshape(shape).to(placement.device)
+        white = preprocessing.white
+        mean, std = (
+            torch.tensor(values).mul(white).reshape(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+        )
+        self._mean, self._std = mean.to(placement.device), std.to(placement.device)
+        self._min_max = isinstance(preprocessing, Preprocessing) and preprocessing.scaling == "minmax"
         self._forward: Forward | None = None
         self._choosing = threading.Lock()
         on_cpu = placement.kind == "cpu"
@@ -140,6 +146,21 @@ class TorchEncoder:
                 return normalise(np.concatenate(features)[: len(pixels)])
             except torch.OutOfMemoryError as error:
                 self._halve(size, error)
+
+    def embed_exact(self, pixels: Pixels) -> Vectors:
+        """(n, dim) rows of unit length by torch in float32, an image a step, whatever `embed` runs in.
+
+        Raises:
+            EncoderError: the device has not enough memory for one image.
+        """
+        import torch
+
+        try:
+            with exact(self._network, self._placement) as forward:
+                features = list(self._threads.map(partial(self._step, forward), np.split(pixels, len(pixels))))
+        except torch.OutOfMemoryError as error:
+            raise EncoderError(f"{self._placement.device} has not enough memory for one image in float32") from error
+        return normalise(np.concatenate(features))
 
     def _halve(self, size: int, error: Exception) -> None:
         import torch
@@ -221,7 +242,7 @@ class TorchEncoder:
             batch = batch.to(self._placement.device)
         channels = self.preprocessing.channels
         images = batch[..., :channels].permute(0, 3, 1, 2).float()
-        if self.preprocessing.scaling == "minmax":
+        if self._min_max:
             low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
             images = (images - low) / (high - low).clamp_(min=1e-8)
         images = images.sub_(self._mean).div_(self._std)
@@ -247,7 +268,7 @@ def _batch_size(kind: str, input_px: tuple[int, int]) -> int:
 
 def _filled(pixels: Pixels, size: int) -> Pixels:
     missing = size - len(pixels)
-    return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
+    return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), pixels.dtype)]) if missing else pixels
 
 
 def _one_core() -> None:
@@ -261,7 +282,7 @@ def _one_core() -> None:
     torch.set_num_threads(1)
 
 
-def output_dim(name: str, network: "torch.nn.Module", how: Preprocessing) -> int:
+def output_dim(name: str, network: "torch.nn.Module", how: Preprocessing | OwnPreprocessing) -> int:
     """Length of a network's vectors, found by running it once: libraries keep it under different names, or not at all.
 
     Raises:

@@ -1,12 +1,13 @@
 """The floor: the picture itself, as 32 x 32 grey values. An encoder that does no better has learnt nothing of use."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.probes import probe_vectors
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.media import Pixels, Preprocessing
@@ -16,7 +17,7 @@ PREFIX, PREFIX_FORM = None, ""
 _SIDE_PX = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PixelEncoder:
     """Grey values about their mean, so that a cosine is the normalised cross-correlation of two pictures."""
 
@@ -48,8 +49,9 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     if settings.weights:
         raise EncoderError(f"{spec.name} has no weights; leave out --weights")
     how = Preprocessing((_SIDE_PX, _SIDE_PX), "squash", _SIDE_PX, "bilinear", (0.0,), (1.0,), channels=1)
-    card = EncoderCard(spec.name, _SIDE_PX**2, "none", how.as_json())
-    return PixelEncoder(card, how, settings.batch_size or 256)
+    made = PixelEncoder(EncoderCard(spec.name, _SIDE_PX**2, "none", how.as_json()), how, settings.batch_size or 256)
+    made.card = replace(made.card, probes=probe_vectors(how, made.embed))
+    return made
 
 
 def pull(spec: EncoderSpec, to: Path) -> None:

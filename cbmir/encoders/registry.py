@@ -1,11 +1,13 @@
 """Names to encoders, over all loaders of this package."""
 
+import difflib
 import importlib
 import json
 import logging
 import pkgutil
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ from typing import Protocol, cast
 import cbmir.encoders
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.names import canonical
+from cbmir.encoders.plugins import plugin, plugins
 from cbmir.encoders.weights import RECORD, pulled_record
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.permissions import as_usual
@@ -57,19 +60,53 @@ def specs() -> list[EncoderSpec]:
     return sorted((spec for loader in loaders() for spec in loader.SPECS), key=lambda spec: spec.name)
 
 
+def given(text: str, settings: EncoderSettings | None = None) -> Encoder:
+    """Load the encoder that the user has asked for: as `get`, or ``FILE.py:FUNCTION``, whose file is run.
+
+    It is for what the user writes: an option, or an argument in their own program. What stands in a collection, an
+    archive or an experiment file goes to `get`.
+
+    Raises:
+        EncoderError: no such encoder, it can't run here as asked, or the user's own code fails.
+        WeightsError: its weights are missing, damaged, or of another network.
+    """
+    from cbmir.encoders.own import from_file
+
+    settings = settings or EncoderSettings()
+    _check_name(text, settings)
+    own = from_file(text, settings)
+    return _named(own, text, settings) if own else get(text, settings)
+
+
+def check_given(text: str, settings: EncoderSettings) -> None:
+    """Refuse what `given` can't find, without loading anything; a file of the user's own is read, not run.
+
+    Raises:
+        EncoderError: no such encoder, or the file can't be read.
+    """
+    from cbmir.sourcefile import SourceFile, split_source
+
+    _check_name(text, settings)
+    if found := split_source(text):
+        SourceFile.read(found[0])
+    else:
+        find(text, settings.weights)
+
+
 def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
-    """Load an encoder.
+    """Load an encoder by name; no file is ever run for it.
 
     Args:
-        name: One of `specs`, a prefix of a library and any network of it, as ``timm:NAME``, or what a model page calls
-            it, see `canonical`; the encoder has the canonical name.
-        settings: Weights, device, precision and batch size.
+        name: One of `specs` or `plugins`, a prefix of a library and any network of it, as ``timm:NAME``, or what a
+            model page calls it, see `canonical`; the encoder has the canonical name.
+        settings: Weights, device, precision, batch size, and a name of the user's own.
 
     Raises:
         EncoderError: no such encoder, or it can't run here as asked.
         WeightsError: its weights are missing, damaged, or of another network.
     """
     settings = settings or EncoderSettings()
+    _check_name(name, settings)
     loader, spec = find(name, settings.weights)
     if spec.name != name:
         _log.warning("%s is %s here", name, spec.name)
@@ -81,7 +118,7 @@ def get(name: str, settings: EncoderSettings | None = None) -> Encoder:
         if pulled.get("encoder") != name and not same_repository:
             raise WeightsError(f"{settings.weights} holds {pulled.get('encoder')}, not {name}")
     with as_usual():
-        return loader.load(spec, settings)
+        return _named(loader.load(spec, settings), spec.name, settings)
 
 
 def pull(name: str, to: Path) -> None:
@@ -120,6 +157,8 @@ def find(name: str, weights: Path | None = None) -> tuple[Loader, EncoderSpec]:
         for spec in loader.SPECS:
             if spec.name == name:
                 return loader, spec
+    if own := plugin(name):
+        return own, own.SPECS[0]
     name = canonical(name, weights)
     for loader in loaders():
         if loader.PREFIX and name.startswith(loader.PREFIX):
@@ -134,9 +173,27 @@ def find(name: str, weights: Path | None = None) -> tuple[Loader, EncoderSpec]:
                 trained_on=card,
                 undisclosed=True,
             )
-    known = ", ".join(spec.name for spec in specs())
+    known = ", ".join([*(spec.name for spec in specs()), *(item.entry.name for item in plugins())])
     prefixes = " or ".join(f"{loader.PREFIX}{loader.PREFIX_FORM}" for loader in loaders() if loader.PREFIX)
-    raise EncoderError(f"no encoder {name!r}; there are {known}, and any {prefixes}, or ORG/REPO of the model hub")
+    near = difflib.get_close_matches(name.lower(), [spec.name for spec in specs()], 3, 0.6)
+    meant = f"did you mean {' or '.join(sorted(near))}? " if near else ""
+    raise EncoderError(
+        f"no encoder {name!r}; {meant}there are {known}, and any {prefixes}, or ORG/REPO of the model hub"
+    )
+
+
+def _check_name(asked: str, settings: EncoderSettings) -> None:
+    from cbmir.encoders.own import check_own_name
+
+    if settings.name not in (None, asked):
+        check_own_name(settings.name, "--name")
+
+
+def _named(encoder: Encoder, asked: str, settings: EncoderSettings) -> Encoder:
+    """The encoder under the name that the user wants it to have."""
+    if settings.name not in (None, encoder.card.name):
+        encoder.card = replace(encoder.card, name=settings.name, asked_as=encoder.card.asked_as or asked)
+    return encoder
 
 
 def at_hand(spec: EncoderSpec) -> bool:

@@ -13,6 +13,7 @@ from typing import Literal, cast, get_args
 from cbmir.errors import FilterError, RecordError
 from cbmir.modalities import modality_code
 from cbmir.schema import FIELDS, INDEXED_FIELDS, PayloadField, label_slug, slug
+from cbmir.spellings import is_split, sex_of, split_of
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
 Value = str | int | float
@@ -24,6 +25,12 @@ ORDER = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 """The operators that compare, and what the engines call them."""
 
 _INT64 = range(-(2**63), 2**63)
+_TAKEN = {
+    "keyword": "a text",
+    "integer": "a whole number of at most 64 bits",
+    "float": "a finite number such as 58 or 2.5",
+    "datetime": "an ISO date such as 2020-01-31",
+}
 _BAR = re.compile(r"(?<!\\)\|")
 _CONDITION = re.compile(
     r'\s*(?:(?P<quoted>(?:extra\.)?"[^"]+")|(?P<field>[^\s=<>!~"][^=<>~]*?))'
@@ -109,7 +116,11 @@ def parse(text: str) -> Condition:
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise FilterError(f"can't read the condition {text!r}; write e.g. sex=F, age_years<60 or labels~XR/chest/*")
+        meant = f"; for that split write split={split_of(text.strip())}" if is_split(text.strip()) else ""
+        example = "write e.g. sex=F, age_years<60 or labels~XR/chest/*"
+        raise FilterError(f"can't read the condition {text!r}; {example}{meant}")
+    if match["op"] == "=" and match["value"][:1] == "=" != match["value"]:
+        raise FilterError(f"can't read the condition {text!r}: write one = between field and value, as in sex=F")
     op = cast("Op", match["op"])
     parts = [match["value"]] if op in ORDER else _BAR.split(match["value"])
     parts = [part.replace("\\|", "|") for part in parts]
@@ -137,13 +148,17 @@ def any_of(field: str, values: Iterable[str]) -> Where:
 
 
 def canonical(field: str, text: str) -> str:
-    """A value the way it is stored, in NFC: modality by its code, regions, pathologies and labels as slugs.
+    """A value the way it is stored, in NFC: codes of modality, split and sex, slugs of regions and labels.
 
     Raises:
         RecordError: a label has an empty part.
     """
     if field == "modality":
         return modality_code(text)
+    if field == "split":
+        return split_of(text.strip())
+    if field == "sex":
+        return sex_of(text.strip()) or unicodedata.normalize("NFC", text.strip())
     if field in ("anatomic_region", "pathology"):
         return slug(text)
     if field in ("labels", "primary_label"):
@@ -188,7 +203,8 @@ def _typed(field: PayloadField, text: str) -> Value:
             return datetime.fromisoformat(text.strip()).isoformat()  # the engines read fewer spellings than Python
         return canonical(field.name, text)
     except (ValueError, RecordError) as error:
-        raise FilterError(f"{text!r} is no {field.kind} for {field.name}: {error}") from error
+        reason = f": {error}" if isinstance(error, RecordError) else ""
+        raise FilterError(f"{field.name} takes {_TAKEN[field.kind]}, not {text!r}{reason}") from error
 
 
 def _int64(text: str) -> int:

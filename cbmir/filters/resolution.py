@@ -9,6 +9,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
+from cbmir.aliases import field_of, plain
 from cbmir.errors import FilterError, RecordError
 from cbmir.filters.conditions import EXTRA, ORDER, Condition, Value, Where, canonical, own_column
 from cbmir.modalities import modality_code
@@ -17,7 +18,7 @@ from cbmir.schema import FIELDS, INDEXED_FIELDS, slug
 NAMED = 20
 """How many existing values a message names."""
 
-_SPELT = ("modality", "labels", "primary_label")
+_SPELT = ("modality", "labels", "primary_label", "split", "sex")
 """Fields of which older collections may hold other spellings, such as ``MRI`` for ``MR``."""
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -46,6 +47,9 @@ class Countable(Protocol):
     def own_columns(self) -> Collection[str]:
         """The names of the own columns."""
 
+    def read_columns(self) -> Mapping[str, str]:
+        """What columns of its tables became, a payload field or ``label``, by the plain name of the column."""
+
     def spellings(self) -> Mapping[str, str]:
         """Other spellings of modalities that its tables were read with, and their codes."""
 
@@ -71,7 +75,12 @@ def check_column(name: str, collection: Countable) -> None:
         return
     known = {item.casefold(): item for item in (*own, *(item.name for item in INDEXED_FIELDS))}
     near = [known[item] for item in difflib.get_close_matches(name.removeprefix(EXTRA).casefold(), known, 3, 0.6)]
-    there = f"near are {', '.join(near)}" if near else f"own columns are {_listed(own) or 'none'}"
+    fields = {plain(item.name): item.name for item in INDEXED_FIELDS}
+    field = collection.read_columns().get(plain(name)) or fields.get(plain(name)) or field_of(name)
+    if field == "label":
+        raise FilterError(f"{name} is no column of {collection.name} but a label: write pathology={_last(name)}")
+    near = [field] if field in FIELDS and FIELDS[field].indexed else near
+    there = f"did you mean {' or '.join(near)}?" if near else f"own columns are {_listed(own) or 'none'}"
     if not near:
         there += f"; payload fields are {', '.join(item.name for item in INDEXED_FIELDS)}"
     raise FilterError(f"no field or column {name!r} in {collection.name}; {there}")
@@ -213,6 +222,10 @@ def _unknown(field: str, value: str, collection: str, existing: Iterable[str]) -
     if not names:
         return f"no image of {collection} has the field {field}"
     return f"no {field} {value!r} in {collection}; there are {names}"
+
+
+def _last(label: str) -> str:
+    return slug(label.rpartition("/")[2])
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from cbmir.media.kinds import (
     remedy,
     without_hidden,
 )
+from cbmir.media.own import OwnPreprocessing
 from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
 from cbmir.media.raster import DECODER, MAX_PIXELS, NOTES, Note, changed_since, decode, decode_noted, noted
 from cbmir.media.thumbnail import LONGEST_PX, slice_thumbnail, thumbnail
@@ -37,6 +38,7 @@ __all__ = [
     "VOLUME_SUFFIXES",
     "Asset",
     "Note",
+    "OwnPreprocessing",
     "Pixels",
     "Prepared",
     "Preprocessing",

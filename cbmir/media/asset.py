@@ -13,6 +13,7 @@ from cbmir.errors import ImageError
 from cbmir.limits import Limits
 from cbmir.media.files import file_sha256, read, sha256
 from cbmir.media.kinds import HEAD_BYTES, kind_of, kind_of_bytes
+from cbmir.media.own import OwnPreprocessing
 from cbmir.media.preprocessing import Preprocessing, preprocess
 from cbmir.media.raster import DECODER, Decoded, Note, changed_since, decode_noted
 from cbmir.media.thumbnail import slice_thumbnail
@@ -113,7 +114,9 @@ class Prepared:
 
 
 def prepare(
-    asset: Asset | str | Path | bytes, how: Preprocessing | VolumePreprocessing, encoder: str = "the encoder"
+    asset: Asset | str | Path | bytes,
+    how: Preprocessing | VolumePreprocessing | OwnPreprocessing,
+    encoder: str = "the encoder",
 ) -> Prepared:
     """Turn a file, or its bytes, into what an encoder takes.
 
@@ -129,15 +132,20 @@ def prepare(
     asset = asset if isinstance(asset, Asset) else Asset(asset)
     if asset.kind != how.kind:
         raise ImageError(f"is {_A[asset.kind]}; {encoder} takes {how.kind}s")
-    if isinstance(how, VolumePreprocessing):
+    if asset.kind == "volume":
         width, height, depth = asset.volume.values.shape
-        with asset.held():
-            voxels = preprocess_volume(asset.volume, how)
-        return Prepared(voxels, asset.sha256, width, height, depth)
-    image = asset.image
+        return Prepared(_for_network(asset, asset.volume, how), asset.sha256, width, height, depth)
+    size = asset.image.size
+    return Prepared(_for_network(asset, asset.image, how), asset.sha256, *size, notes=asset.notes)
+
+
+def _for_network(
+    asset: Asset, source: Any, how: Preprocessing | VolumePreprocessing | OwnPreprocessing
+) -> NDArray[Any]:
     with asset.held():
-        pixels = preprocess(image, how)
-    return Prepared(pixels, asset.sha256, *image.size, notes=asset.notes)
+        if isinstance(how, OwnPreprocessing):
+            return how.apply(source)
+        return preprocess_volume(source, how) if isinstance(how, VolumePreprocessing) else preprocess(source, how)
 
 
 def render(asset: Asset | str | Path | bytes, window_hu: tuple[float, float] | None = None) -> Image.Image:

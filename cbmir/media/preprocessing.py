@@ -60,6 +60,11 @@ class Preprocessing:
         """Height, width and channels of the pixels that `preprocess` gives: with ``pad`` one channel more."""
         return (*self.input_px, self.channels + (self.resize == "pad"))
 
+    @property
+    def white(self) -> float:
+        """The value that is 1 before mean and std."""
+        return 255.0 if self.scaling == "fixed" else 1.0
+
     def as_json(self) -> Mapping[str, Any]:
         """The form that goes into an encoder's fingerprint; a later field is in it only where it isn't the default."""
         data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from cbmir.errors import ImageError
 from cbmir.limits import Limits
 from cbmir.media.kinds import HEAD_BYTES, remedy
-from cbmir.media.tiff import WHITE_IS_ZERO, black_is_zero, check_directories
+from cbmir.media.tiff import WHITE_IS_ZERO, black_is_zero, check_directories, refusal
 from cbmir.media.window import stretched
 
 DECODER = 2
@@ -149,7 +149,7 @@ def _unknown(data: bytes, name: str) -> str:
     if text := remedy(name, data[:HEAD_BYTES]):
         return text
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "is damaged, or a TIFF of a kind not known here: save it with 8 or 16 bits a channel"
+        return refusal(data)
     return "is not in a picture format known here"
 
 

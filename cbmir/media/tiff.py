@@ -1,6 +1,6 @@
-"""What Pillow doesn't do about TIFF: bound its directories, and invert it where zero is white.
+"""TIFF that Pillow reads otherwise than it should, not at all, or without end.
 
-Pillow inverts a few pixel types in which zero is white, and refuses or ignores the others.
+Where zero is white, Pillow inverts a few pixel types, and refuses or ignores it in the others.
 """
 
 import struct
@@ -17,7 +17,8 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 """Bytes of a value, by its type."""
 _OFTEN = 8
 """How often the values of tags may count each byte of a file: pages may share them."""
-_UNSIGNED = 1
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_KINDS = {_UNSIGNED: "integers", _SIGNED: "signed integers", _FLOAT: "floating point"}
 WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 
 
@@ -85,6 +86,21 @@ def black_is_zero(data: bytes) -> bytes | None:
     changed = bytearray(data)
     struct.pack_into(order + photometric.code, changed, photometric.at, _BLACK_IS_ZERO)
     return bytes(changed)
+
+
+def refusal(data: bytes) -> str:
+    """Why a TIFF can't be read that Pillow doesn't open, and what to do."""
+    try:
+        entries = _entries(data, {b"II": "<", b"MM": ">"}[data[:2]])
+    except (KeyError, struct.error):
+        return "is a damaged TIFF: save or copy it again"
+    bits, form = entries.get(_BITS), entries.get(_FORMAT)
+    size = bits.value if bits is not None and bits.count == 1 else 0
+    kind = _KINDS.get(form.value if form is not None else _UNSIGNED)
+    if kind and (size > 32 or (kind == _KINDS[_FLOAT] and size != 32)):
+        remedy = "save it as 32-bit floating point or 16-bit integers"
+        return f"is a TIFF of {size}-bit {kind}, which cbmir can't read: {remedy}"
+    return "is damaged, or a TIFF of a kind not known here: save it with 8 or 16 bits a channel"
 
 
 def _entries(data: bytes, order: str) -> dict[int, _Entry]:

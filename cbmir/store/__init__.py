@@ -12,6 +12,7 @@ from cbmir.terminal import without_passwords
 __all__ = ["Collection", "CollectionInfo", "Key", "Layout", "Store", "open_store"]
 
 _WITH_PORT = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}(?:[/,].*)?")
+_SLIP = re.compile("https?:/*", re.IGNORECASE)
 _HOST = re.compile(r"localhost|(?!\d+\.\d+$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 
 
@@ -58,9 +59,12 @@ def _check_directory(text: str) -> None:
     Raises:
         StoreError: it has a port, or it begins like the name of a host and no such directory exists.
     """
-    first = text.partition("/")[0]
-    if _WITH_PORT.fullmatch(text) or (_HOST.fullmatch(first) and not Path(first).is_dir()):
+    server = _SLIP.sub("", text)
+    if server != text or "@" in server.partition("/")[0]:
+        server = server.rpartition("@")[2]  # no user, no password
+    named = _HOST.fullmatch(server.partition("/")[0]) and not Path(text.partition("/")[0]).is_dir()
+    if _SLIP.match(text) or _WITH_PORT.fullmatch(server) or named:
         raise StoreError(
-            f"the store {text!r} may be a server or a directory: write http://{text.replace(',', ',http://')} "
-            f"(or https://) for the server, ./{text} for the directory"
+            f"the store {server!r} may be a server or a directory: write http://{server.replace(',', ',http://')} "
+            f"(or https://) for the server, ./{server} for the directory"
         )

@@ -4,7 +4,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -18,6 +18,7 @@ from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store.columns import IndexKind, OwnColumns, OwnIndex
 from cbmir.store.layout import DEFAULT, Layout
 from cbmir.store.roots import ROOTS, Roots, with_root
+from cbmir.store.sources import read_columns
 from cbmir.store.ways import (
     BUDGET_MS,
     Chooser,
@@ -350,6 +351,10 @@ class Collection(ABC):
             self.set_metadata({ROOTS: roots})
             self.roots = roots
 
+    def may_change(self) -> bool:
+        """Whether metadata can be set; of a server by its key, without changing anything."""
+        return True
+
     @abstractmethod
     def metadata(self) -> dict[str, Any]:
         """What the collection remembers of itself besides its points."""
@@ -392,6 +397,10 @@ class Collection(ABC):
             field: ``extra.`` and the name of the column.
             kind: Of what it finds.
         """
+
+    def read_columns(self) -> dict[str, str]:
+        """What columns of its tables became, a payload field or ``label``, by the plain name of the column."""
+        return read_columns(self.metadata())
 
     def spellings(self) -> dict[str, str]:
         """Other spellings of modalities that the collection's tables were read with, and their codes."""
@@ -550,7 +559,7 @@ def metadata(card: EncoderCard) -> dict[str, Any]:
         "created_by": f"cbmir {__version__}",
         "encoder": card.as_json(),
         "fingerprint": card.fingerprint,
-        "weights_from": card.origin,
+        **card.notes(),
     }
 
 
@@ -563,7 +572,7 @@ def card_from(metadata: Any, place: str) -> EncoderCard:
     try:
         if metadata["format"] != 1:
             raise CollectionError(f"{place} has format {metadata['format']}; this cbmir reads 1: update cbmir")
-        card = replace(EncoderCard.from_json(metadata["encoder"]), origin=str(metadata.get("weights_from") or ""))
+        card = EncoderCard.from_json(metadata["encoder"]).noted(metadata)
     except (KeyError, TypeError, ValueError) as error:
         raise CollectionError(f"{place} was not made by cbmir or its metadata is damaged ({error!r})") from error
     if card.fingerprint != metadata.get("fingerprint"):

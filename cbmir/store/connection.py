@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import ReadConsistencyType
 
 from cbmir.errors import StoreError
-from cbmir.store.keys import Key, Right
+from cbmir.store.keys import PORTS, Key, Right, usual_port
 from cbmir.store.retry import retried, silent, translate
 
 TIMEOUT_S = 60
@@ -35,7 +35,6 @@ Consistency = Literal["majority", "quorum", "all"] | int
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TRANSPORTS = ("auto", "grpc", "rest")
 
-_PORTS = {"http": 80, "https": 443}
 _REST_S = 5.0
 """Time for REST to answer where gRPC is silent."""
 _log = logging.getLogger(__name__)
@@ -223,8 +222,7 @@ class _Place:
             raise StoreError(f"the store {_bare(url)!r} names no host")
         if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
             raise StoreError(f"the store {_bare(url)!r} has a host with signs that no host has; write its xn-- form")
-        usual = _PORTS[parts.scheme] if path else 6333
-        return cls(parts.scheme, host, port or usual, path)
+        return cls(parts.scheme, host, port or usual_port(parts.scheme, path), path)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -236,7 +234,7 @@ class _Place:
     def over_grpc(self, way: Way) -> bool:
         if way.transport != "auto":
             return way.transport == "grpc"
-        return way.grpc_port is not None or not (self.path or self.port in _PORTS.values())
+        return way.grpc_port is not None or not (self.path or self.port in PORTS.values())
 
 
 def _greeted(places: Sequence[_Place], key: Key, way: Way) -> list[Node]:

@@ -9,6 +9,7 @@ import json
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -34,11 +35,11 @@ from cbmir.store.base import (
     metadata,
 )
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
-from cbmir.store.folders import all_remains, delete_folder, held, put_aside, remains
+from cbmir.store.folders import all_remains, delete_folder, held, put_aside, remains, write_whole
 from cbmir.store.indexing import index_in_child
 from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, plan
 from cbmir.store.roots import Roots, roots_from
-from cbmir.store.sealed import damages, remove_seals, write_seals
+from cbmir.store.sealed import damages, remove_seals, sentence, write_seals
 from cbmir.store.ways import SearchProfile
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
@@ -46,6 +47,10 @@ FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
 SPARE_BYTES = 200_000_000
 """Space that must be free before a batch is written: the engine makes files of 32 MiB, some at once."""
+
+_LEAVING_S = 60.0
+"""Time for a killed process's helper to let go of the engine's files."""
+_POLL_S = 0.05
 
 
 class EdgeStore(Store):
@@ -199,7 +204,12 @@ class EdgeCollection(Collection):
             self._sealed = False
 
     def finish(self, progress: Progress | None = None) -> None:
-        """Build the HNSW graph, measure the searches, and list the files with their checksums."""
+        """Build the HNSW graph, measure the searches, and list the files with their checksums.
+
+        Raises:
+            StoreError: nothing was written, and the files aren't as they were listed before: a new list would hide it.
+        """
+        self.require_sound()
         super().finish(progress)
         try:
             with self.at_rest():
@@ -207,6 +217,15 @@ class EdgeCollection(Collection):
         except OSError as error:
             raise StoreError(f"can't list the files of {self.folder}: {error}") from error
         self._sealed = True
+
+    def require_sound(self) -> None:
+        """Refuse a collection whose files have changed by themselves since they were listed.
+
+        Raises:
+            StoreError: they have; the message has the remedy.
+        """
+        if self._sealed and (flaws := damages(self.folder, full=True)):
+            raise StoreError(f"{self.folder}: {sentence(flaws, self.name)}")
 
     def _need_space(self) -> None:
         """The engine maps its files into memory, and a full disk would end the process without a word."""
@@ -361,11 +380,8 @@ class EdgeCollection(Collection):
     def set_metadata(self, changes: Mapping[str, Any]) -> None:
         """Set some keys of the collection's metadata."""
         path = self.folder / "collection.json"
-        part = path.with_name(".collection.json.part")
         try:
-            data = self.metadata() | dict(changes)
-            part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-            part.replace(path)
+            write_whole(path, json.dumps(self.metadata() | dict(changes), indent=2) + "\n")
         except OSError as error:
             raise StoreError(f"can't write {path}: {error}") from error
 
@@ -447,6 +463,20 @@ def _index(field: PayloadField, planned: Plan) -> Any:
 
 
 def _load_shard(folder: Path) -> q.EdgeShard:
+    """Open the engine on a collection whose lock this process, or the one that started it, holds.
+
+    The engine's own lock can then be held only by what a killed process has started and what is ending: it is waited
+    for, since an end takes its time while the disk is busy.
+    """
+    for _ in range(round(_LEAVING_S / _POLL_S)):
+        try:
+            return _loaded(folder)
+        except StoreLockedError:
+            time.sleep(_POLL_S)
+    return _loaded(folder)
+
+
+def _loaded(folder: Path) -> q.EdgeShard:
     with _engine(folder):
         shard = q.EdgeShard.load(str(folder / "shard"))
         if shard.info().payload_schema:

@@ -11,6 +11,11 @@ from cbmir.errors import StoreError
 STORE_KEY, TO_KEY, FROM_KEY = "QDRANT_API_KEY", "QDRANT_TO_API_KEY", "QDRANT_FROM_API_KEY"
 """Of ``--store``, ``--to`` and ``--from``."""
 
+QDRANT_PORT = 6333
+PORTS = {"http": 80, "https": 443}
+
+_SIGNS = {".": "_", "-": "__"}
+
 Right = Literal["read", "write", "manage"]
 """What a call needs: to read points; to write them; to make, change and drop collections and aliases."""
 
@@ -88,19 +93,30 @@ class Key:
 
 
 def host_variable(host: str) -> str:
-    """The variable with the key of a host that a file names: ``QDRANT_API_KEY_QDRANT_EXAMPLE_ORG``."""
-    return f"{STORE_KEY}_{re.sub(r'[^A-Z0-9]', '_', host.upper())}"
+    """The variable with the key of a host that a file names: ``QDRANT_API_KEY_QDRANT_EXAMPLE_ORG``.
+
+    No two hosts that can be registered have the same one, else a file could have the key sent to a host that looks
+    alike: a dot is ``_``, a dash ``__``, any other sign ``___``.
+    """
+    return f"{STORE_KEY}_{re.sub(r'[^A-Z0-9]', lambda sign: _SIGNS.get(sign[0], '___'), host.upper())}"
 
 
-def _servers(urls: str) -> list[tuple[str, str | None, int | None]]:
-    if not urls.startswith(("http://", "https://")):
+def _servers(urls: str) -> list[tuple[str, str, int, str]]:
+    """Scheme, host, port and path of each node; nothing where it is a directory, or no URL."""
+    if not re.match("https?://", urls, re.IGNORECASE):
         return []
     try:
         places = [urlsplit(url.strip()) for url in urls.split(",")]
-        return [(place.scheme, place.hostname, place.port) for place in places]
+        parts = [(place.scheme, place.hostname or "", place.port, place.path.rstrip("/")) for place in places]
     except ValueError:
         return []  # no URL, which is told when it is opened
+    return [(scheme, host, port or usual_port(scheme, path), path) for scheme, host, port, path in parts]
+
+
+def usual_port(scheme: str, path: str) -> int:
+    """The port of a URL that names none: Qdrant's, or with a path that of a proxy."""
+    return PORTS.get(scheme, QDRANT_PORT) if path else QDRANT_PORT
 
 
 def _hosts(urls: str) -> list[str]:
-    return [host or "" for _, host, _ in _servers(urls)]
+    return [host for _, host, *_ in _servers(urls)]

@@ -240,6 +240,16 @@ class ServerCollection(Collection):
                 " and ".join(_KEPT.get(name.partition(":")[0], name) for name in changes),
             )
 
+    def may_change(self) -> bool:
+        """Whether the key may set metadata, found by setting none."""
+        try:
+            self._configure(metadata={})
+        except StoreError as error:
+            if not (error.__cause__ and refused(error.__cause__)):
+                raise
+            return False
+        return True
+
     def _configure(self, **settings: Any) -> None:
         def change(client: QdrantClient) -> None:
             aliases = {item.alias_name: item.collection_name for item in client.get_aliases().aliases}

@@ -6,8 +6,10 @@ a collection is only read, so a checksum of each finds every such damage. The fi
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from cbmir.store.folders import write_whole
 
 NAME = "files.json"
 CHEAP_BYTES = 2_000_000_000
@@ -24,9 +26,7 @@ def write_seals(folder: Path) -> None:
         OSError: a file can't be read, or the list not be written.
     """
     files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _digest(path)] for path in _files(folder)}
-    part = folder / f".{NAME}.part"
-    part.write_text(json.dumps({"format": 1, "files": files}, indent=0) + "\n", encoding="utf-8")
-    part.replace(folder / NAME)
+    write_whole(folder / NAME, json.dumps({"format": 1, "files": files}, indent=0) + "\n")
 
 
 def remove_seals(folder: Path) -> None:
@@ -62,6 +62,13 @@ def damages(folder: Path, *, full: bool) -> list[str]:
         except OSError as error:
             found.append(f"{name}: {error.strerror}")
     return found
+
+
+def sentence(flaws: Sequence[str], name: str) -> str:
+    """What `damages` has found of a collection, with the remedy."""
+    more = f", and {len(flaws) - 1:,} more" if len(flaws) > 1 else ""
+    remedy = f"restore a backup, or cbmir collections salvage {name} NEW"
+    return f"its files aren't as they were when it was indexed: {flaws[0]}{more}; {remedy}"
 
 
 def _files(folder: Path) -> Iterator[Path]:

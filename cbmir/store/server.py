@@ -102,13 +102,14 @@ class ServerStore(Store):
         return ServerCollection(self.connection, name, card, profile, roots_from(config.metadata))
 
     def drop(self, name: str) -> None:
-        """Delete the alias and the collection behind it."""
+        """Delete the collection that an alias leads to, or one by its own name.
+
+        The server deletes its aliases with it: whoever is killed meanwhile leaves all of it or nothing.
+        """
         if name not in self.names():
             raise self._missing(name)
-        targets = self.aliases()
-        if name in targets:
-            self.connection.call(lambda client: client.update_collection_aliases([_no_alias(name)]), doing="manage")
-        self.connection.call(lambda client: client.delete_collection(targets.get(name, name)), doing="manage")
+        own = self.aliases().get(name, name)
+        self.connection.call(lambda client: client.delete_collection(own), doing="manage")
 
     def lead(self, alias: str, name: str) -> None:
         """Let an alias lead to a collection, wherever it has led before.

@@ -144,7 +144,7 @@ class SnapshotNode:
             nonlocal size
             where = f"{_path(collection)}/{quote(snapshot.name, safe='')}"
             with self._http.stream("GET", where) as response, path.open("wb") as file:
-                if response.is_error:
+                if not response.is_success:
                     response.read()
                 _refuse(response)
                 for chunk in response.iter_bytes(_CHUNK):
@@ -163,7 +163,7 @@ def _path(collection: str) -> str:
 
 
 def _refuse(response: httpx.Response) -> None:
-    if response.is_error:
+    if not response.is_success:  # a redirection is none: the key is for this host
         raise UnexpectedResponse(response.status_code, response.reason_phrase, response.content, response.headers)
 
 

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cbmir.aliases import plain
+from cbmir.schema import INDEXED_FIELDS
+
 if TYPE_CHECKING:
     from cbmir.store.base import Collection
 
 SOURCE = "source:"
 """What stands before the name of a source in the metadata: a key each, so that no run overwrites another's."""
 
+_FILTERED = (*(field.name for field in INDEXED_FIELDS), "label")
 SPELLINGS = "modalities"
 """Key of the spellings of modalities that users added."""
 
@@ -16,6 +20,20 @@ SPELLINGS = "modalities"
 def sources_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """By name, how the sources of a collection were read."""
     return {key.removeprefix(SOURCE): value for key, value in metadata.items() if key.startswith(SOURCE)}
+
+
+def read_columns(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What columns of a collection's tables became: a payload field that filters take, or ``label``.
+
+    Returns:
+        By the name that `cbmir.aliases.plain` gives to the column.
+    """
+    return {
+        plain(str(column.get("name"))): str(column["became"])
+        for reading in sources_of(metadata).values()
+        for column in (reading.get("columns") if isinstance(reading, Mapping) else None) or ()
+        if column.get("became") in _FILTERED
+    }
 
 
 def remembered(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class LeftOut:
         texts = (
             (self.absent, "classes_without_query", "classes that no query has, in no macro mean and no roc_auc"),
             (self.universal, "classes_of_every_query", "classes that every query has, in no roc_auc"),
-            (self.stray, "classes_said_without_query", "of the classes that no query has were said"),
+            (self.stray, "classes_said_without_query", "of the classes that no query has were predicted"),
             (self.unseen, "classes_without_gallery_image", "classes without a gallery image"),
         )
         return tuple(

@@ -9,6 +9,7 @@ from typing import Any
 
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.fingerprint import EncoderCard
+from cbmir.formulas import harmless
 from evaluate.classification.assessment import EVERYONE
 from evaluate.classification.labels import ACCURACY, EXACT_MATCH, FIGURES, LabelFigures
 from evaluate.classification.method import Learning, LeftOut, Voting
@@ -203,8 +204,8 @@ def write_table(path: Path, header: Sequence[str], rows: Any) -> None:
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
+            writer.writerow(harmless(header))
+            writer.writerows(map(harmless, rows))
     except OSError as error:
         raise CbmirError(f"can't write {path}: {error.strerror}") from error
 

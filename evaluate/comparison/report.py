@@ -140,6 +140,8 @@ class ComparisonReport:
                 ),
             ),
             patients={"queries": self.shared},
+            queries_with_copies=self.setting.queries_with_copies,
+            further_labels=self.setting.header.further_labels,
             scope=f"counted in each of the {len(self.entries):,} collections",
         )
 

@@ -83,6 +83,23 @@ class Exclusion:
         return self._datasets is not None
 
 
+def copies(trial: Trial, exclusion: Exclusion) -> int:
+    """Queries that may find an image whose file has the same content as theirs; 0 where no hashes are stored."""
+    asked, there = (images.codes["sha256"].astype(np.int64) for images in (trial.queries, trial.gallery))
+    found = np.bincount(there, minlength=int(asked.max(initial=0)) + 1)[asked]
+    if exclusion.across_datasets:  # those of the query's data set are no pairs
+        sets = [images.codes[DATASET].astype(np.int64) for images in (trial.queries, trial.gallery)]
+        width = 1 + max(int(codes.max(initial=0)) for codes in sets)
+        keys, counts = np.unique(there * width + sets[1], return_counts=True)
+        wanted = asked * width + sets[0]
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found -= np.where((keys[at] == wanted) & (sets[0] > 0), counts[at], 0)
+    for rows, places in exclusion.blocks():
+        same = (asked[rows] == there[places]) & ~exclusion.same_dataset(rows, places)
+        found -= np.bincount(rows[same], minlength=len(found))
+    return int(((found > 0) & (asked > 0)).sum())
+
+
 class _Side:
     """The gallery images of every query's value of one field; a query without a value has none."""
 

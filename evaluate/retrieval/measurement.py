@@ -12,8 +12,8 @@ from cbmir.store import Collection
 from cbmir.store.ways import search_ef
 from evaluate.header import PatientCounts
 from evaluate.metrics import Gains, Scores, at, macro, micro, valued
-from evaluate.protocol import RetrievalProtocol, group_field, wording
-from evaluate.ranking.exclusion import Exclusion
+from evaluate.protocol import RetrievalProtocol, further_labels, group_field, wording
+from evaluate.ranking.exclusion import Exclusion, copies
 from evaluate.ranking.neighbours import Neighbours, ask, scan
 from evaluate.ranking.relevance import Relevance, find_grades, find_relevance, judge
 from evaluate.ranking.trial import Trial, read_trial
@@ -194,13 +194,18 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         vectors=info.points,
         indexed=info.indexed,
         queries=Side(
-            wording(protocol.queries), len(queries), trial.unlabelled, collection.facet("dataset", trial.queries_where)
+            wording(protocol.queries),
+            len(queries),
+            trial.unlabelled,
+            collection.facet("dataset", trial.queries_where),
+            further_labels(collection, trial.queries_where, protocol.label),
         ),
         gallery=Side(
             wording(protocol.gallery),
             len(gallery),
             trial.without_label(gallery),
             collection.facet("dataset", trial.gallery_where),
+            further_labels(collection, trial.gallery_where, protocol.label),
         ),
         label=protocol.label,
         relevance=protocol.relevance,
@@ -223,4 +228,5 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         unlabelled=protocol.unlabelled,
         queries_without_relevant=int((~relevance.covered).sum()),
         patients=people,
+        queries_with_copies=copies(trial, exclusion),
     )

@@ -18,12 +18,14 @@ class Side:
         unlabelled: Images without a label. Where they take part, `images` are with them. Where they don't, `images` of
             the queries are without them, and those of the gallery with them, though they are never relevant.
         datasets: Images of each data set, with and without a label.
+        further_labels: Labels of images beyond the first of each, where only the first is judged by.
     """
 
     filter: str
     images: int
     unlabelled: int
     datasets: Mapping[str, int]
+    further_labels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Setting:
         unlabelled: ``exclude`` or ``include``: whether images without a label take part as a class.
         queries_without_relevant: Queries without a relevant image in the gallery.
         patients: How many the queries and the gallery have.
+        queries_with_copies: Queries that may find an image whose file has the same content as theirs.
         version: Of cbmir.
     """
 
@@ -137,6 +140,7 @@ class Setting:
     unlabelled: str = "exclude"
     queries_without_relevant: int = 0
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
+    queries_with_copies: int = 0
     version: str = cbmir.__version__
 
     @property
@@ -159,6 +163,8 @@ class Setting:
                 ),
             ),
             patients=self.patients,
+            queries_with_copies=self.queries_with_copies,
+            further_labels={"queries": self.queries.further_labels, "gallery": self.gallery.further_labels},
         )
 
     @property

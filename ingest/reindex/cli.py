@@ -7,7 +7,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cbmir.encoders import EncoderSettings, get
+from cbmir.encoders import EncoderSettings, given
 from cbmir.limit_options import image_limit_options
 from cbmir.options import (
     EXIT_FAILURES,
@@ -17,6 +17,7 @@ from cbmir.options import (
     json_option,
     layout_options,
     opened,
+    own_name_option,
     say,
     store_option,
 )
@@ -44,6 +45,7 @@ from ingest.pipeline import ingest_images
     "--failures", type=click.Path(path_type=Path), help="CSV of what failed; failures-COLLECTION.csv unless given."
 )
 @image_limit_options
+@own_name_option
 @encoder_options
 @index_timeout_option
 @layout_options
@@ -70,7 +72,7 @@ def reindex_(
         raise click.UsageError("--promote is for the next version of NAME, --as for a collection beside it")
     with opened(location) as store, store.open(name) as old:
         check_target(store, name, new_name)
-        network = get(encoder, settings)
+        network = given(encoder, settings)
         source = StoredSource(old, options["root"])
         layout = layout.expecting(source.total or None)
         foretell(store, new_name, network.card, layout)

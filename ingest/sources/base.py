@@ -1,6 +1,6 @@
 """What a source of image records is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +14,9 @@ from cbmir.root import Root
 from cbmir.schema import ImageRecord, label_slug, point_id
 from ingest.tables.columns import GIVEN_FIELDS
 from ingest.tables.options import TableOptions
-from ingest.tables.reading import Reading, Tally
+from ingest.tables.reading import Reading
 from ingest.tables.values import value_of
 
-_FIRST_LABELS = 3
 _KNOWN = 1 << 16
 """Texts whose values are kept: columns of tables hold the same few again and again."""
 
@@ -165,44 +164,6 @@ def make_record(
         values.setdefault("modality", modality)
         values.setdefault("anatomic_region", region)
     return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind_of(filepath), extra=extra, **values)
-
-
-def tally_of(items: Iterable[SourceImage | Failure]) -> Tally:
-    """Count what the items of a source come to."""
-    images = failed = without_patient = without_study = without_label = bare = 0
-    patients: set[tuple[str, str]] = set()
-    studies: set[tuple[str, str]] = set()
-    labels: dict[str, None] = {}
-    datasets: set[str] = set()
-    for item in items:
-        if isinstance(item, Failure):
-            failed += 1
-            continue
-        record = item.record
-        images += 1
-        datasets.add(record.dataset)
-        if record.patient_id:
-            patients.add((record.dataset, record.patient_id))
-        if record.study_id:
-            studies.add((record.dataset, record.study_id))
-        labels.update(dict.fromkeys(record.labels))
-        without_patient += not record.patient_id
-        without_study += not record.study_id
-        without_label += not record.labels
-        bare += bool(record.labels) and "/" not in record.labels[0]
-    return Tally(
-        images=images,
-        failed=failed,
-        patients=len(patients),
-        studies=len(studies),
-        without_patient=without_patient,
-        without_study=without_study,
-        labels=len(labels),
-        without_label=without_label,
-        first_labels=tuple(labels)[:_FIRST_LABELS],
-        bare_labels=bare,
-        datasets=tuple(sorted(datasets)),
-    )
 
 
 def _with_code(label: str, spellings: Mapping[str, str]) -> str:

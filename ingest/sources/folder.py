@@ -18,8 +18,10 @@ from cbmir.media import (
     without_hidden,
 )
 from cbmir.paths import normal_path, printable
-from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record, tally_of
-from ingest.tables.reading import Reading, tally_warnings
+from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from ingest.sources.counting import Counting
+from ingest.tables.reading import Reading
+from ingest.tables.tally import tally_warnings
 
 FORM = "a folder of images"
 _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -70,7 +72,7 @@ class FolderSource:
 
     def reading(self) -> Reading:
         """How the folder is read, with counts of all its images."""
-        tally = tally_of(self)
+        tally = Counting(self._options.table.values.get("modality", {}).values()).of(self)
         rule = "from the folders, as in train/XR/chest/pneumonia" if self._options.folder_labels else "none are taken"
         notes = tuple(passed_over(self.ignored))
         if followed := [f"{name} {count:,}" for name, count in self._followed.items() if count]:

@@ -17,7 +17,8 @@ from cbmir.errors import RecordError, SourceError
 from cbmir.media import LINKS_TO_FILES
 from cbmir.paths import common_parent, printable
 from cbmir.root import LinkError, OutsideError
-from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record, tally_of
+from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from ingest.sources.counting import LOOKED_FOR, Counting
 from ingest.tables.columns import EXTRA, LABEL
 from ingest.tables.labels import UNCERTAIN, flag_of, label_name
 from ingest.tables.reading import Reading, reading_of
@@ -26,6 +27,8 @@ from ingest.tables.survey import survey
 from ingest.tables.values import json_of, text_of
 
 FORM = f"a table ({', '.join(SUFFIXES)})"
+_KEPT = 50_000
+"""Rows of a table whose records are kept in memory: about 1 kB each."""
 _OFF = ("0", 0, "", None)
 
 
@@ -78,11 +81,14 @@ class TableSource:
         self._root = options.root_of(path.parent)
         self.root = self._root.folder
         self._outside = 0
+        self._items: list[SourceImage | Failure] | None = None
         self._ignored: Counter[str] = Counter()
         self.ignored: Mapping[str, int] = self._ignored
         self._file = TableFile(path)
         self._plan = survey(self._file, options.table)
         self.total: int | None = self._plan.rows + self._plan.broken
+        if not self.total:
+            raise SourceError(f"table {path} has a header and no row")
         names = self._file.names
         self._spellings = options.table.values.get("modality")
         self._path = self._plan.places("filepath")[0]
@@ -93,6 +99,9 @@ class TableSource:
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All rows, in order; those that lead over symbolic links are left out where links are passed over."""
+        return iter(self._items) if self._items is not None else self._read()
+
+    def _read(self) -> Iterator[SourceImage | Failure]:
         self._outside = 0
         self._ignored.clear()
         for number, row in enumerate(self._file, start=1):
@@ -102,14 +111,18 @@ class TableSource:
                 yield item
 
     def reading(self) -> Reading:
-        """How the table is read; reads all of it once more to count what comes of it.
+        """How the table is read; reads all of it once more to count what comes of it, and keeps the records of a few.
 
         Raises:
             SourceError: all paths are absolute and lie outside of the root, or reading it goes beyond a limit.
         """
+        every = 0 if self._options.uris else max(1, (self.total or 0) // LOOKED_FOR)
+        counting = Counting((self._spellings or {}).values(), every)
         with self._file.held():
-            tally = tally_of(self)
-        reading = reading_of(self._plan, self._name, tally, self._options.table)
+            if self.total and self.total <= _KEPT:
+                self._items = list(self)  # what follows would read the table and make the records once more
+            tally = counting.of(self)
+        reading = reading_of(self._plan, self._name, tally, self._options.table, counting.about_ids())
         if not self._outside:
             return reading
         many = "absolute path lies" if self._outside == 1 else "absolute paths lie"

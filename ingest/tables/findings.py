@@ -1,6 +1,6 @@
 """Finding names of published data sets: a column of one of these names that holds 0 or 1 is a label by itself."""
 
-from ingest.tables.columns import plain
+from cbmir.aliases import plain
 
 CHEXPERT = (
     "No Finding",

@@ -12,8 +12,8 @@ from ingest.tables.values import text_of
 
 UNCERTAIN = "-1"
 _FLAGS = {
-    **dict.fromkeys(("1", "1.0", "true", "yes", "y"), "1"),
-    **dict.fromkeys(("0", "0.0", "false", "no", "n"), "0"),
+    **dict.fromkeys(("1", "1.0", "true", "yes", "y", "positive", "present"), "1"),
+    **dict.fromkeys(("0", "0.0", "false", "no", "n", "negative", "absent"), "0"),
     **dict.fromkeys(("-1", "-1.0"), UNCERTAIN),
 }
 

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from ingest.tables.columns import FIELDS, plain
+from cbmir.aliases import plain
+from ingest.tables.columns import FIELDS
 
 Uncertain = Literal["omit", "positive", "negative"]
 F = TypeVar("F", bound=Callable[..., Any])

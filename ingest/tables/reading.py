@@ -1,18 +1,21 @@
 """How a table or a folder was read, for the user to check before anything is stored."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cbmir.modalities import MODALITIES
 from cbmir.store.columns import IndexKind
-from ingest.tables.columns import EXTRA, IGNORED, LABEL, plain
-from ingest.tables.labels import UNCERTAIN, flag_of
+from cbmir.units import counted
+from ingest.tables.columns import LABEL
+from ingest.tables.hints import hints, id_warnings
 from ingest.tables.options import TableOptions
 from ingest.tables.survey import Plan, uncertain
+from ingest.tables.tally import Tally, tally_warnings
 
 _EXAMPLES = 3
+_VALUE = 40
+"""Characters of a value that are shown."""
 _WIDE = 40
 """Label columns of which each has a line of its own; more are shown together."""
 
@@ -57,37 +60,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """What the items of a source come to.
-
-    Attributes:
-        images: Items that can be tried.
-        failed: Rows and folders that can't be read.
-        patients: Different ones.
-        studies: Different ones.
-        without_patient: Images of which the patient isn't known.
-        without_study: Images of which the study isn't known.
-        labels: Different ones.
-        without_label: Images without any.
-        first_labels: The first different ones.
-        bare_labels: Images whose first label names no modality and region.
-        datasets: Their data sets, sorted.
-    """
-
-    images: int
-    failed: int
-    patients: int
-    studies: int
-    without_patient: int
-    without_study: int
-    labels: int
-    without_label: int
-    first_labels: tuple[str, ...]
-    bare_labels: int
-    datasets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """How a source was read.
 
@@ -102,6 +74,7 @@ class Reading:
         lost: Values that can't be read; their images are stored without them.
         notes: What was done besides.
         warnings: What may not be as the user means it.
+        id_warnings: The same, naming ids; they are not kept with a collection.
     """
 
     source: str
@@ -114,6 +87,7 @@ class Reading:
     lost: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    id_warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -126,13 +100,14 @@ class Reading:
     def _lines(self) -> Iterator[str]:
         tally = self.tally
         failed = f" and {tally.failed:,} that can't be read" if tally.failed else ""
-        yield f"how {self.source} is read: {tally.images:,} images{failed}; {self.form}"
+        yield f"how {self.source} is read: {counted(tally.images, 'image')}{failed}; {self.form}"
+        yield from (f"  can't be read, {reason}" for reason in tally.reasons)
         labels = [column for column in self.columns if column.became == LABEL]
         apart = labels if len(labels) > _WIDE else []
         shown = [column for column in self.columns if column not in apart]
         wide = min(max((len(column.name) for column in shown), default=0), 40)
         for column in shown:
-            values = ", ".join(f"{value:.40}" for value in column.first)
+            values = ", ".join(map(_short, column.first))
             yield f"  {column.name:{wide}}  {column.became:15}  {column.empty:>9,} empty  {values}".rstrip()
         if apart:
             yield f"  and {len(apart):,} label columns, {apart[0].name} to {apart[-1].name}"
@@ -143,31 +118,17 @@ class Reading:
             f"  patients: {tally.patients:,}, {tally.without_patient:,} images without; "
             f"studies: {tally.studies:,}, {tally.without_study:,} images without"
         )
+        if tally.splits:
+            without = tally.images - sum(tally.splits.values())
+            counts = ", ".join(f"{name} {count:,}" for name, count in tally.splits.items())
+            yield f"  splits: {counts}, {without:,} images without"
         yield from (f"  normalised: {change}" for change in self.normalised)
         yield from (f"  {note}" for note in self.notes)
         yield from (f"warning: can't be read and is left out: {change}" for change in self.lost)
-        yield from (f"warning: {text}" for text in self.warnings)
+        yield from (f"warning: {text}" for text in (*self.warnings, *self.id_warnings))
 
 
-def tally_warnings(tally: Tally) -> list[str]:
-    """What counts say that a user should know."""
-    warnings = []
-    if tally.images and not tally.patients:
-        warnings.append(
-            "no image has a patient_id: evaluations can't leave out images of the query's own patient, "
-            "and their results may be far too good. If a column holds patients, give --column NAME=patient_id"
-        )
-    if tally.images and not tally.labels:
-        warnings.append("no image has a label: evaluations by label are not possible")
-    elif tally.bare_labels:
-        warnings.append(
-            f"the labels of {tally.bare_labels:,} images name no modality and region: if all are of one kind, give for "
-            "example --set modality=XR --set anatomic_region=chest"
-        )
-    return warnings
-
-
-def reading_of(plan: Plan, name: str, tally: Tally, options: TableOptions) -> Reading:
+def reading_of(plan: Plan, name: str, tally: Tally, options: TableOptions, about_ids: Sequence[str] = ()) -> Reading:
     """How a table was read, from the plan and the counts of its rows."""
     names, became = plan.file.names, plan.became
     columns = tuple(
@@ -185,8 +146,13 @@ def reading_of(plan: Plan, name: str, tally: Tally, options: TableOptions) -> Re
         normalised=tuple(change for change, _ in changes if change.images),
         lost=tuple(change for _, change in changes if change.images),
         notes=tuple(_notes(plan, options)),
-        warnings=(*plan.warnings, *_value_warnings(plan), *_patient_names(plan), *tally_warnings(tally)),
+        warnings=(*plan.warnings, *hints(plan, options.columns), *tally_warnings(tally)),
+        id_warnings=(*id_warnings(plan), *about_ids),
     )
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _VALUE else f"{value[: _VALUE - 3]}..."
 
 
 def _changes(plan: Plan, place: int, role: str) -> tuple[Change, Change]:
@@ -223,55 +189,3 @@ def _notes(plan: Plan, options: TableOptions) -> Iterator[str]:
         yield f"further sheets are not read: {', '.join(plan.file.others)}"
     if options.label_columns:
         yield f"--label-columns: {', '.join(plan.file.names[place] for place in plan.places(LABEL))}"
-
-
-def _value_warnings(plan: Plan) -> Iterator[str]:
-    for place, splitter in plan.splitters.items():
-        if splitter.held_together:
-            yield (
-                f"{plan.file.names[place]} holds commas, as in {splitter.held_together!r}: taken as one label; "
-                "--label-separator , splits there"
-            )
-        cells = plan.held[place].counts or ()
-        if cells and all(flag_of(cell) in ("0", "1", UNCERTAIN) for cell in cells):
-            yield (
-                f"{plan.file.names[place]} holds only {', '.join(sorted(cells))}: these become the labels; "
-                "name them with --values labels:0=normal,1=abnormal"
-            )
-    for role, values in plan.values.items():
-        if role == "sex" and any(text in ("0", "1", "2", "0.0", "1.0", "2.0") and not values[text] for text in values):
-            yield "sex is coded in numbers, which data sets use differently: give for example --values sex:0=F,1=M"
-        if role == "sex" and {"h", "m"} <= {text.casefold() for text in values} and None in values.values():
-            yield "sex holds H beside M, which may mean hombre and mujer: give then --values sex:H=M,M=F"
-        if role == "modality" and (
-            unlisted := [text for text, code in values.items() if code and code not in MODALITIES]
-        ):
-            yield (
-                f"no known modality: {', '.join(unlisted[:_EXAMPLES])}. If it is another spelling of one (see "
-                f"cbmir ingest modalities), give for example --values 'modality:{unlisted[0]}=MR'"
-            )
-        if role in ("patient_id", "study_id", "series_id"):
-            short = next((text for text in values if _shortened(text)), None)
-            if short:
-                yield (
-                    f"{role} {short!r} looks like a long number that a spreadsheet shortened: different ones may have "
-                    "become one; export the column as text"
-                )
-
-
-def _shortened(text: str) -> bool:
-    mantissa, sign, exponent = text.upper().partition("E+")
-    return bool(sign) and exponent.isdigit() and mantissa.replace(".", "").isdigit()
-
-
-def _patient_names(plan: Plan) -> Iterator[str]:
-    """Columns that speak of patients, where none is the patient."""
-    if "patient_id" in plan.became:
-        return
-    names = [
-        name
-        for name, role in zip(plan.file.names, plan.became, strict=True)
-        if role in (EXTRA, IGNORED) and any(word in plain(name) for word in ("patient", "subject"))
-    ]
-    if names:
-        yield f"no column is the patient; may it be {' or '.join(names)}? --column '{names[0]}=patient_id'"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from cbmir.aliases import plain
 from cbmir.errors import SourceError
 from cbmir.limits import Limits
 from ingest.tables import columnar, delimited, spreadsheet
-from ingest.tables.columns import plain
 from ingest.tables.values import text_of
 
 SUFFIXES = (*delimited.SUFFIXES, ".parquet", *spreadsheet.SUFFIXES)

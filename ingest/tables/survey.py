@@ -1,14 +1,15 @@
 """One pass over a table, before anything is done with it: what its columns hold, and what follows for reading it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from cbmir.aliases import is_of_patients
 from cbmir.errors import SourceError
 from cbmir.modalities import modality_code
-from ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign, near_misses
+from ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign
 from ingest.tables.findings import is_finding
 from ingest.tables.labels import UNCERTAIN, Splitter, asked_for, flag_of, is_flag_column
 from ingest.tables.options import TableOptions
@@ -122,7 +123,6 @@ def _survey(file: TableFile, became: list[str], options: TableOptions) -> Plan:
             else:
                 held[place].add(cells, keep_all=False)
     warnings = _label_columns(file, became, held, options)
-    warnings += near_misses(file.names, became)
     splitters = {
         place: Splitter((held[place].counts or ()) if not held[place].lists else (), options)
         for place, role in enumerate(became)
@@ -151,7 +151,8 @@ def _shown(cell: Any) -> str:
 def _label_columns(file: TableFile, became: list[str], held: list[Held], options: TableOptions) -> list[str]:
     """Settle which columns are labels; what is left of those that hold 0 and 1 only is a warning."""
     warnings = []
-    flagged = []
+    flagged: list[str] = []
+    others: dict[str, str] = {}
     for place, name in enumerate(file.names):
         values = held[place].counts
         flags = values is not None and is_flag_column(values)
@@ -172,17 +173,36 @@ def _label_columns(file: TableFile, became: list[str], held: list[Held], options
             warnings.append(f"column {name} has a slash but is no label, for it holds {shown}: kept under extra")
         elif became[place] == EXTRA and is_finding(name) and (flags or not held[place].first):
             became[place] = LABEL
-        elif became[place] == EXTRA and flags:
+        elif became[place] == EXTRA and is_finding(name):
+            others[name] = next(value for value in values or held[place].first if flag_of(value) is None)
+        elif became[place] == EXTRA and flags and not is_of_patients(name):
             flagged.append(name)
+    warnings += _unclaimed(flagged, others)
+    _check_patterns(file, options)
+    return warnings
+
+
+def _unclaimed(flagged: Sequence[str], others: Mapping[str, str]) -> Iterator[str]:
+    """What to do about columns that may be labels and aren't taken.
+
+    Args:
+        flagged: Those that hold 0 and 1 only.
+        others: Those that are named like findings, and a value that is no flag.
+    """
     if flagged:
         named = ",".join(flagged[:NAMED])
         more = f" and {len(flagged) - NAMED} more" if len(flagged) > NAMED else ""
-        warnings.append(
+        yield (
             "columns that hold only 0 and 1 but are no known findings are kept under extra: "
             f"{', '.join(flagged[:NAMED])}{more}. If they are labels, give --label-columns '{named}'"
         )
-    _check_patterns(file, options)
-    return warnings
+    if others:
+        shown = ", ".join(f"{name} ({value})" for name, value in list(others.items())[:NAMED])
+        yield (
+            "columns that are named like findings hold other values than 0, 1, -1, yes and no, and are no labels: "
+            f"{shown}. If they are labels, write such values; if not, give for example --column "
+            f"'{next(iter(others))}=extra'"
+        )
 
 
 def _check_patterns(file: TableFile, options: TableOptions) -> None:
@@ -204,12 +224,18 @@ def _values(
             values[text] = value_of(role, meant, options.date_format)
         except AmbiguousDateError as error:
             raise SourceError(
-                f"table {file.path}: {name} holds {text!r}, of which day and month can't be told apart; "
-                "write ISO dates (2020-01-31), or say how they are written: --date-format %d.%m.%Y"
+                f"table {file.path}: {name} holds {text!r}, which is no ISO date such as 2020-01-31, so that day and "
+                f"month may be mixed up; say how dates are written, such as --date-format {_format_like(text)}"
             ) from error
         except ValueError:
             values[text] = None
     return values
+
+
+def _format_like(date: str) -> str:
+    """A format that may fit a date: with its separator, and the year where four digits are."""
+    sign = next((sign for sign in date if sign in "./-"), ".")
+    return f"%Y{sign}%m{sign}%d" if date[:4].isdigit() else f"%d{sign}%m{sign}%Y"
 
 
 def uncertain(plan: Plan) -> int:

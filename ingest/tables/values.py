@@ -10,6 +10,7 @@ from typing import Any
 
 from cbmir.errors import RecordError
 from cbmir.filters import canonical
+from cbmir.spellings import sex_of, split_of
 
 MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "nat", "<na>", "-", "--"))
 """How tables write that nothing is known, in any case."""
@@ -20,12 +21,11 @@ OLDEST = 120
 _UNITS = r"years?|yrs?|months?|mos?|weeks?|wks?|days?|[YMWD]"
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*(" + _UNITS + r")?(?:\s*old)?", re.IGNORECASE)
-_SPLITS = {"validation": "val", "valid": "val", "validate": "val", "dev": "val", "training": "train", "testing": "test"}
-_SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "w": "F"}
-_SEXES |= {"o": "O", "other": "O", "d": "O", "divers": "O", "u": "", "unknown": ""}
-_SEXES |= dict.fromkeys(("männlich", "mann", "masculin", "homme", "masculino", "hombre", "maschio"), "M")
-_SEXES |= dict.fromkeys(("weiblich", "frau", "féminin", "femme", "femenino", "feminino", "mujer", "femmina"), "F")
 _IDS = ("patient_id", "study_id", "series_id")
+_NOBODY = frozenset(
+    ("unknown", "unk", "anonymous", "anonymized", "anonymised", "anon", "not available", "not known", "missing", "?")
+)
+"""Ids that many images share because nobody knows theirs."""
 _DATE_LIKE = re.compile(r"\d{1,4}[./\- ]\s?\w{1,9}[./\-, ]\s?\d{1,4}(\D.*)?")
 
 
@@ -96,6 +96,8 @@ def value_of(field: str, text: str, date_format: str | None = None) -> str:
     if field == "study_date":
         return _date(text, date_format)
     if field in _IDS:
+        if text.casefold() in _NOBODY:
+            return ""
         return re.sub(r"^(\d+)\.0+$", r"\1", text)
     try:
         return canonical(field, text)
@@ -104,7 +106,7 @@ def value_of(field: str, text: str, date_format: str | None = None) -> str:
 
 
 def _sex(text: str) -> str:
-    known = _SEXES.get(text.casefold())
+    known = sex_of(text)
     if known is None:
         raise ValueError(f"{text!r} is no sex; write M, F or O")
     return known
@@ -123,16 +125,12 @@ def _date(text: str, date_format: str | None) -> str:
         raise ValueError(f"{text!r} is no date") from error
 
 
-def _split(text: str) -> str:
-    return _SPLITS.get(text.lower(), text.lower())
-
-
 def _age(text: str) -> str:
     years = years_of(text)
     return str(int(years)) if years.is_integer() else repr(years)
 
 
-_SPECIAL: Mapping[str, Callable[[str], str]] = {"sex": _sex, "age_years": _age, "split": _split}
+_SPECIAL: Mapping[str, Callable[[str], str]] = {"sex": _sex, "age_years": _age, "split": split_of}
 
 
 def _written(value: Any) -> str:

@@ -20,7 +20,7 @@ from cbmir.store import Collection
 from ingest.interrupt import Interrupt
 from ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
 from ingest.sources import Failure
-from ingest.thumbnails.place import Place, is_ours
+from ingest.thumbnails.place import Place, is_former, is_ours
 
 BATCH = 256
 """Payloads set together."""
@@ -140,7 +140,8 @@ class _Run:
         self.report.read += len(points)
         good = []
         for point in points:
-            if not is_ours(point.payload.get("thumbnail_url") or self._place.url(point.id), point.id):
+            shown = point.payload.get("thumbnail_url") or self._place.url(point.id)
+            if not is_ours(shown, point.id) and not is_former(shown, self._place):
                 self.report.elsewhere += 1
             elif is_uri(_filepath(point)):
                 self._fail(point, "is a URI: thumbnails are made of files")

@@ -21,6 +21,7 @@ QUALITY = 80
 MODE = 0o644
 """Everybody may read them: a web server runs as another user."""
 
+_OURS = re.compile(r"/([0-9a-f]{2})/\1[0-9a-f]{6}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jpg")
 _PARTS = ".part"  # unfinished files are apart: what a killed run has left is found without a look into all folders
 _STALE_S = 3600.0  # no run takes that long to write one
 
@@ -138,6 +139,12 @@ def is_there(path: Path) -> bool:
 def is_ours(url: str, id: str) -> bool:
     """Whether a URL was made here for an image, under whatever base."""
     return url.endswith(_end(id))
+
+
+def is_former(url: str, place: Place) -> bool:
+    """Whether a URL was made here for some image, such as one of an id that its image had before."""
+    end = url.removeprefix(place.base)
+    return end != url and bool(_OURS.fullmatch(end))
 
 
 def _end(id: str) -> str:

@@ -14,7 +14,7 @@ from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
 from cbmir.store.roots import ROOTS
 
 TAR = "collection.tar.gz"
-_CARD, _SHARD, _LOCK = "collection.json", "shard", "lock"
+_CARD, _SHARD = "collection.json", "shard"
 _SINGLE = (_CARD, "files.json")
 _MAX_FILES = 100_000
 
@@ -27,9 +27,10 @@ def pack(collection: EdgeCollection, folder: Path) -> Manifest:
 
     Raises:
         OSError: the file can't be written.
-        StoreError: the engine refused.
+        StoreError: the engine refused, or the collection is damaged.
     """
     points = collection.info().points
+    collection.require_sound()
     partial = folder / f"{TAR}.partial"
     try:
         with collection.at_rest(), tarfile.open(partial, "x:gz", compresslevel=1) as tar:
@@ -37,7 +38,7 @@ def pack(collection: EdgeCollection, folder: Path) -> Manifest:
                 name = path.relative_to(collection.folder).as_posix()
                 if name == _CARD:
                     _add_metadata(tar, path)
-                elif path.is_file() and name != _LOCK:
+                elif path.is_file() and _belongs(name):  # not the lock, nor what a killed process has left
                     tar.add(path, name)
         seal = seal_of(partial)
         partial.replace(folder / TAR)
@@ -78,6 +79,11 @@ def _add_metadata(tar: tarfile.TarFile, path: Path) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
+def _belongs(name: str) -> bool:
+    """Whether a file, by its path in the folder, is part of a collection."""
+    return name in _SINGLE or PurePosixPath(name).parts[:1] == (_SHARD,)
+
+
 class _Filter:
     """Lets plain files of a collection through, as long as the disk has room for them.
 
@@ -93,7 +99,7 @@ class _Filter:
         parts = PurePosixPath(member.name).parts
         if not member.isfile():
             raise tarfile.SpecialFileError(member)
-        if ".." in parts or (member.name not in _SINGLE and parts[:1] != (_SHARD,)):
+        if ".." in parts or not _belongs(member.name):
             raise tarfile.OutsideDestinationError(member, path)
         self._files += 1
         self._bytes += member.size

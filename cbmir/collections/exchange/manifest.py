@@ -43,7 +43,7 @@ class Manifest:
             "fingerprint": self.card.fingerprint,
             "count": self.count,
             "filter": list(self.filter),
-            "metadata": dict(self.metadata),
+            "metadata": {**self.metadata, **self.card.notes()},
             "files": {name: asdict(seal) for name, seal in self.files.items()},
         }
         FORM.write(folder, data)
@@ -57,9 +57,9 @@ class Manifest:
         """
         path, data = folder / NAME, FORM.read(folder)
         try:
-            card = EncoderCard.from_json(data["encoder"])
-            files = seals_in(data["files"])
             known = dict(data.get("metadata") or {})
+            card = EncoderCard.from_json(data["encoder"]).noted(known)
+            files = seals_in(data["files"])
             made = cls(str(data["collection"]), card, int(data["count"]), list(data["filter"]), files, known)
         except NOT_READ as error:
             raise SourceError(f"{path} is damaged ({error!r})") from error

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from cbmir.errors import StoreError, StoreLockedError
+from cbmir.safepath import environment
 from cbmir.schema import StoredPoint
 from cbmir.store.wal import Log, read_log
 
@@ -134,9 +135,12 @@ def _read(shard: Path, dim: int, take: Take, found: Found) -> str | None:
     for _ in range(CRASHES):
         skipped.write_text("\n".join((*found.ids, *found.unreadable)), encoding="utf-8")
         out.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "cbmir.store.rescue"]
+        command = [sys.executable, "-P", "-m", "cbmir.store.rescue"]
         arguments = [shard, out, skipped, dim, batch, os.getpid()]
-        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *map(str, arguments)],
+            capture_output=True, text=True, env={**os.environ, **environment()}, check=False,
+        )  # fmt: skip
         tried = _taken(out, take, found) if out.exists() else []
         if done.returncode == 0:
             return None

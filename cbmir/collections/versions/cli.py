@@ -41,7 +41,10 @@ def promote_(version: str, location: str) -> None:
 @click.argument("name")
 @store_option
 def rollback_(name: str, location: str) -> None:
-    """Let NAME lead to the version before the one in use."""
+    """Let NAME lead to the version before the one in use.
+
+    Each run goes back one version more. After an interrupted run, `versions` shows which one is in use.
+    """
     from cbmir.collections.versions.versions import rollback
 
     with opened(location) as store:
