@@ -33,10 +33,10 @@ import numpy as np
 from benchmarks.ingest import Some, core_seconds, ours_figures, plain_timm, reference_images_per_s
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.device import cores
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.sources import SourceImage
 from cbmir.schema import Vectors, normalise
-from ingest import SourceOptions, open_source
-from ingest.loader import Wanted, load_image
-from ingest.sources import SourceImage
 
 if TYPE_CHECKING:
     import torch  # imported where it is used: each decoding process imports this file anew

@@ -2,7 +2,7 @@
 
 - figures: precision_capped at every cutoff and kNN classification for every k, from a collection on disk; beside the
   way of the paper's programs, which apply a Python function to each row of a pandas table for each cutoff and each k;
-- neighbours: `evaluate.ranking.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is installed
+- neighbours: `cbmir.evaluate.ranking.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is installed
   (``pip install faiss-cpu``), on random unit vectors;
 - large: the scan alone over a gallery that is made as it goes, with the memory it takes.
 """
@@ -21,21 +21,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
+from cbmir.evaluate.analyses.classification.assessment import Cohort
+from cbmir.evaluate.analyses.classification.classify import Asked, VoteRules, classify
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.splits import VALIDATION, read_splits
+from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+from cbmir.evaluate.metrics import at, macro, micro
+from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.ranking.exclusion import Exclusion
+from cbmir.evaluate.ranking.keys import places_of
+from cbmir.evaluate.ranking.neighbours import scan
+from cbmir.evaluate.ranking.relevance import find_relevance, judge
+from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, normalise
 from cbmir.store import Collection, open_store
-from evaluate.classification.assessment import Cohort
-from evaluate.classification.classify import Asked, VoteRules, classify
-from evaluate.classification.knn import KnnTerms, evaluate_classification
-from evaluate.classification.splits import VALIDATION, read_splits
-from evaluate.metrics import at, macro, micro
-from evaluate.protocol import RetrievalProtocol
-from evaluate.ranking.exclusion import Exclusion
-from evaluate.ranking.keys import places_of
-from evaluate.ranking.neighbours import scan
-from evaluate.ranking.relevance import find_relevance, judge
-from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
-from evaluate.retrieval.measurement import evaluate_retrieval
 
 GALLERY, QUERIES, DIM, LABELS, K = 20_000, 6_500, 128, 40, 100
 PROTOCOL = RetrievalProtocol(

@@ -25,11 +25,11 @@ from PIL import Image
 
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.encoders.device import cores
+from cbmir.ingest import SourceOptions, ingest_images, open_source
+from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.sources import Source, SourceImage
 from cbmir.schema import Vectors, normalise
 from cbmir.store import open_store
-from ingest import SourceOptions, ingest_images, open_source
-from ingest.loader import Wanted, load_image
-from ingest.sources import Source, SourceImage
 
 if TYPE_CHECKING:
     import torch  # imported where it is used: each decoding process imports this file anew

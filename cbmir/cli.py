@@ -8,9 +8,9 @@ import click
 from cbmir import __version__
 
 _COMMANDS = {
-    "ingest": ("ingest.cli:ingest", "Embed images, or take embeddings, into a collection."),
-    "search": ("search.cli:search", "Find the stored images most similar to an image."),
-    "evaluate": ("evaluate.cli:evaluate", "Measure how well a collection retrieves."),
+    "ingest": ("cbmir.ingest.cli:ingest", "Embed images, or take embeddings, into a collection."),
+    "search": ("cbmir.search.cli:search", "Find the stored images most similar to an image."),
+    "evaluate": ("cbmir.evaluate.cli:evaluate", "Measure how well a collection retrieves."),
     "collections": ("cbmir.collections.cli:collections", "List, show and drop collections."),
     "encoders": ("cbmir.encoders.cli:encoders", "List the encoders known by name."),
     "doctor": ("cbmir.doctor:doctor_command", "Check store, collections and encoder, a line each."),

@@ -153,7 +153,7 @@ def _is_set_up() -> bool:
 
 def _source() -> list[str]:
     """The only table in /data, or /data itself if it holds none; ``CBMIR_SOURCE`` chooses another path below it."""
-    from ingest.sources import table
+    from cbmir.ingest.sources import table
 
     if chosen := _setting("CBMIR_SOURCE"):
         source = DATA / chosen

@@ -3,7 +3,7 @@
 In a notebook::
 
     from cbmir.store import open_store
-    from evaluate import RetrievalProtocol, evaluate_retrieval
+    from cbmir.evaluate import RetrievalProtocol, evaluate_retrieval
 
     with open_store("data/store") as store, store.open("demo") as collection:
         report = evaluate_retrieval(collection, RetrievalProtocol(label="modality"))
@@ -12,18 +12,18 @@ In a notebook::
 
 import importlib
 
-TYPE_CHECKING = False  # `typing` would be imported before `python -m evaluate` has taken care of the module path
+TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.evaluate` has taken care of the module path
 if TYPE_CHECKING:
-    from evaluate.audit.measurement import audit_collection
-    from evaluate.audit.terms import AuditTerms
-    from evaluate.classification.knn import KnnTerms, evaluate_classification
-    from evaluate.metrics import METRICS, Gains, metric
-    from evaluate.probe.measurement import ProbeTerms, evaluate_probe
-    from evaluate.protocol import RetrievalProtocol, conditions
-    from evaluate.recall.measurement import RecallTerms, measure_recall
-    from evaluate.retrieval.measurement import evaluate_retrieval
-    from evaluate.retrieval.report import RetrievalReport, Row
-    from evaluate.sweep.measurement import SweepTerms, evaluate_sweep
+    from cbmir.evaluate.analyses.audit.measurement import audit_collection
+    from cbmir.evaluate.analyses.audit.terms import AuditTerms
+    from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+    from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
+    from cbmir.evaluate.analyses.recall.measurement import RecallTerms, measure_recall
+    from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+    from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
+    from cbmir.evaluate.analyses.sweep.measurement import SweepTerms, evaluate_sweep
+    from cbmir.evaluate.metrics import METRICS, Gains, metric
+    from cbmir.evaluate.protocol import RetrievalProtocol, conditions
 
 __all__ = [
     "METRICS",
@@ -47,24 +47,24 @@ __all__ = [
 ]
 
 _FROM = {
-    "audit_collection": "evaluate.audit.measurement",
-    "AuditTerms": "evaluate.audit.terms",
-    "KnnTerms": "evaluate.classification.knn",
-    "evaluate_classification": "evaluate.classification.knn",
-    "METRICS": "evaluate.metrics",
-    "Gains": "evaluate.metrics",
-    "metric": "evaluate.metrics",
-    "ProbeTerms": "evaluate.probe.measurement",
-    "evaluate_probe": "evaluate.probe.measurement",
-    "RetrievalProtocol": "evaluate.protocol",
-    "conditions": "evaluate.protocol",
-    "RecallTerms": "evaluate.recall.measurement",
-    "measure_recall": "evaluate.recall.measurement",
-    "evaluate_retrieval": "evaluate.retrieval.measurement",
-    "RetrievalReport": "evaluate.retrieval.report",
-    "Row": "evaluate.retrieval.report",
-    "SweepTerms": "evaluate.sweep.measurement",
-    "evaluate_sweep": "evaluate.sweep.measurement",
+    "audit_collection": "cbmir.evaluate.analyses.audit.measurement",
+    "AuditTerms": "cbmir.evaluate.analyses.audit.terms",
+    "KnnTerms": "cbmir.evaluate.analyses.classification.knn",
+    "evaluate_classification": "cbmir.evaluate.analyses.classification.knn",
+    "METRICS": "cbmir.evaluate.metrics",
+    "Gains": "cbmir.evaluate.metrics",
+    "metric": "cbmir.evaluate.metrics",
+    "ProbeTerms": "cbmir.evaluate.analyses.probe.measurement",
+    "evaluate_probe": "cbmir.evaluate.analyses.probe.measurement",
+    "RetrievalProtocol": "cbmir.evaluate.protocol",
+    "conditions": "cbmir.evaluate.protocol",
+    "RecallTerms": "cbmir.evaluate.analyses.recall.measurement",
+    "measure_recall": "cbmir.evaluate.analyses.recall.measurement",
+    "evaluate_retrieval": "cbmir.evaluate.analyses.retrieval.measurement",
+    "RetrievalReport": "cbmir.evaluate.analyses.retrieval.report",
+    "Row": "cbmir.evaluate.analyses.retrieval.report",
+    "SweepTerms": "cbmir.evaluate.analyses.sweep.measurement",
+    "evaluate_sweep": "cbmir.evaluate.analyses.sweep.measurement",
 }
 
 

@@ -1,4 +1,4 @@
-"""``python -m evaluate``: the same as ``cbmir evaluate``."""
+"""``python -m cbmir.evaluate``: the same as ``cbmir evaluate``."""
 
 from cbmir.safepath import leave_out_working_directory
 
@@ -6,8 +6,8 @@ from cbmir.safepath import leave_out_working_directory
 def main() -> None:
     """Entry point of the program."""
     leave_out_working_directory()
+    from cbmir.evaluate.cli import evaluate
     from cbmir.options import run
-    from evaluate.cli import evaluate
 
     run(evaluate, "evaluate")
 

@@ -2,15 +2,15 @@
 
 import click
 
-from evaluate.audit.cli import audit_command
-from evaluate.classification.cli import classify
-from evaluate.comparison.cli import compare_command
-from evaluate.experiment.cli import run_command
-from evaluate.probe.cli import probe
-from evaluate.recall.cli import recall_command
-from evaluate.report.cli import report_command
-from evaluate.retrieval.cli import retrieval
-from evaluate.sweep.cli import sweep_command
+from cbmir.evaluate.analyses.audit.cli import audit_command
+from cbmir.evaluate.analyses.classification.cli import classify
+from cbmir.evaluate.analyses.comparison.cli import compare_command
+from cbmir.evaluate.analyses.experiment.cli import run_command
+from cbmir.evaluate.analyses.probe.cli import probe
+from cbmir.evaluate.analyses.recall.cli import recall_command
+from cbmir.evaluate.analyses.report.cli import report_command
+from cbmir.evaluate.analyses.retrieval.cli import retrieval
+from cbmir.evaluate.analyses.sweep.cli import sweep_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

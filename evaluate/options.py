@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import click
 
-from evaluate.metrics import METRICS
-from evaluate.protocol import EXCLUDED, GROUPS, LABELS, MAX_K, RULES, UNLABELLED, conditions
-from evaluate.significance import DRAWS
+from cbmir.evaluate.metrics import METRICS
+from cbmir.evaluate.protocol import EXCLUDED, GROUPS, LABELS, MAX_K, RULES, UNLABELLED, conditions
+from cbmir.evaluate.significance import DRAWS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ def terms_options(command: F) -> F:
 
 
 def terms(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What these options and `filter_options` say, as arguments of `evaluate.protocol.RetrievalProtocol`."""
+    """What these options and `filter_options` say, as arguments of `cbmir.evaluate.protocol.RetrievalProtocol`."""
     excluded = () if options["include_same_patient"] else tuple(dict.fromkeys(options["exclude"]))
     return {
         "queries": conditions(options["queries"]) + options["where"],
@@ -81,7 +81,7 @@ def measure_options(measures: Sequence[str], k: Sequence[int], note: str = "") -
 
 
 def measured(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What these options say, as arguments of `evaluate.protocol.RetrievalProtocol`."""
+    """What these options say, as arguments of `cbmir.evaluate.protocol.RetrievalProtocol`."""
     return {
         "measures": tuple(dict.fromkeys(options["measures"])),
         "k": tuple(sorted(set(options["k"]))),

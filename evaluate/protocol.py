@@ -7,10 +7,10 @@ from typing import Literal
 
 from cbmir import filters
 from cbmir.errors import CutoffError, FilterError, ProtocolError
+from cbmir.evaluate.metrics import METRICS
 from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse, resolve
 from cbmir.schema import FIELDS, INDEXED_FIELDS
 from cbmir.store import Collection
-from evaluate.metrics import METRICS
 
 EVERYTHING = "all"
 LABELS = ("primary_label", "labels", "modality", "anatomic_region", "pathology")
@@ -76,7 +76,7 @@ class RetrievalProtocol:
         unlabelled: Images without a value of the label. With ``exclude`` they are no queries, and in the gallery they
             may be found but are never relevant. With ``include`` they have one label more, "no label": relevant to each
             other under every rule of relevance, to no image with a label, and a class of their own.
-        relations: File of graded relations of labels for ndcg; without one, see `evaluate.ranking.relevance.hierarchy`.
+        relations: File of graded relations of labels for ndcg; without one, see `cbmir.evaluate.ranking.relevance.hierarchy`.
         measures: Names of `METRICS`.
         k: Cutoffs, 1 to `MAX_K`.
         searches: Some of `SEARCHES`.

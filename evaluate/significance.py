@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from cbmir.errors import ProtocolError
-from evaluate.metrics import Codes, Scores, group_sums, macro, micro, valued
+from cbmir.evaluate.metrics import Codes, Scores, group_sums, macro, micro, valued
 
 DRAWS = 10_000
 """The lower end of a 95% interval is then the 250th of the draws; another seed moves it by about 1% of the width."""

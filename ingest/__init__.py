@@ -1,20 +1,20 @@
-"""From images or stored embeddings to a collection: ``from ingest import ingest_images, open_source``."""
+"""From images or stored embeddings to a collection: ``from cbmir.ingest import ingest_images, open_source``."""
 
 import importlib
 
-TYPE_CHECKING = False  # `typing` would be imported before `python -m ingest` has taken care of the module path
+TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.ingest` has taken care of the module path
 if TYPE_CHECKING:
-    from ingest.pipeline import ingest_images
-    from ingest.report import IngestReport
-    from ingest.sources import SourceOptions, open_source
+    from cbmir.ingest.pipeline import ingest_images
+    from cbmir.ingest.report import IngestReport
+    from cbmir.ingest.sources import SourceOptions, open_source
 
 __all__ = ["IngestReport", "SourceOptions", "ingest_images", "open_source"]
 
 _FROM = {
-    "ingest_images": "ingest.pipeline",
-    "IngestReport": "ingest.report",
-    "SourceOptions": "ingest.sources",
-    "open_source": "ingest.sources",
+    "ingest_images": "cbmir.ingest.pipeline",
+    "IngestReport": "cbmir.ingest.report",
+    "SourceOptions": "cbmir.ingest.sources",
+    "open_source": "cbmir.ingest.sources",
 }
 
 

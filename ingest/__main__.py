@@ -1,4 +1,4 @@
-"""``python -m ingest``: the same as ``cbmir ingest``."""
+"""``python -m cbmir.ingest``: the same as ``cbmir ingest``."""
 
 from cbmir.safepath import leave_out_working_directory
 
@@ -6,8 +6,8 @@ from cbmir.safepath import leave_out_working_directory
 def main() -> None:
     """Entry point of the program."""
     leave_out_working_directory()
+    from cbmir.ingest.cli import ingest
     from cbmir.options import run
-    from ingest.cli import ingest
 
     run(ingest, "ingest")
 

@@ -12,6 +12,17 @@ from tqdm import tqdm
 
 from cbmir.encoders import EncoderSettings, given
 from cbmir.encoders.registry import check_given
+from cbmir.ingest.console import NeededToStore, dry_run_code, dry_run_option, failed, finish, seen_by, show_readings
+from cbmir.ingest.deferred import open_or_defer
+from cbmir.ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
+from cbmir.ingest.path_options import no_links_option, path_prefix_option
+from cbmir.ingest.pipeline import ingest_images
+from cbmir.ingest.reindex.cli import reindex_
+from cbmir.ingest.remembering import wanted_indexes, with_indexes
+from cbmir.ingest.shard import Shard, open_in_turn
+from cbmir.ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+from cbmir.ingest.tables.options import TableOptions, table_options
+from cbmir.ingest.thumbnails.cli import thumbnail_options, thumbnails_
 from cbmir.limit_options import image_limit_options, table_limit_options
 from cbmir.modalities import MODALITIES
 from cbmir.options import (
@@ -32,17 +43,6 @@ from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
 from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
-from ingest.console import NeededToStore, dry_run_code, dry_run_option, failed, finish, seen_by, show_readings
-from ingest.deferred import open_or_defer
-from ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
-from ingest.path_options import no_links_option, path_prefix_option
-from ingest.pipeline import ingest_images
-from ingest.reindex.cli import reindex_
-from ingest.remembering import wanted_indexes, with_indexes
-from ingest.shard import Shard, open_in_turn
-from ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
-from ingest.tables.options import TableOptions, table_options
-from ingest.thumbnails.cli import thumbnail_options, thumbnails_
 
 _EXISTING = click.Path(path_type=Path)
 _store_option = partial(store_option, cls=NeededToStore)
@@ -217,7 +217,7 @@ class _Dataset(click.Argument):
     """Shows the data sets there are where help is asked for; pandas is not imported otherwise."""
 
     def make_metavar(self, *_: Any) -> str:
-        from ingest.datasets import DATASETS
+        from cbmir.ingest.datasets import DATASETS
 
         return "|".join(sorted(DATASETS))
 
@@ -241,7 +241,7 @@ class _Dataset(click.Argument):
 @json_option
 def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any) -> int:
     """Make the table of a published data set that lies in DIR, by the published rules, for `cbmir ingest images`."""
-    from ingest import datasets  # pandas and scikit-learn take a second
+    from cbmir.ingest import datasets  # pandas and scikit-learn take a second
 
     datasets.check_suffix(out)
     prepared = datasets.prepare(dataset, folder, datasets.PrepareOptions(options["labels"], options["ignore"]))
@@ -269,7 +269,7 @@ def prepare(dataset: str, folder: Path, out: Path, as_json: bool, **options: Any
 @json_option
 def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool) -> None:
     """Write several tables as one: the union of their labels, and file paths relative to the new table (or --root)."""
-    from ingest import datasets
+    from cbmir.ingest import datasets
 
     merged = datasets.merge(tables, out, root)
     if as_json:

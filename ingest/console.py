@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import click
 from tqdm import tqdm
 
+from cbmir.ingest.deferred import Deferred
+from cbmir.ingest.pipeline import Seen
+from cbmir.ingest.remembering import remember_readings
+from cbmir.ingest.report import IngestReport, write_failures
+from cbmir.ingest.sources import Failure, ReadSource
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.reading import Reading
 from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say
 from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
-from ingest.deferred import Deferred
-from ingest.pipeline import Seen
-from ingest.remembering import remember_readings
-from ingest.report import IngestReport, write_failures
-from ingest.sources import Failure, ReadSource
-from ingest.tables.options import TableOptions
-from ingest.tables.reading import Reading
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.ingest.interrupt import Interrupt
+from cbmir.ingest.moves import Moves
+from cbmir.ingest.pipeline import as_stored
+from cbmir.ingest.report import IngestReport
+from cbmir.ingest.sources import Failure, Source, SourceImage
 from cbmir.paths import PathPrefixes
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, is_unit, normalise
 from cbmir.store import Collection
 from cbmir.vectorfile import EmbeddingsFile, open_embeddings
-from ingest.interrupt import Interrupt
-from ingest.moves import Moves
-from ingest.pipeline import as_stored
-from ingest.report import IngestReport
-from ingest.sources import Failure, Source, SourceImage
 
 BATCH = 512
 _SAME = 1e-6

@@ -21,6 +21,9 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from cbmir.errors import ImageError, WorkerError
+from cbmir.ingest.semaphores import marked, remove_left
+from cbmir.ingest.shared import SharedPixels
+from cbmir.ingest.thumbnails.place import MODE, is_there, write
 from cbmir.limits import Limits
 from cbmir.media import (
     DECODER,
@@ -34,9 +37,6 @@ from cbmir.media import (
     thumbnail,
 )
 from cbmir.safepath import as_here
-from ingest.semaphores import marked, remove_left
-from ingest.shared import SharedPixels
-from ingest.thumbnails.place import MODE, is_there, write
 
 CHUNK = {"image": 16, "volume": 1}
 """Images or volumes a task at most: a volume for a network has 16 MB, and a file can take a worker some GB."""

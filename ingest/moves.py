@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cbmir.filters import Condition
+from cbmir.ingest.sources import SourceImage
 from cbmir.paths import normal_path
 from cbmir.schema import EmbeddedBatch, ImageRecord, StoredPoint
 from cbmir.store import Collection
-from ingest.sources import SourceImage
 
 _BATCH = 256
 

@@ -12,17 +12,17 @@ import numpy as np
 from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
 from cbmir.encoders.needed import recognise
+from cbmir.ingest.encoding import AT_ONCE, Encoding, Item
+from cbmir.ingest.interrupt import Interrupt
+from cbmir.ingest.loader import Loaded, Loader, Wanted, chunk_size
+from cbmir.ingest.moves import Known, Moves
+from cbmir.ingest.report import IngestReport
+from cbmir.ingest.sources import Failure, Source, SourceImage
+from cbmir.ingest.thumbnails.place import MODE, Place, is_ours, remove
+from cbmir.ingest.writer import Writer
 from cbmir.media import DECODER
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
-from ingest.encoding import AT_ONCE, Encoding, Item
-from ingest.interrupt import Interrupt
-from ingest.loader import Loaded, Loader, Wanted, chunk_size
-from ingest.moves import Known, Moves
-from ingest.report import IngestReport
-from ingest.sources import Failure, Source, SourceImage
-from ingest.thumbnails.place import MODE, Place, is_ours, remove
-from ingest.writer import Writer
 
 MIN_BATCH = {"image": 64, "volume": 1}
 """Images or volumes encoded and written together at least, unless no more come."""

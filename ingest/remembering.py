@@ -9,14 +9,14 @@ from typing import Any
 from cbmir import __version__
 from cbmir.errors import SourceError
 from cbmir.filters import own_column, own_field
+from cbmir.ingest.tables.columns import EXTRA, IGNORED
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.reading import Reading
 from cbmir.modalities import modality_code
 from cbmir.schema import FIELDS
 from cbmir.store import Collection
 from cbmir.store.columns import IndexKind
 from cbmir.store.sources import remember
-from ingest.tables.columns import EXTRA, IGNORED
-from ingest.tables.options import TableOptions
-from ingest.tables.reading import Reading
 
 _IDS = ("patient_id", "study_id", "series_id")
 _NAMED = 3

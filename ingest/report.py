@@ -10,10 +10,10 @@ from typing import Any
 
 from cbmir.errors import SourceError
 from cbmir.formulas import harmless
+from cbmir.ingest.sources import Failure
+from cbmir.ingest.tables.reading import Reading
 from cbmir.media import NOTES, Note, noted, passed_over
 from cbmir.units import counted, rate
-from ingest.sources import Failure
-from ingest.tables.reading import Reading
 
 
 @dataclass(slots=True)

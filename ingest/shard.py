@@ -11,8 +11,8 @@ from typing import Self
 
 from cbmir.errors import SourceError, StoreLockedError
 from cbmir.fingerprint import EncoderCard
+from cbmir.ingest.sources import Failure, Source, SourceImage
 from cbmir.store import Collection, Layout, Store
-from ingest.sources import Failure, Source, SourceImage
 
 _POLL_S = 0.5
 

@@ -1,6 +1,6 @@
 """From a query to hits.
 
-from search import Query, Searcher
+from cbmir.search import Query, Searcher
 
 with Searcher("data/demo/store", "efficientnet-lite0") as searcher:
     hits = searcher.image("query.png", Query(k=5, where=["modality=CT"]))
@@ -8,16 +8,16 @@ with Searcher("data/demo/store", "efficientnet-lite0") as searcher:
 
 import importlib
 
-TYPE_CHECKING = False  # `typing` would be imported before `python -m search` has taken care of the module path
+TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.search` has taken care of the module path
 if TYPE_CHECKING:
-    from search.searcher import Answer, Query, Searcher
+    from cbmir.search.searcher import Answer, Query, Searcher
 
 __all__ = ["Answer", "Query", "Searcher"]
 
 _FROM = {
-    "Answer": "search.searcher",
-    "Query": "search.searcher",
-    "Searcher": "search.searcher",
+    "Answer": "cbmir.search.searcher",
+    "Query": "cbmir.search.searcher",
+    "Searcher": "cbmir.search.searcher",
 }
 
 

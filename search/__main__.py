@@ -1,4 +1,4 @@
-"""``python -m search``: the same as ``cbmir search``."""
+"""``python -m cbmir.search``: the same as ``cbmir search``."""
 
 from cbmir.safepath import leave_out_working_directory
 
@@ -7,7 +7,7 @@ def main() -> None:
     """Entry point of the program."""
     leave_out_working_directory()
     from cbmir.options import run
-    from search.cli import search
+    from cbmir.search.cli import search
 
     run(search, "search")
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
-from search.layout import FAINT, FONT_PX, GAP_PX, RULE, TILE_PX, WIDTH_PX, Page
+from cbmir.search.layout import FAINT, FONT_PX, GAP_PX, RULE, TILE_PX, WIDTH_PX, Page
 
 _DPI = 96
 _A4_IN = 11.69

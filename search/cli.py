@@ -27,14 +27,14 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.schema import Vectors, normalise
+from cbmir.search.output import FORMATS, as_json, shown_value
+from cbmir.search.searcher import Answer, Query, Searcher, check_queries, image_files
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
-from search.output import FORMATS, as_json, shown_value
-from search.searcher import Answer, Query, Searcher, check_queries, image_files
 
 if TYPE_CHECKING:
-    from search.sheet import SheetTerms
-    from search.shelf import Shelf
+    from cbmir.search.sheet import SheetTerms
+    from cbmir.search.shelf import Shelf
 
     Sheet = tuple[Shelf, SheetTerms]
 
@@ -187,7 +187,7 @@ def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":
             if options[name]:
                 raise click.UsageError(f"{option} is for a sheet: give --sheet FILE too")
         return None
-    from search.sheet import SheetTerms
+    from cbmir.search.sheet import SheetTerms
 
     captions = tuple(item.strip() for item in (options["captions"] or "").split(",") if item.strip())
     return SheetTerms(path=options["sheet"], captions=captions, allow_missing=options["allow_missing"])
@@ -197,7 +197,7 @@ def _sheet(searcher: Searcher, terms: "SheetTerms | None", options: dict[str, An
     """The sheet with where its images are, looked for before the search."""
     if terms is None:
         return None
-    from search.shelf import Shelf
+    from cbmir.search.shelf import Shelf
 
     collection, where = searcher.collection, options["where"]
     shelf = Shelf(collection, options["root"])
@@ -236,7 +236,7 @@ def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None"
     for answer in failed:
         say(f"failed: {answer.query} {answer.reason}")
     if sheet:
-        from search.sheet import draw_sheet
+        from cbmir.search.sheet import draw_sheet
 
         drawn = draw_sheet(answers, *sheet)
         left_out = f"; {drawn.left_out:,} hits beyond the first {drawn.hits} left out" if drawn.left_out else ""

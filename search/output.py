@@ -7,7 +7,7 @@ from typing import Any
 
 from cbmir.filters import own_column, own_field
 from cbmir.schema import FIELDS, PAYLOAD_FIELDS
-from search.searcher import Answer
+from cbmir.search.searcher import Answer
 
 _COLUMNS = tuple(field.name for field in PAYLOAD_FIELDS if field.kind != "object" and not field.internal)
 

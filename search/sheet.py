@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import ImageError, SourceError
-from search.searcher import Answer
-from search.shelf import Shelf, refuse_missing
+from cbmir.search.searcher import Answer
+from cbmir.search.shelf import Shelf, refuse_missing
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from search.layout import Tile
+    from cbmir.search.layout import Tile
 
 FORMS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".svg": "svg", ".pdf": "pdf"}
 """What a sheet is written as, by the ending of its name."""
@@ -93,7 +93,7 @@ def draw_sheet(answers: Sequence[Answer], shelf: Shelf, terms: SheetTerms) -> Sh
     Raises:
         ImageError: an image can't be drawn and that isn't allowed, or the file can't be written.
     """
-    from search import canvas, layout
+    from cbmir.search import canvas, layout
 
     shown = list(_fitting([answer for answer in answers if answer.reason is None]))
     drawing = _Drawing(shelf, terms)
@@ -138,7 +138,7 @@ class _Drawing:
         return [self._query(answer, own), *hits]
 
     def _query(self, answer: Answer, own: Mapping[str, Any]) -> "Tile":
-        from search.layout import Tile, wrapped
+        from cbmir.search.layout import Tile, wrapped
 
         name = answer.file.name if answer.file else answer.query
         texts = ["query", *(wrapped(", ".join(own["labels"]), _LABEL_LINES) if own.get("labels") else ())]
@@ -151,7 +151,7 @@ class _Drawing:
         return Tile(image, reason, lines)
 
     def _hit(self, own: Mapping[str, Any], rank: int, score: float, payload: Mapping[str, Any]) -> "Tile":
-        from search.layout import Tile, wrapped
+        from cbmir.search.layout import Tile, wrapped
 
         colour = _colour(own, payload)
         self.colours.add(colour)
@@ -165,7 +165,7 @@ class _Drawing:
         return Tile(image, reason, tuple(texts), "" if colour == _INK else colour)
 
     def _captions(self, payload: Mapping[str, Any]) -> Iterator[str]:
-        from search.layout import cut
+        from cbmir.search.layout import cut
 
         for caption in self.terms.captions if payload else ():
             value = str(payload.get(CAPTIONS[caption]) or "")

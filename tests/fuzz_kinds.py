@@ -27,16 +27,16 @@ from test_decoder_version import HOW
 from cbmir.collections.backup.backup import restore, snapshot
 from cbmir.collections.backup.manifest import Manifest as Backup
 from cbmir.collections.exchange.exchange import Export, export
+from cbmir.evaluate.analyses.experiment.plan import read_plan
+from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.evaluate.cli import ANALYSES
+from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.fingerprint import external_card
+from cbmir.ingest import open_source
 from cbmir.media import Asset, VolumePreprocessing, prepare, render, thumbnail
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 from cbmir.vectorfile import write_embeddings
-from evaluate.cli import ANALYSES
-from evaluate.experiment.plan import read_plan
-from evaluate.experiment.reference import read_reference
-from evaluate.ranking.relevance import Relations
-from ingest import open_source
 
 VOLUME = VolumePreprocessing(input_voxels=(8, 8, 8), window_hu=(-1000, 1000), fit="squash")
 COMMANDS = {str(command.name): command for command in ANALYSES}
@@ -213,7 +213,7 @@ def _published(folder: Path) -> Sequence[bytes]:
 
 
 def _read_vectors(path: Path) -> None:
-    from ingest.embeddings import EmbeddingsFiles
+    from cbmir.ingest.embeddings import EmbeddingsFiles
 
     with EmbeddingsFiles([path]) as files:
         (file,) = files.files

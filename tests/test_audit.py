@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbmir.errors import CbmirError, CutoffError, FilterError, ProtocolError
+from cbmir.evaluate import AuditTerms, audit_collection
+from cbmir.evaluate.analyses.audit.copies import COPIES, find_copies
+from cbmir.evaluate.ranking.trial import read_trial
+from cbmir.evaluate.significance import Resampler
 from cbmir.filters import parse
 from cbmir.fingerprint import external_card
 from cbmir.schema import SPLITS, EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
-from evaluate import AuditTerms, audit_collection
-from evaluate.audit.copies import COPIES, find_copies
-from evaluate.ranking.trial import read_trial
-from evaluate.significance import Resampler
 
 DIM = 16
 

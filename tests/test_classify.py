@@ -17,12 +17,12 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import CutoffError, ProtocolError
-from evaluate.classification.assessment import AREAS, COUNTED, Cohort, assess
-from evaluate.classification.classify import Asked, VoteRules, choose_k, classify
-from evaluate.classification.labels import ACCURACY, EXACT_MATCH, LabelFigures, label_figures, named
-from evaluate.classification.roc import curve
-from evaluate.classification.verdicts import Verdicts
-from evaluate.classification.votes import (
+from cbmir.evaluate.analyses.classification.assessment import AREAS, COUNTED, Cohort, assess
+from cbmir.evaluate.analyses.classification.classify import Asked, VoteRules, choose_k, classify
+from cbmir.evaluate.analyses.classification.labels import ACCURACY, EXACT_MATCH, LabelFigures, label_figures, named
+from cbmir.evaluate.analyses.classification.roc import curve
+from cbmir.evaluate.analyses.classification.verdicts import Verdicts
+from cbmir.evaluate.analyses.classification.votes import (
     NONE,
     TEMPERATURE,
     VOTES,
@@ -33,7 +33,7 @@ from evaluate.classification.votes import (
     predictions,
     shares,
 )
-from evaluate.significance import Resampler, percentile_interval
+from cbmir.evaluate.significance import Resampler, percentile_interval
 
 EVERYTHING = slice(None)
 CUTOFFS = (1, 2, 3, 8, 17, 40)
@@ -139,7 +139,7 @@ def test_predict__is_the_same_in_blocks_of_queries(several, monkeypatch):
     _, _, places, cosines, known, truth = _scene(4, several)
     ballots = _ballots(places, cosines, known)
     whole, scores, votes = predict(ballots, 9), micro_f1(ballots, truth), shares(ballots, 9)
-    monkeypatch.setattr("evaluate.classification.votes.CELLS", 50)  # seven queries a block
+    monkeypatch.setattr("cbmir.evaluate.analyses.classification.votes.CELLS", 50)  # seven queries a block
     np.testing.assert_array_equal(predict(ballots, 9), whole)
     np.testing.assert_array_equal(micro_f1(ballots, truth), scores)
     np.testing.assert_array_equal(shares(ballots, 9), votes)
@@ -310,7 +310,7 @@ def test_assess__intervals_are_those_of_scikit_learn_on_every_draw(several):
 def test_assess__leaves_out_draws_of_the_area_that_cost_too_much(monkeypatch):
     _, _, places, cosines, known, truth = _scene(7)
     cohort = Cohort({}, np.ones(90, bool), Resampler(np.arange(90), draws=50))
-    monkeypatch.setattr("evaluate.classification.assessment.EFFORT", 20_000)
+    monkeypatch.setattr("cbmir.evaluate.analyses.classification.assessment.EFFORT", 20_000)
     result = classify(known, Asked(places, cosines, truth), cohort, VoteRules(k=12)).assessment
     assert 2 < result.area_draws < 50 == result.draws
     assert all(not math.isnan(figure.low) for figure in result.figures)
@@ -428,7 +428,7 @@ def test_classify__refuses():
 
 
 def test_shares__refuse_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr("evaluate.classification.votes.MAX_SHARES", 10)
+    monkeypatch.setattr("cbmir.evaluate.analyses.classification.votes.MAX_SHARES", 10)
     with pytest.raises(ProtocolError, match="the votes of 4 queries on 3 classes don't fit"):
         shares(_ballots(PLACES, COSINES), 2)
 

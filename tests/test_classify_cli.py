@@ -11,17 +11,17 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.classification.classify import VoteRules
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.report import MEASURES
+from cbmir.evaluate.analyses.classification.splits import Coding, read_splits
+from cbmir.evaluate.analyses.classification.votes import NONE
+from cbmir.evaluate.analyses.probe.descent import ProbeSettings
+from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
+from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol, conditions
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from evaluate.classification.classify import VoteRules
-from evaluate.classification.knn import KnnTerms, evaluate_classification
-from evaluate.classification.report import MEASURES
-from evaluate.classification.splits import Coding, read_splits
-from evaluate.classification.votes import NONE
-from evaluate.probe.descent import ProbeSettings
-from evaluate.probe.measurement import ProbeTerms, evaluate_probe
-from evaluate.protocol import SEARCHES, RetrievalProtocol, conditions
 
 CARD = external_card("clusters", 8)
 NAMES = tuple(f"{modality}/chest/{finding}" for modality in ("CT", "XR") for finding in ("a", "b", "c"))
@@ -242,7 +242,7 @@ def test_evaluate_probe__learns_as_well_as_logistic_regression(clusters):
 
 def test_evaluate_probe__streamed_gallery_gives_the_same_figures(clusters, monkeypatch):
     held = evaluate_probe(clusters, FIGURES, SHORT)
-    monkeypatch.setattr("evaluate.ranking.trial.HELD_BYTES", 0)
+    monkeypatch.setattr("cbmir.evaluate.ranking.trial.HELD_BYTES", 0)
     streamed = evaluate_probe(clusters, FIGURES, SHORT)
     assert _values(streamed.report.rows) == _values(held.report.rows)
     assert streamed.training.curve == held.training.curve

@@ -9,12 +9,12 @@ import pytest
 from scipy.stats import permutation_test
 
 from cbmir.errors import CbmirError, CollectionError, ProtocolError
+from cbmir.evaluate import RetrievalProtocol
+from cbmir.evaluate.analyses.comparison.compare import Contender, compare, compare_scores
+from cbmir.evaluate.analyses.retrieval.setting import Barred, Intervals, Setting, Side
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from evaluate import RetrievalProtocol
-from evaluate.comparison.compare import Contender, compare, compare_scores
-from evaluate.retrieval.setting import Barred, Intervals, Setting, Side
 
 DIM = 8
 QUERIES, GALLERY, CLASSES = 60, 90, 3

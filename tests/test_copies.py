@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+from cbmir.evaluate.options import conditions
+from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.filters import parse
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
-from evaluate.options import conditions
-from evaluate.protocol import RetrievalProtocol
-from evaluate.retrieval.measurement import evaluate_retrieval
 
 IMAGES = (  # split, data set, patient, file
     ("test", "d", "a", "1"),

@@ -15,14 +15,14 @@ from pictures import write_picture
 from sklearn.model_selection import train_test_split
 
 from cbmir.errors import SourceError
-from ingest import open_source
-from ingest.datasets import DATASETS, PrepareOptions, merge, prepare
-from ingest.datasets.base import NO_LABEL, SEVERAL, UNCERTAIN, draw, rule
-from ingest.datasets.chexpert import chexpert
-from ingest.datasets.nih14 import nih14
-from ingest.datasets.observations import OBSERVATIONS
-from ingest.datasets.tree import Tree
-from ingest.sources import SourceImage, SourceOptions
+from cbmir.ingest import open_source
+from cbmir.ingest.datasets import DATASETS, PrepareOptions, merge, prepare
+from cbmir.ingest.datasets.base import NO_LABEL, SEVERAL, UNCERTAIN, draw, rule
+from cbmir.ingest.datasets.chexpert import chexpert
+from cbmir.ingest.datasets.nih14 import nih14
+from cbmir.ingest.datasets.observations import OBSERVATIONS
+from cbmir.ingest.datasets.tree import Tree
+from cbmir.ingest.sources import SourceImage, SourceOptions
 
 MULTI = PrepareOptions(labels="multi")
 

@@ -7,10 +7,10 @@ from PIL import Image
 from test_ingest_images import contents, ingest
 
 from cbmir.encoders import get
+from cbmir.ingest.loader import Wanted, load_image
 from cbmir.media import DECODER, Preprocessing, prepare, sha256
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
-from ingest.loader import Wanted, load_image
 
 HOW = Preprocessing((32, 32), "squash", 32, "bilinear", (0.5,), (0.5,), channels=1)
 

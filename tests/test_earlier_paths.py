@@ -11,11 +11,11 @@ import pytest
 from cbmir.collections.exchange.exchange import Export
 from cbmir.collections.transfer.transfer import transfer
 from cbmir.encoders import get
+from cbmir.ingest import SourceOptions, ingest_images, open_source
+from cbmir.ingest.embeddings import EmbeddingsFiles, ingest_embeddings
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import EmbeddedBatch, ImageRecord, point_id
 from cbmir.store import open_store
-from ingest import SourceOptions, ingest_images, open_source
-from ingest.embeddings import EmbeddingsFiles, ingest_embeddings
 
 KEYS = {
     "pixels": {normal_path(name) for name in earlier_paths.IMAGES.values()},

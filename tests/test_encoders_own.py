@@ -16,9 +16,9 @@ from cbmir.encoders import EncoderSettings, get, given
 from cbmir.encoders.plugins import plugin
 from cbmir.errors import EncoderError, ImageError
 from cbmir.fingerprint import EncoderCard
+from cbmir.ingest.loader import Loader, Wanted
 from cbmir.media import OwnPreprocessing, Volume, prepare
 from cbmir.store.edge import EdgeStore
-from ingest.loader import Loader, Wanted
 
 timm = pytest.importorskip("timm")
 

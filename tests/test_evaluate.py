@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-import evaluate.ranking.neighbours
-import evaluate.ranking.relevance
-import evaluate.ranking.trial
+import cbmir.evaluate.ranking.neighbours
+import cbmir.evaluate.ranking.relevance
+import cbmir.evaluate.ranking.trial
 from cbmir.errors import CbmirError, ProtocolError
+from cbmir.evaluate import RetrievalProtocol, conditions, evaluate_retrieval
+from cbmir.evaluate.ranking.exclusion import Exclusion
+from cbmir.evaluate.ranking.keys import keys_of
+from cbmir.evaluate.ranking.neighbours import ask, scan
+from cbmir.evaluate.ranking.trial import NONE, read_trial
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from evaluate import RetrievalProtocol, conditions, evaluate_retrieval
-from evaluate.ranking.exclusion import Exclusion
-from evaluate.ranking.keys import keys_of
-from evaluate.ranking.neighbours import ask, scan
-from evaluate.ranking.trial import NONE, read_trial
 
 DIM = 16
 ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
@@ -173,10 +173,12 @@ def engine(collection, trial, depth):
 
 @pytest.mark.parametrize("held", [True, False])
 def test_scan__agrees_with_scikit_learn(fill, monkeypatch, held):
-    monkeypatch.setattr(evaluate.ranking.trial, "SCROLL_IMAGES", 17)
-    monkeypatch.setattr(evaluate.ranking.neighbours, "CHUNK_IMAGES", 150 if held else 40)  # one, or several to merge
+    monkeypatch.setattr(cbmir.evaluate.ranking.trial, "SCROLL_IMAGES", 17)
+    monkeypatch.setattr(
+        cbmir.evaluate.ranking.neighbours, "CHUNK_IMAGES", 150 if held else 40
+    )  # one, or several to merge
     if not held:
-        monkeypatch.setattr(evaluate.ranking.trial, "HELD_BYTES", 0)
+        monkeypatch.setattr(cbmir.evaluate.ranking.trial, "HELD_BYTES", 0)
     records, vectors = published_layout(3, 150)
     collection = fill(records, vectors)
     trial = read_trial(collection, RetrievalProtocol(queries=conditions(["split=test|val"])))
@@ -192,7 +194,7 @@ def test_scan__agrees_with_scikit_learn(fill, monkeypatch, held):
 
 
 def test_search__copies_come_by_rising_id_and_missing_places_are_marked(fill, monkeypatch):
-    monkeypatch.setattr(evaluate.ranking.trial, "SCROLL_IMAGES", 3)
+    monkeypatch.setattr(cbmir.evaluate.ranking.trial, "SCROLL_IMAGES", 3)
     rng = np.random.default_rng(0)
     picture = rng.standard_normal(DIM)
     records = [
@@ -311,7 +313,7 @@ def test_evaluate_retrieval__nothing_covered_is_no_value(hand):
 
 
 def test_find_relevance__refuses_too_many_label_values(hand, monkeypatch):
-    monkeypatch.setattr(evaluate.ranking.relevance, "MAX_SETS", 2)
+    monkeypatch.setattr(cbmir.evaluate.ranking.relevance, "MAX_SETS", 2)
     with pytest.raises(ProtocolError, match="primary_label has more than 2 distinct values; choose another --label"):
         evaluate_retrieval(hand)
 

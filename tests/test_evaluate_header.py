@@ -10,12 +10,12 @@ import click
 import numpy as np
 import pytest
 
+from cbmir.evaluate.analyses.retrieval.setting import unknown_patients
+from cbmir.evaluate.cli import evaluate
+from cbmir.evaluate.header import PatientCounts
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
-from evaluate.cli import evaluate
-from evaluate.header import PatientCounts
-from evaluate.retrieval.setting import unknown_patients
 
 IMAGES = 60
 QUICK = {"--draws": 20, "--count": 8, "--ef": 32, "--epochs": 2, "--max-k": 5, "--galleries": 1, "--pictures": 1}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.experiment.plan import read_plan
+from cbmir.evaluate.analyses.experiment.provenance import state_of
+from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.evaluate.cli import ANALYSES
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
-from evaluate.cli import ANALYSES
-from evaluate.experiment.plan import read_plan
-from evaluate.experiment.provenance import state_of
-from evaluate.experiment.reference import read_reference
 
 COMMANDS = {str(command.name): command for command in ANALYSES}
 DIM = 6

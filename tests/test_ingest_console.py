@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingest.report import IngestReport
+from cbmir.ingest.report import IngestReport
 
 
 @pytest.fixture

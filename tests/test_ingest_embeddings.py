@@ -14,11 +14,11 @@ from pictures import cbmir, write_picture, write_table
 from cbmir.encoders import get
 from cbmir.errors import SourceError
 from cbmir.fingerprint import external_card
+from cbmir.ingest import ingest_images, open_source
+from cbmir.ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
 from cbmir.schema import normalise
 from cbmir.store import open_store
 from cbmir.vectorfile import open_embeddings, write_embeddings
-from ingest import ingest_images, open_source
-from ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
 
 COUNT = 24
 DIM = 6

@@ -25,11 +25,11 @@ from PIL import Image
 
 from cbmir.encoders import get
 from cbmir.errors import SourceError
+from cbmir.ingest import SourceOptions, ingest_images, open_source
+from cbmir.ingest.report import write_failures
+from cbmir.ingest.sources import Failure, SourceImage
 from cbmir.paths import normal_path
 from cbmir.store import open_store
-from ingest import SourceOptions, ingest_images, open_source
-from ingest.report import write_failures
-from ingest.sources import Failure, SourceImage
 
 MEMORY_KB = 1_500_000
 TIMEOUT_S = 600

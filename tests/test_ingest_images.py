@@ -16,10 +16,10 @@ from pictures import LABELS, cbmir, command, environment, write_picture, write_t
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import FingerprintError
 from cbmir.fingerprint import external_card
+from cbmir.ingest import SourceOptions, ingest_images, open_source
+from cbmir.ingest.loader import Loader, Wanted, chunk_size, load_image
 from cbmir.media import Preprocessing, VolumePreprocessing
 from cbmir.store import open_store
-from ingest import SourceOptions, ingest_images, open_source
-from ingest.loader import Loader, Wanted, chunk_size, load_image
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_ingest_images__even_pictures_are_counted_with_a_reason(tmp_path, encode
 
 
 def test_ingest_images__network_and_query_share_one_preprocessing(tmp_path):
-    from search import Query, Searcher
+    from cbmir.search import Query, Searcher
 
     table = write_table(tmp_path / "data", 12)
     network = get("efficientnet-lite0-untrained", EncoderSettings(device="cpu"))
@@ -210,7 +210,7 @@ def test_loader__survives_the_death_of_a_worker(tmp_path):
 def test_loader__workers_end_with_a_killed_parent(tmp_path):
     write_picture(tmp_path / "1.png", 1)
     code = (
-        "import sys, time; from ingest.loader import *; from cbmir.media import Preprocessing\n"
+        "import sys, time; from cbmir.ingest.loader import *; from cbmir.media import Preprocessing\n"
         "if __name__ == '__main__':\n"
         "    how = Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1)\n"
         "    loader = Loader(how, 2); list(loader.load([[Wanted(Path(sys.argv[1]), None)]]))\n"
@@ -231,7 +231,7 @@ def test_loader__workers_end_with_a_killed_parent(tmp_path):
 def test_loader__says_that_no_worker_can_start(tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(
-        "from cbmir.errors import WorkerError; from ingest.loader import *\n"
+        "from cbmir.errors import WorkerError; from cbmir.ingest.loader import *\n"
         "try:\n"
         "    Loader(Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,)), 2)\n"
         "except WorkerError as error:\n"
@@ -249,7 +249,7 @@ def alive(pid):
 
 
 def test_default_name__is_fit_for_a_collection():
-    from ingest.cli import _slug
+    from cbmir.ingest.cli import _slug
 
     assert _slug("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
     assert _slug("efficientnet-lite0") == "efficientnet-lite0"

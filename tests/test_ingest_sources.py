@@ -5,8 +5,8 @@ import pytest
 from pictures import write_picture
 
 from cbmir.errors import SourceError
-from ingest import SourceOptions, open_source
-from ingest.sources import Failure, SourceImage
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.sources import Failure, SourceImage
 
 
 def items(path, **options):

@@ -20,12 +20,12 @@ from test_decoder_version import HOW
 
 from cbmir.encoders import get
 from cbmir.errors import CbmirError, ImageError, SourceError
+from cbmir.ingest import ingest_images, open_source
+from cbmir.ingest.loader import Loader, Wanted, load_image
 from cbmir.limits import Limits, bytes_of, seconds_of
 from cbmir.media import Asset, decode_noted, prepare, read_volume
 from cbmir.media.tiff import MAX_DIRECTORIES, check_directories
 from cbmir.store import open_store
-from ingest import ingest_images, open_source
-from ingest.loader import Loader, Wanted, load_image
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds the memory of a process")
 

@@ -19,16 +19,16 @@ from cbmir.collections.backup.directory import _Filter
 from cbmir.collections.manifests import Form
 from cbmir.encoders import get
 from cbmir.errors import ProtocolError, SourceError
+from cbmir.evaluate.analyses.experiment.plan import read_plan
+from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.hdf5 import MAX_DEPTH
+from cbmir.ingest import SourceOptions, datasets, open_source
+from cbmir.ingest.tables.columnar import MAX_CELL
+from cbmir.ingest.tables.delimited import MAX_LINE
+from cbmir.ingest.tables.rows import MAX_COLUMNS, TableFile
 from cbmir.textfile import MAX_BYTES, read_text
 from cbmir.vectorfile import open_embeddings
-from evaluate.experiment.plan import read_plan
-from evaluate.experiment.reference import read_reference
-from evaluate.ranking.relevance import Relations
-from ingest import SourceOptions, datasets, open_source
-from ingest.tables.columnar import MAX_CELL
-from ingest.tables.delimited import MAX_LINE
-from ingest.tables.rows import MAX_COLUMNS, TableFile
 
 
 def refused(path):

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from ir_measures import AP, RR, P, R, Rprec, Success, nDCG
 
 from cbmir.errors import CutoffError, ProtocolError
-from evaluate.metrics import METRICS, Gains, at, macro, micro, ndcg, precision, precision_capped, valued
+from cbmir.evaluate.metrics import METRICS, Gains, at, macro, micro, ndcg, precision, precision_capped, valued
 
 NAN = math.nan
 

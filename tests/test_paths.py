@@ -14,11 +14,11 @@ from pictures import write_picture
 
 from cbmir.collections.prune.prune import prune
 from cbmir.errors import ImageError, SourceError
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.sources import Failure, SourceImage
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.root import OutsideError, Root
 from cbmir.schema import EmbeddedBatch, ImageRecord
-from ingest import SourceOptions, open_source
-from ingest.sources import Failure, SourceImage
 
 NFC, NFD = (unicodedata.normalize(form, "Röntgen/Ödem 1.png") for form in ("NFC", "NFD"))
 

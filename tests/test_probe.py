@@ -10,12 +10,12 @@ from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
 from cbmir.errors import CbmirError, EncoderError, FingerprintError, ProtocolError, WeightsError
-from evaluate.classification.assessment import Cohort, assess
-from evaluate.classification.votes import NONE, Labels
-from evaluate.probe.descent import Examples, ProbeSettings
-from evaluate.probe.fewshot import Splits, drawn, few_shot
-from evaluate.probe.layer import Probe, Task
-from evaluate.probe.training import BEST, LAST, train_probe
+from cbmir.evaluate.analyses.classification.assessment import Cohort, assess
+from cbmir.evaluate.analyses.classification.votes import NONE, Labels
+from cbmir.evaluate.analyses.probe.descent import Examples, ProbeSettings
+from cbmir.evaluate.analyses.probe.fewshot import Splits, drawn, few_shot
+from cbmir.evaluate.analyses.probe.layer import Probe, Task
+from cbmir.evaluate.analyses.probe.training import BEST, LAST, train_probe
 
 NAMES = ("CT/lung/nodule", "MR/brain/glioma", "XR/chest/normal")
 TASK = Task(NAMES, "f00d")
@@ -74,7 +74,7 @@ def _plain_loop(train, val, settings, several):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_train_probe__as_a_plain_loop(several, monkeypatch):
-    monkeypatch.setattr("evaluate.probe.descent.VALIDATED", 16)  # the last of three parts is shorter
+    monkeypatch.setattr("cbmir.evaluate.analyses.probe.descent.VALIDATED", 16)  # the last of three parts is shorter
     train, val = _examples(1, several=several), _examples(2, 40, several=several)
     result = train_probe(train, val, SEVERAL if several else TASK, SHORT)
     curve, (weight, bias) = _plain_loop(train, val, SHORT, several)
@@ -121,7 +121,7 @@ def test_train_probe__as_logistic_regression_where_classes_are_apart():
 
 @pytest.mark.parametrize("task", [TASK, SEVERAL])
 def test_probe__scores_are_probabilities(task, monkeypatch):
-    monkeypatch.setattr("evaluate.probe.layer.BLOCK", 7)
+    monkeypatch.setattr("cbmir.evaluate.analyses.probe.layer.BLOCK", 7)
     rng = np.random.default_rng(0)
     probe = Probe(task, rng.normal(size=(3, 6)).astype(np.float32) * 400, np.ones(3, np.float32), 0, 1, 0.5)
     vectors = _examples(3, 20).vectors

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbmir.errors import CutoffError, ProtocolError
-from evaluate.protocol import RetrievalProtocol, conditions, wording
-from evaluate.ranking.exclusion import Exclusion
-from evaluate.ranking.relevance import RULES, Relations, find_grades, find_relevance, hierarchy, judge
-from evaluate.ranking.trial import NONE, PATHS, Images, Trial, Vocabulary, packed_ids
+from cbmir.evaluate.protocol import RetrievalProtocol, conditions, wording
+from cbmir.evaluate.ranking.exclusion import Exclusion
+from cbmir.evaluate.ranking.relevance import RULES, Relations, find_grades, find_relevance, hierarchy, judge
+from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Trial, Vocabulary, packed_ids
 
 SETS = ((), ("CT/a/x",), ("CT/a/y",), ("CT/a/x", "CT/a/y"), ("MR/a/x",))
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbmir.errors import CutoffError, ProtocolError
+from cbmir.evaluate.analyses.recall.measurement import EFS, RecallTerms, measure_recall
 from cbmir.filters import parse
 from cbmir.schema import Hit
 from cbmir.store import open_store
 from cbmir.store.tuning import recall
 from cbmir.store.ways import search_ef
-from evaluate.recall.measurement import EFS, RecallTerms, measure_recall
 
 
 def hits(*scores):

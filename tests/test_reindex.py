@@ -13,14 +13,14 @@ from cbmir.collections.versions.versions import begin, promote, rollback, versio
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import CollectionError, FingerprintError, StoreError
 from cbmir.fingerprint import external_card
+from cbmir.ingest import ingest_images, open_source
+from cbmir.ingest.reindex.reindex import StoredSource, check_target, open_target
+from cbmir.ingest.report import IngestReport
+from cbmir.ingest.sources import Failure
 from cbmir.media import decode, preprocess, read
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord
 from cbmir.store import Layout, open_store
 from cbmir.store.server import ServerStore
-from ingest import ingest_images, open_source
-from ingest.reindex.reindex import StoredSource, check_target, open_target
-from ingest.report import IngestReport
-from ingest.sources import Failure
 
 COUNT = 12
 LATE = ImageRecord(filepath="late.png", dataset="d")
@@ -131,7 +131,7 @@ def test_reindex__a_killed_run_goes_on_in_the_same_version(server, data, network
         assert new.name == "made__v2"
         source = StoredSource(old, data)
         write, left = new._write, [1]
-        monkeypatch.setattr("ingest.pipeline.MIN_BATCH", {"image": 4})
+        monkeypatch.setattr("cbmir.ingest.pipeline.MIN_BATCH", {"image": 4})
 
         def broken(batch):
             if not left[0]:
@@ -227,7 +227,7 @@ def test_reindex__images_that_came_or_went_hinder_the_promotion(server, data, ne
         fill(server, "made", pixels.card)
         return report
 
-    monkeypatch.setattr("ingest.reindex.cli.ingest_images", meanwhile)
+    monkeypatch.setattr("cbmir.ingest.reindex.cli.ingest_images", meanwhile)
     _, said = reindex(cbmir, data, "--promote", code=3)
     assert "not promoted: made has changed meanwhile; run the same command again" in said
     assert leads_to(server) == "made__v1"
@@ -247,7 +247,7 @@ def test_reindex__interrupted_promotes_nothing(server, data, monkeypatch, cbmir)
     def stopped(source, encoder, collection, *_):
         return IngestReport(collection.name, encoder.card.name, encoder.card.fingerprint, interrupted=True)
 
-    monkeypatch.setattr("ingest.reindex.cli.ingest_images", stopped)
+    monkeypatch.setattr("cbmir.ingest.reindex.cli.ingest_images", stopped)
     _, said = reindex(cbmir, data, "--promote", code=130)
     assert "run the same command again to go on" in said
     assert leads_to(server) == "made__v1"

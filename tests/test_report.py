@@ -19,24 +19,24 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from cbmir.errors import CbmirError, CollectionError, ProtocolError
+from cbmir.evaluate import KnnTerms, RetrievalProtocol, conditions, evaluate_classification, evaluate_retrieval
+from cbmir.evaluate.analyses.comparison.compare import compare
+from cbmir.evaluate.analyses.comparison.report import CompareRow, ComparisonReport, Entry
+from cbmir.evaluate.analyses.report.cases import HITS, choose
+from cbmir.evaluate.analyses.report.charts import Series, condensed, curves
+from cbmir.evaluate.analyses.report.drawing import Drawing
+from cbmir.evaluate.analyses.report.embedding_map import map_of, principal
+from cbmir.evaluate.analyses.report.files import write_report
+from cbmir.evaluate.analyses.report.findings import FIXED_K
+from cbmir.evaluate.analyses.report.page import render
+from cbmir.evaluate.analyses.report.report import make_report
+from cbmir.evaluate.analyses.report.standings import winners
+from cbmir.evaluate.analyses.report.terms import ReportTerms
+from cbmir.evaluate.significance import holm
 from cbmir.filters import parse
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from evaluate import KnnTerms, RetrievalProtocol, conditions, evaluate_classification, evaluate_retrieval
-from evaluate.comparison.compare import compare
-from evaluate.comparison.report import CompareRow, ComparisonReport, Entry
-from evaluate.report.cases import HITS, choose
-from evaluate.report.charts import Series, condensed, curves
-from evaluate.report.drawing import Drawing
-from evaluate.report.embedding_map import map_of, principal
-from evaluate.report.files import write_report
-from evaluate.report.findings import FIXED_K
-from evaluate.report.page import render
-from evaluate.report.report import make_report
-from evaluate.report.standings import winners
-from evaluate.report.terms import ReportTerms
-from evaluate.significance import holm
 
 DIM = 8
 CLASSES = ("CT/chest/<script>alert(1)</script>", 'MR/brain/a$b$c & "d"', "XR/hand/plain")
@@ -412,7 +412,7 @@ def test_make_report__no_draws_no_interval_no_best(store, terms, tmp_path):
 
 
 def test_map_of__tsne_is_repeatable_and_sample_is_the_same_everywhere(store, monkeypatch):
-    monkeypatch.setattr("evaluate.report.embedding_map.MAP_IMAGES", 20)
+    monkeypatch.setattr("cbmir.evaluate.analyses.report.embedding_map.MAP_IMAGES", 20)
     with store.open("sharp") as collection:
         one, same = (map_of(collection, (), "tsne", 3) for _ in range(2))
         other = map_of(collection, (), "pca", 4)

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import evaluate.ranking.scan
+import cbmir.evaluate.ranking.scan
+from cbmir.evaluate.ranking.keys import MISSING, cosines_of, keys_of, places_of
+from cbmir.evaluate.ranking.scan import Bar, Scan
 from cbmir.schema import normalise
-from evaluate.ranking.keys import MISSING, cosines_of, keys_of, places_of
-from evaluate.ranking.scan import Bar, Scan
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -92,7 +92,7 @@ def test_scan__several_terms_each_bar_more():
 
 @pytest.mark.parametrize("half", [False, True])
 def test_scan__blocks_of_queries(monkeypatch, half):
-    monkeypatch.setattr(evaluate.ranking.scan, "_SCORES", 64)
+    monkeypatch.setattr(cbmir.evaluate.ranking.scan, "_SCORES", 64)
     rng = np.random.default_rng(3)
     queries, gallery = (normalise(rng.standard_normal((count, 16)).astype(np.float32)) for count in (200, 90))
     same_order(shown(queries, gallery, 7, 40, half=half), plain(queries, gallery, 7))
@@ -106,8 +106,8 @@ def test_scan__goes_on_in_float32_where_bfloat16_tells_too_little():
     queries[64:128] = gallery[:64]
     scan = Scan(queries, 3, half=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.ranking.scan, "_SCORES", 64)
-        patch.setattr(evaluate.ranking.scan, "_CROWD", 2)
+        patch.setattr(cbmir.evaluate.ranking.scan, "_SCORES", 64)
+        patch.setattr(cbmir.evaluate.ranking.scan, "_CROWD", 2)
         scan.show(np.arange(1000), gallery[:1000], [lambda block: Bar(NOTHING)])
         assert not scan._half
         scan.show(np.arange(1000, 2000), gallery[1000:], [lambda block: Bar(NOTHING)], last=True)

@@ -15,12 +15,12 @@ from PIL import Image
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import CollectionError, EncoderError, FilterError, FingerprintError, ImageError, WeightsError
 from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.ingest import ingest_images, open_source
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise, point_id
+from cbmir.search import Answer, Query, Searcher
+from cbmir.search.output import as_json, csv_long, csv_wide, table
+from cbmir.search.searcher import check_queries, image_files
 from cbmir.store import open_store
-from ingest import ingest_images, open_source
-from search import Answer, Query, Searcher
-from search.output import as_json, csv_long, csv_wide, table
-from search.searcher import check_queries, image_files
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from pictures import environment
 
 from cbmir.errors import WorkerError
-from ingest.semaphores import remove_left
-from ingest.shared import SharedPixels, available_bytes
+from cbmir.ingest.semaphores import remove_left
+from cbmir.ingest.shared import SharedPixels, available_bytes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/shm and /proc")
 
@@ -45,7 +45,7 @@ if hasattr(os, "memfd_create"):
     del os.memfd_create  # as on macOS
 tempfile.tempdir = sys.argv[1]
 from cbmir.errors import WorkerError
-from ingest.shared import SharedPixels
+from cbmir.ingest.shared import SharedPixels
 try:
     SharedPixels(4, (1 << 20,), "u1")[0][:] = 1
 except WorkerError as error:
@@ -80,7 +80,7 @@ def test_available_bytes__the_smaller_of_machine_and_container(tmp_path):
 
 MAKER = """
 import multiprocessing, os, sys
-from ingest.semaphores import marked
+from cbmir.ingest.semaphores import marked
 context = multiprocessing.get_context("spawn")
 with marked():
     lock = context.Lock()
@@ -127,7 +127,7 @@ def test_remove_left__leaves_those_of_others(tmp_path):
 @LINUX
 def test_marked__ends_with_the_block():
     script = (
-        "import multiprocessing\nfrom ingest.semaphores import marked\ncontext = multiprocessing.get_context('spawn')\n"
+        "import multiprocessing\nfrom cbmir.ingest.semaphores import marked\ncontext = multiprocessing.get_context('spawn')\n"
         "with marked():\n    ours = context.Lock()\n"
         "print(ours._semlock.name, context.Lock()._semlock.name)"
     )  # a process of its own: joblib, which other tests import, names semaphores in its own way

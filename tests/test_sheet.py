@@ -20,14 +20,14 @@ from cbmir.encoders import get
 from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import CollectionError, ImageError, SourceError
 from cbmir.fingerprint import EncoderCard, external_card
+from cbmir.ingest import ingest_images, open_source
 from cbmir.media import render
 from cbmir.schema import EmbeddedBatch, Hit, ImageRecord, normalise
+from cbmir.search import Answer, Query, Searcher
+from cbmir.search.layout import FONT_PX, GAP_PX, HITS_A_LINE, LINE_PX, TILE_PX, cut, wrapped
+from cbmir.search.sheet import MAX_HITS, MAX_ROWS, SheetTerms, draw_sheet
+from cbmir.search.shelf import Shelf
 from cbmir.store import open_store
-from ingest import ingest_images, open_source
-from search import Answer, Query, Searcher
-from search.layout import FONT_PX, GAP_PX, HITS_A_LINE, LINE_PX, TILE_PX, cut, wrapped
-from search.sheet import MAX_HITS, MAX_ROWS, SheetTerms, draw_sheet
-from search.shelf import Shelf
 
 TOP = LINE_PX + 2 * GAP_PX
 LABELS = ("XR/chest/pneumonia", "CT/lung/nodule", "")

@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from cbmir.errors import ProtocolError
-from evaluate import significance
-from evaluate.metrics import macro, micro
-from evaluate.significance import Resampler, holm, intervals, paired_test, percentile_interval, tally
+from cbmir.evaluate import significance
+from cbmir.evaluate.metrics import macro, micro
+from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, percentile_interval, tally
 
 NAN = np.nan
 ALONE = np.full(300, -1)

@@ -15,12 +15,12 @@ from qdrant_client import grpc as proto
 from cbmir.doctor import check_key
 from cbmir.errors import StoreError
 from cbmir.fingerprint import external_card
+from cbmir.ingest.writer import Writer
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import Layout, open_store
 from cbmir.store.connection import STREAMS, parse_consistency
 from cbmir.store.points import ServerCollection
 from cbmir.store.server import ServerStore
-from ingest.writer import Writer
 
 DEAD = "http://127.0.0.1:1"
 KEY = "a-secret-key"

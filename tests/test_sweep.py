@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import evaluate.ranking.trial
-import evaluate.sweep.measurement
+import cbmir.evaluate.analyses.sweep.measurement
+import cbmir.evaluate.ranking.trial
 from cbmir.errors import ProtocolError
+from cbmir.evaluate import METRICS, RetrievalProtocol, conditions, evaluate_retrieval
+from cbmir.evaluate.analyses.sweep.galleries import Size, draw_order, units_of
+from cbmir.evaluate.analyses.sweep.measurement import SIZES, SweepTerms, evaluate_sweep
+from cbmir.evaluate.ranking.trial import Images
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from evaluate import METRICS, RetrievalProtocol, conditions, evaluate_retrieval
-from evaluate.ranking.trial import Images
-from evaluate.sweep.galleries import Size, draw_order, units_of
-from evaluate.sweep.measurement import SIZES, SweepTerms, evaluate_sweep
 
 DIM = 8
 QUERIES, GALLERY = 24, 60
@@ -224,9 +224,11 @@ def test_evaluate_sweep__is_retrieval_from_what_is_left(store, whole, name):
 def test_evaluate_sweep__a_gallery_too_large_to_hold(whole, monkeypatch, held):
     protocol, terms = RetrievalProtocol(draws=0), SweepTerms(galleries=2)
     expected = evaluate_sweep(whole, protocol, terms)
-    monkeypatch.setattr(evaluate.ranking.trial, "HELD_BYTES", 0)
-    monkeypatch.setattr(evaluate.sweep.measurement, "HELD_BYTES", 12 * DIM * 4 if held else 0)  # from 20% on
-    monkeypatch.setattr(evaluate.sweep.measurement, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(cbmir.evaluate.ranking.trial, "HELD_BYTES", 0)
+    monkeypatch.setattr(
+        cbmir.evaluate.analyses.sweep.measurement, "HELD_BYTES", 12 * DIM * 4 if held else 0
+    )  # from 20% on
+    monkeypatch.setattr(cbmir.evaluate.analyses.sweep.measurement, "CHUNK_IMAGES", 5)
     np.testing.assert_equal(evaluate_sweep(whole, protocol, terms).as_json(), expected.as_json())
 
 

@@ -10,14 +10,14 @@ from pictures import write_picture
 
 from cbmir.aliases import ALIASES
 from cbmir.errors import ImageError, SourceError
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.sources import SourceImage
+from cbmir.ingest.tables.columns import FIELDS
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.values import years_of
 from cbmir.media.files import read
 from cbmir.modalities import MODALITIES
 from cbmir.schema import PAYLOAD_FIELDS
-from ingest import SourceOptions, open_source
-from ingest.sources import SourceImage
-from ingest.tables.columns import FIELDS
-from ingest.tables.options import TableOptions
-from ingest.tables.values import years_of
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/guide.md"
 

@@ -6,7 +6,7 @@ import openpyxl
 import pytest
 
 from cbmir.errors import SourceError
-from ingest import open_source
+from cbmir.ingest import open_source
 
 
 def workbook(path, **sheets):

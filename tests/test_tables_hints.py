@@ -6,11 +6,11 @@ import pytest
 from pictures import write_picture
 
 from cbmir.errors import SourceError
-from ingest import SourceOptions, open_source
-from ingest.remembering import _kept
-from ingest.sources import counting
-from ingest.tables.options import TableOptions
-from ingest.tables.tally import alike, ordered_reasons, similar_ids
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.remembering import _kept
+from cbmir.ingest.sources import counting
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.tally import alike, ordered_reasons, similar_ids
 
 
 def opened(tmp_path, text, name="t.csv", **options):
@@ -75,7 +75,7 @@ def test_reading__says_how_many_files_are_missing(tmp_path):
 
 
 def test_reading__looks_for_some_files_of_a_large_table(tmp_path, monkeypatch):
-    monkeypatch.setattr("ingest.sources.table.LOOKED_FOR", 10)
+    monkeypatch.setattr("cbmir.ingest.sources.table.LOOKED_FOR", 10)
     reading = opened(tmp_path, "file\n" + "".join(f"{number}.png\n" for number in range(100))).reading()
     assert (reading.tally.images, reading.tally.looked_for, reading.tally.missing) == (100, 10, 10)
     assert counting.LOOKED_FOR == 1000
@@ -91,7 +91,7 @@ def test_table__keeps_the_records_of_a_small_table(tmp_path, monkeypatch):
     before = list(source)
     reading = source.reading()
     assert list(source) == list(source) == before
-    monkeypatch.setattr("ingest.sources.table._KEPT", 1)
+    monkeypatch.setattr("cbmir.ingest.sources.table._KEPT", 1)
     again = opened(tmp_path, "file,patient\na.png,1\n,2\n")
     assert (again.reading(), list(again)) == (reading, before)
 

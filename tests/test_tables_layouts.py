@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from cbmir.errors import SourceError
-from ingest import SourceOptions, open_source
-from ingest.tables.findings import CHEXPERT, VINDR_CXR
-from ingest.tables.options import TableOptions
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.tables.findings import CHEXPERT, VINDR_CXR
+from cbmir.ingest.tables.options import TableOptions
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from datetime import date, datetime
 import openpyxl
 import pytest
 
-from ingest import SourceOptions, open_source
-from ingest.sources import SourceImage
-from ingest.tables.options import TableOptions
+from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.sources import SourceImage
+from cbmir.ingest.tables.options import TableOptions
 
 
 def roles_and_records(tmp_path, text, name="t.csv", **options):

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from cbmir.errors import SourceError
-from ingest import open_source
-from ingest.sources import Failure, SourceImage
+from cbmir.ingest import open_source
+from cbmir.ingest.sources import Failure, SourceImage
 
 HEADER = ["filepath", "patient_id", "note"]
 TEXTS = ("plain", "two, parts", 'six " inch', 'a "word" here', "", "left; right", "x" * 50)

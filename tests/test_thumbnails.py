@@ -27,14 +27,14 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import FilterError, ThumbnailError
 from cbmir.filters import parse
 from cbmir.fingerprint import EncoderCard
+from cbmir.ingest import ingest_images, open_source
+from cbmir.ingest.thumbnails import existing
+from cbmir.ingest.thumbnails.existing import set_thumbnails
+from cbmir.ingest.thumbnails.place import open_place, write
 from cbmir.media import LONGEST_PX, Volume, VolumePreprocessing, decode, read_volume, slice_thumbnail, thumbnail
 from cbmir.schema import NAMESPACE, EmbeddedBatch, ImageRecord
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
-from ingest import ingest_images, open_source
-from ingest.thumbnails import existing
-from ingest.thumbnails.existing import set_thumbnails
-from ingest.thumbnails.place import open_place, write
 
 BASE = "https://images.example.org/thumbnails"
 ID = "5b7a4a4e-6d0f-5e0c-9a52-0c6f3d1f2a10"
@@ -261,7 +261,7 @@ def test_write__a_full_disk_leaves_the_old_file_and_no_half_one(place):
     before = files(place)
     code = (
         "import os, resource, sys; from pathlib import Path; from PIL import Image\n"
-        "from ingest.thumbnails.place import write\n"
+        "from cbmir.ingest.thumbnails.place import write\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "try: write(Image.frombytes('L', (256, 256), os.urandom(65536)), Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)\n"

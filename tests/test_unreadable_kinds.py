@@ -7,9 +7,9 @@ from pictures import cbmir, write_picture
 from test_decoder_version import HOW
 
 from cbmir.errors import ImageError, SourceError
+from cbmir.ingest import open_source
+from cbmir.ingest.loader import Wanted, load_image
 from cbmir.media import decode_noted, passed_over, passed_over_as, remedy
-from ingest import open_source
-from ingest.loader import Wanted, load_image
 
 DICOM = bytes(128) + b"DICM" + b"\2\0\0\0UL\4\0" + bytes(200)
 HELP = ("is DICOM, which cbmir can't read yet", "dcm2niix", "dcmj2pnm --write-16-bit-png")

@@ -11,8 +11,8 @@ import pytest
 from test_volumes import CROP, SHAPE, SQUASH, body, write_volume
 
 from cbmir.errors import ImageError
+from cbmir.ingest.loader import Wanted, load_image
 from cbmir.media import DECODER, file_sha256, prepare, preprocess_volume, read_volume
-from ingest.loader import Wanted, load_image
 
 SPACING = (1.2, 1.1, 2.5)
 

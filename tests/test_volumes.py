@@ -17,6 +17,8 @@ from test_encoders_astra import SMALL, small_weights
 from cbmir.encoders import EncoderSettings, get
 from cbmir.encoders.astra import SPECS
 from cbmir.errors import ImageError
+from cbmir.ingest import ingest_images, open_source
+from cbmir.ingest.loader import Wanted, load_image
 from cbmir.media import (
     Preprocessing,
     Volume,
@@ -28,11 +30,9 @@ from cbmir.media import (
     slice_thumbnail,
 )
 from cbmir.schema import point_id
+from cbmir.search.layout import GAP_PX, LINE_PX, TILE_PX
+from cbmir.search.searcher import Searcher, image_files
 from cbmir.store import open_store
-from ingest import ingest_images, open_source
-from ingest.loader import Wanted, load_image
-from search.layout import GAP_PX, LINE_PX, TILE_PX
-from search.searcher import Searcher, image_files
 
 nibabel = pytest.importorskip("nibabel")
 

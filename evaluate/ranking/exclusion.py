@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluate.ranking.scan import Pairs
-from evaluate.ranking.trial import NONE, Codes, Images, Places, Trial
+from cbmir.evaluate.ranking.scan import Pairs
+from cbmir.evaluate.ranking.trial import NONE, Codes, Images, Places, Trial
 
 DATASET = "dataset"
 BLOCK = 1024

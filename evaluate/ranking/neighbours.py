@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.ranking.exclusion import Exclusion
+from cbmir.evaluate.ranking.keys import cosines_of, places_of
+from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
+from cbmir.evaluate.ranking.trial import NONE, Places, Trial, packed_ids, stream_gallery, text_ids
 from cbmir.filters import Condition, Where
 from cbmir.store import Collection
 from cbmir.store.ways import Wanted
-from evaluate.ranking.exclusion import Exclusion
-from evaluate.ranking.keys import cosines_of, places_of
-from evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
-from evaluate.ranking.trial import NONE, Places, Trial, packed_ids, stream_gallery, text_ids
 
 ASKED = 128
 """Queries in one request to the store."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.metrics import Gains
+from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
+from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values
 from cbmir.textfile import NOT_READ, read_text
-from evaluate.metrics import Gains
-from evaluate.ranking.exclusion import DATASET, Exclusion
-from evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values
 
 BLOCK = 2048
 """Queries judged at once."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.encoders.device import has_bf16, keep_memory
+from cbmir.evaluate.ranking.keys import MISSING, Keys, Places, close, cosines_of, keys_of, places_of
 from cbmir.schema import Vectors
-from evaluate.ranking.keys import MISSING, Keys, Places, close, cosines_of, keys_of, places_of
 
 if TYPE_CHECKING:
     import torch

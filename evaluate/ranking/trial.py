@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.header import NO_LABEL
+from cbmir.evaluate.protocol import RetrievalProtocol, check_groups, existing, unlabelled
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
-from evaluate.header import NO_LABEL
-from evaluate.protocol import RetrievalProtocol, check_groups, existing, unlabelled
 
 NONE = -1
 """Place of what the gallery doesn't hold."""

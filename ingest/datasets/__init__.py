@@ -3,11 +3,11 @@
 import importlib
 import pkgutil
 
-from ingest.datasets.base import DATASETS
-from ingest.datasets.merge import Merged, merge
-from ingest.datasets.preparation import Preparation, PrepareOptions, prepare
-from ingest.datasets.report import PrepareReport
-from ingest.tables.writing import check_suffix
+from cbmir.ingest.datasets.base import DATASETS
+from cbmir.ingest.datasets.merge import Merged, merge
+from cbmir.ingest.datasets.preparation import Preparation, PrepareOptions, prepare
+from cbmir.ingest.datasets.report import PrepareReport
+from cbmir.ingest.tables.writing import check_suffix
 
 __all__ = ["DATASETS", "Merged", "Preparation", "PrepareOptions", "PrepareReport", "check_suffix", "merge", "prepare"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from cbmir.errors import SourceError
-from ingest.datasets.tree import Tree
+from cbmir.ingest.datasets.tree import Tree
 
 Mode = Literal["single", "multi"]
 """``single``: the published rule, one label an image. ``multi``: every label, wherever there is one."""

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from cbmir.errors import SourceError
-from ingest.datasets.base import Listing, Mode, dataset, draw, rule
-from ingest.datasets.observations import OBSERVATIONS, labels_of, one_hot, states
-from ingest.datasets.tree import Tree
+from cbmir.ingest.datasets.base import Listing, Mode, dataset, draw, rule
+from cbmir.ingest.datasets.observations import OBSERVATIONS, labels_of, one_hot, states
+from cbmir.ingest.datasets.tree import Tree
 
 NAME = "CheXpert"
 _IN_BATCH = re.compile(r"(?:^|/)[^/]*batch[\W_]*\d+[\W_]*train[\W_]*\d+[^/]*/(?:.+/)?(patient\d+/study\d+/[^/]+)$")

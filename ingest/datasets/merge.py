@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.ingest.tables.writing import ONLY_WHERE_NEEDED, check_suffix, written
 from cbmir.limits import Limits
 from cbmir.paths import normal_path
 from cbmir.schema import label_slug
-from ingest.tables.writing import ONLY_WHERE_NEEDED, check_suffix, written
 
 _BLOCK_BYTES = 8 << 20
 _KEY = ("dataset", "filepath")

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ingest.datasets.base import Listing, Mode, dataset, rule
-from ingest.datasets.observations import OBSERVATIONS, labels_of, one_hot, states
-from ingest.datasets.tree import Tree
+from cbmir.ingest.datasets.base import Listing, Mode, dataset, rule
+from cbmir.ingest.datasets.observations import OBSERVATIONS, labels_of, one_hot, states
+from cbmir.ingest.datasets.tree import Tree
 
 NAME = "mimic"
 _STUDY = ["subject_id", "study_id"]

@@ -7,9 +7,9 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 
-from ingest.datasets.base import Listing, Mode, dataset, draw, rule
-from ingest.datasets.tree import Tree
-from ingest.tables.values import OLDEST, years_of
+from cbmir.ingest.datasets.base import Listing, Mode, dataset, draw, rule
+from cbmir.ingest.datasets.tree import Tree
+from cbmir.ingest.tables.values import OLDEST, years_of
 
 NAME = "nih14"
 LABELS = {

@@ -8,8 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cbmir.errors import SourceError
-from ingest.datasets.base import Mode
-from ingest.tables.findings import CHEXPERT
+from cbmir.ingest.datasets.base import Mode
+from cbmir.ingest.tables.findings import CHEXPERT
 
 SUPPORT_DEVICES = "Support Devices"
 OBSERVATIONS = CHEXPERT

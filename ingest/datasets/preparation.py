@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from cbmir.errors import SourceError
-from ingest.datasets.base import DATASETS, Listing, Mode
-from ingest.datasets.report import PrepareReport
-from ingest.datasets.tree import Tree, read_lines
-from ingest.sources import Failure
-from ingest.tables.writing import ONLY_WHERE_NEEDED, written
+from cbmir.ingest.datasets.base import DATASETS, Listing, Mode
+from cbmir.ingest.datasets.report import PrepareReport
+from cbmir.ingest.datasets.tree import Tree, read_lines
+from cbmir.ingest.sources import Failure
+from cbmir.ingest.tables.writing import ONLY_WHERE_NEEDED, written
 
 _FIRST = ("filepath", "dataset", "split", "modality", "anatomic_region")
 _THEN = ("patient_id", "study_id", "view", "sex", "age_years")

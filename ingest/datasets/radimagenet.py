@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from ingest.datasets.base import Listing, Mode, dataset
-from ingest.datasets.tree import Tree
+from cbmir.ingest.datasets.base import Listing, Mode, dataset
+from cbmir.ingest.datasets.tree import Tree
 
 NAME = "radiology_ai"
 ORGANS = (

@@ -8,6 +8,8 @@ import click
 from tqdm import tqdm
 
 from cbmir.encoders import EncoderSettings, given
+from cbmir.ingest.console import finish, seen_by
+from cbmir.ingest.pipeline import ingest_images
 from cbmir.limit_options import image_limit_options
 from cbmir.options import (
     EXIT_FAILURES,
@@ -24,8 +26,6 @@ from cbmir.options import (
 from cbmir.store import Layout
 from cbmir.store.sources import pass_on
 from cbmir.units import counted
-from ingest.console import finish, seen_by
-from ingest.pipeline import ingest_images
 
 
 @click.command("reindex")
@@ -65,7 +65,7 @@ def reindex_(
     What is stored of each image goes along. An interrupted run is finished by the same command.
     """
     from cbmir.collections.versions.versions import promote
-    from ingest.reindex.reindex import StoredSource, check_target, hindrance, open_target
+    from cbmir.ingest.reindex.reindex import StoredSource, check_target, hindrance, open_target
 
     new_name, promoting = options["new_name"], options["promoting"]
     if new_name and promoting:

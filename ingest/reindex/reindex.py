@@ -7,12 +7,12 @@ from cbmir.collections.refusals import record_of
 from cbmir.collections.versions.versions import begin, versions
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
+from cbmir.ingest.report import IngestReport
+from cbmir.ingest.sources import Failure, SourceImage
 from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.schema import StoredPoint
 from cbmir.store import Collection, Layout, Store
-from ingest.report import IngestReport
-from ingest.sources import Failure, SourceImage
 
 
 class StoredSource:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from cbmir.errors import SourceError
+from cbmir.ingest.sources.base import Failure, ReadSource, Source, SourceImage, SourceOptions
+from cbmir.ingest.tables.columns import GIVEN_FIELDS
 from cbmir.media import HEAD_BYTES, remedy
-from ingest.sources.base import Failure, ReadSource, Source, SourceImage, SourceOptions
-from ingest.tables.columns import GIVEN_FIELDS
 
 __all__ = ["GIVEN_FIELDS", "Failure", "ReadSource", "Source", "SourceImage", "SourceOptions", "open_source"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.ingest.tables.columns import GIVEN_FIELDS
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.reading import Reading
+from cbmir.ingest.tables.values import value_of
 from cbmir.media import kind_of
 from cbmir.modalities import modality_code
 from cbmir.paths import PathPrefixes, printable
 from cbmir.root import Root
 from cbmir.schema import ImageRecord, label_slug, point_id
-from ingest.tables.columns import GIVEN_FIELDS
-from ingest.tables.options import TableOptions
-from ingest.tables.reading import Reading
-from ingest.tables.values import value_of
 
 _KNOWN = 1 << 16
 """Texts whose values are kept: columns of tables hold the same few again and again."""

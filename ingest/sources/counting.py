@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from cbmir.ingest.sources.base import Failure, SourceImage
+from cbmir.ingest.tables.tally import NAMED, Tally, alike, ordered_reasons, similar_ids, splits_of
 from cbmir.modalities import MODALITIES
-from ingest.sources.base import Failure, SourceImage
-from ingest.tables.tally import NAMED, Tally, alike, ordered_reasons, similar_ids, splits_of
 
 LOOKED_FOR = 1000
 """Files of a table that are looked for, evenly over its rows: enough to see that a root is wrong."""

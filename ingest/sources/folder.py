@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from cbmir.ingest.sources.counting import Counting
+from cbmir.ingest.tables.reading import Reading
+from cbmir.ingest.tables.tally import tally_warnings
 from cbmir.media import (
     IMAGE_SUFFIXES,
     LINKS_TO_FILES,
@@ -18,10 +22,6 @@ from cbmir.media import (
     without_hidden,
 )
 from cbmir.paths import normal_path, printable
-from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
-from ingest.sources.counting import Counting
-from ingest.tables.reading import Reading
-from ingest.tables.tally import tally_warnings
 
 FORM = "a folder of images"
 _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")

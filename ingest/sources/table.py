@@ -1,4 +1,4 @@
-"""A table of image records: CSV, Parquet or Excel, in any layout that `ingest.tables` can tell.
+"""A table of image records: CSV, Parquet or Excel, in any layout that `cbmir.ingest.tables` can tell.
 
 Columns named as payload fields, or by an alias, fill them. Columns of findings, and those whose name has a slash
 (``XR/chest/Pneumonia``), are labels and hold 0 or 1. A column ``labels`` holds texts or lists. Any other goes to
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from cbmir.ingest.sources.counting import LOOKED_FOR, Counting
+from cbmir.ingest.tables.columns import EXTRA, LABEL
+from cbmir.ingest.tables.labels import UNCERTAIN, flag_of, label_name
+from cbmir.ingest.tables.reading import Reading, reading_of
+from cbmir.ingest.tables.rows import SUFFIXES, BrokenRow, TableFile
+from cbmir.ingest.tables.survey import survey
+from cbmir.ingest.tables.values import json_of, text_of
 from cbmir.media import LINKS_TO_FILES
 from cbmir.paths import common_parent, printable
 from cbmir.root import LinkError, OutsideError
-from ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
-from ingest.sources.counting import LOOKED_FOR, Counting
-from ingest.tables.columns import EXTRA, LABEL
-from ingest.tables.labels import UNCERTAIN, flag_of, label_name
-from ingest.tables.reading import Reading, reading_of
-from ingest.tables.rows import SUFFIXES, BrokenRow, TableFile
-from ingest.tables.survey import survey
-from ingest.tables.values import json_of, text_of
 
 FORM = f"a table ({', '.join(SUFFIXES)})"
 _KEPT = 50_000

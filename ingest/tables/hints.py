@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from cbmir.aliases import STRONG, is_of_patients, plain
+from cbmir.ingest.tables.columns import EXTRA, IGNORED
+from cbmir.ingest.tables.labels import UNCERTAIN, flag_of
+from cbmir.ingest.tables.survey import Plan
 from cbmir.modalities import MODALITIES, is_modality
 from cbmir.spellings import is_sex, is_split
-from ingest.tables.columns import EXTRA, IGNORED
-from ingest.tables.labels import UNCERTAIN, flag_of
-from ingest.tables.survey import Plan
 
 _EXAMPLES = 3
 _DICOM_AGE = re.compile(r"\d{3}[YMWD]")

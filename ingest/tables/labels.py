@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ingest.tables.findings import is_finding
-from ingest.tables.options import TableOptions
-from ingest.tables.values import text_of
+from cbmir.ingest.tables.findings import is_finding
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.values import text_of
 
 UNCERTAIN = "-1"
 _FLAGS = {

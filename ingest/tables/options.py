@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from cbmir.aliases import plain
-from ingest.tables.columns import FIELDS
+from cbmir.ingest.tables.columns import FIELDS
 
 Uncertain = Literal["omit", "positive", "negative"]
 F = TypeVar("F", bound=Callable[..., Any])

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cbmir.ingest.tables.columns import LABEL
+from cbmir.ingest.tables.hints import hints, id_warnings
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.survey import Plan, uncertain
+from cbmir.ingest.tables.tally import Tally, tally_warnings
 from cbmir.store.columns import IndexKind
 from cbmir.units import counted
-from ingest.tables.columns import LABEL
-from ingest.tables.hints import hints, id_warnings
-from ingest.tables.options import TableOptions
-from ingest.tables.survey import Plan, uncertain
-from ingest.tables.tally import Tally, tally_warnings
 
 _EXAMPLES = 3
 _VALUE = 40

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from cbmir.aliases import plain
 from cbmir.errors import SourceError
+from cbmir.ingest.tables import columnar, delimited, spreadsheet
+from cbmir.ingest.tables.values import text_of
 from cbmir.limits import Limits
-from ingest.tables import columnar, delimited, spreadsheet
-from ingest.tables.values import text_of
 
 SUFFIXES = (*delimited.SUFFIXES, ".parquet", *spreadsheet.SUFFIXES)
 CHUNK_ROWS = columnar.CHUNK_ROWS

@@ -8,13 +8,13 @@ from typing import Any
 
 from cbmir.aliases import is_of_patients
 from cbmir.errors import SourceError
+from cbmir.ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign
+from cbmir.ingest.tables.findings import is_finding
+from cbmir.ingest.tables.labels import UNCERTAIN, Splitter, asked_for, flag_of, is_flag_column
+from cbmir.ingest.tables.options import TableOptions
+from cbmir.ingest.tables.rows import CHUNK_ROWS, BrokenRow, TableFile
+from cbmir.ingest.tables.values import AmbiguousDateError, text_of, value_of
 from cbmir.modalities import modality_code
-from ingest.tables.columns import EXTRA, IGNORED, LABEL, NAMED, assign
-from ingest.tables.findings import is_finding
-from ingest.tables.labels import UNCERTAIN, Splitter, asked_for, flag_of, is_flag_column
-from ingest.tables.options import TableOptions
-from ingest.tables.rows import CHUNK_ROWS, BrokenRow, TableFile
-from ingest.tables.values import AmbiguousDateError, text_of, value_of
 
 SHOWN = 3
 """Values of a column that are shown."""

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from cbmir.filters import Where
+from cbmir.ingest.console import failed
+from cbmir.ingest.thumbnails.existing import set_thumbnails
+from cbmir.ingest.thumbnails.place import MODE, Place, open_place
 from cbmir.limit_options import image_limit_options
 from cbmir.options import EXIT_INTERRUPTED, filter_options, json_option, opened, print_json, say, store_option
-from ingest.console import failed
-from ingest.thumbnails.existing import set_thumbnails
-from ingest.thumbnails.place import MODE, Place, open_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 

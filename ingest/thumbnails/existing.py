@@ -12,15 +12,15 @@ from tqdm import tqdm
 from cbmir.encoders.device import cores
 from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
+from cbmir.ingest.interrupt import Interrupt
+from cbmir.ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
+from cbmir.ingest.sources import Failure
+from cbmir.ingest.thumbnails.place import Place, is_former, is_ours
 from cbmir.media import kind_of
 from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.schema import Payload, StoredPoint
 from cbmir.store import Collection
-from ingest.interrupt import Interrupt
-from ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
-from ingest.sources import Failure
-from ingest.thumbnails.place import Place, is_former, is_ours
 
 BATCH = 256
 """Payloads set together."""

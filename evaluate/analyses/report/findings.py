@@ -1,0 +1,178 @@
+"""What a report knows of each collection, measured one after the other; only what the page needs is kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from cbmir.errors import FilterError, ProtocolError
+from cbmir.evaluate.analyses.classification.classify import VoteRules
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.report import ClassificationReport
+from cbmir.evaluate.analyses.classification.splits import VALIDATION
+from cbmir.evaluate.analyses.comparison.compare import Contender, compare_scores, contender
+from cbmir.evaluate.analyses.comparison.report import ComparisonReport
+from cbmir.evaluate.analyses.report.cases import Case, cases_of
+from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap, map_of
+from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
+from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure, patients, summarise
+from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
+from cbmir.evaluate.metrics import METRICS, micro, valued
+from cbmir.evaluate.protocol import RetrievalProtocol, existing
+from cbmir.evaluate.significance import Resampler, holm, intervals
+from cbmir.filters import Where
+from cbmir.fingerprint import EncoderCard
+from cbmir.search.shelf import Shelf
+from cbmir.store import Collection, CollectionInfo, Store
+
+T = TypeVar("T")
+
+FIXED_K = 5
+"""Neighbours that vote where no validation image tells how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The figures of a collection.
+
+    Attributes:
+        retrieval: At the cutoffs of the tables, by group.
+        curve: Precision of all queries at 1, 2, ... places, micro.
+        contender: The scores that it is compared by.
+        votes: How well neighbours tell the classes.
+        how_k: In words, how the number of voting neighbours came about.
+        cases: The best and the worst queries.
+    """
+
+    retrieval: RetrievalReport
+    curve: tuple[Row, ...]
+    contender: Contender
+    votes: ClassificationReport
+    how_k: str
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one collection.
+
+    Attributes:
+        collection: Its name.
+        card: Its encoder.
+        info: Its size, and what holds it.
+        measured: Its figures; None where it can't be measured.
+        reason: Why not; empty otherwise.
+        drawn: Its map; None where there is none.
+        no_map: Why not; empty otherwise.
+    """
+
+    collection: str
+    card: EncoderCard
+    info: CollectionInfo
+    measured: Measured | None
+    reason: str
+    drawn: EmbeddingMap | None
+    no_map: str
+
+
+def find(store: Store, name: str, terms: ReportTerms) -> Finding:
+    """Measure one collection, and let go of it.
+
+    Raises:
+        CollectionError: there is none of this name.
+        StoreError: the store can't be read.
+    """
+    with store.open(name) as collection:
+        measured, reason = _attempt(lambda: _measured(collection, terms))
+        drawn, no_map = None, "none was asked for"
+        if terms.projection != "none":
+            drawn, no_map = _attempt(lambda: map_of(collection, terms.where, terms.projection, terms.protocol.seed))
+        return Finding(name, collection.card, collection.info(), measured, reason, drawn, no_map)
+
+
+def compare_measured(measured: Sequence[Measured], deepest: int) -> ComparisonReport:
+    """Compare collections with each other at the cutoffs of the tables.
+
+    Of the mean average precision the deepest cutoff counts alone; Holm's correction is for the tests that are left.
+
+    Args:
+        measured: Two or more.
+        deepest: The deepest of the cutoffs.
+
+    Raises:
+        ProtocolError: no query is in all of them.
+    """
+    report = compare_scores([item.contender for item in measured])
+    rows = [row for row in report.rows if row.measure != AVERAGE_PRECISION or row.k == deepest]
+    adjusted = holm(np.array([row.p for row in rows]))
+    return replace(report, rows=tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)))
+
+
+def _attempt(make: Callable[[], T]) -> tuple[T | None, str]:
+    """What is made and no reason, or nothing and the reason why it can't be on these terms."""
+    try:
+        return make(), ""
+    except (ProtocolError, FilterError) as error:
+        return None, str(error)
+
+
+def _measured(collection: Collection, terms: ReportTerms) -> Measured:
+    deep = measure(collection, terms.deep)
+    shown = _at(deep, terms.cutoffs)
+    votes, how_k = _votes(collection, terms)
+    return Measured(
+        retrieval=summarise(shown),
+        curve=_curve(deep, terms.measure),
+        contender=contender(shown),
+        votes=votes,
+        how_k=how_k,
+        cases=cases_of(collection, deep, Shelf(collection, terms.root), terms.pictures),
+    )
+
+
+def _at(measurement: Measurement, cutoffs: tuple[int, ...]) -> Measurement:
+    """The same answers, looked at at other cutoffs."""
+    trial = measurement.trial
+    protocol = replace(trial.protocol, k=cutoffs)
+    return replace(
+        measurement, trial=replace(trial, protocol=protocol), setting=replace(measurement.setting, k=cutoffs)
+    )
+
+
+def _curve(measurement: Measurement, name: str) -> tuple[Row, ...]:
+    """Precision at each place up to `CURVE_K` or the size of the gallery."""
+    trial = measurement.trial
+    protocol = trial.protocol
+    (answers,) = measurement.answers.values()
+    reach = min(CURVE_K, len(trial.gallery))
+    scores = METRICS[name](answers.gains)[:, :reach]
+    means, counts = micro(scores), valued(scores)
+    low, high = np.full((2, reach), np.nan)
+    if protocol.draws:
+        ends = intervals(scores, trial.classes, Resampler(patients(trial), protocol.draws, protocol.seed))[0]
+        low, high = ends.low, ends.high
+    coverage = float(measurement.relevance.covered.mean())
+    return tuple(
+        Row(name, k, "micro", "all", float(mean), int(n), coverage, "exact", float(below), float(above))
+        for k, mean, n, below, above in zip(range(1, reach + 1), means, counts, low, high, strict=True)
+    )
+
+
+def _votes(collection: Collection, terms: ReportTerms) -> tuple[ClassificationReport, str]:
+    protocol = replace(terms.deep, relevance="any", by=())
+    val = VALIDATION + terms.where
+    if _labelled(collection, protocol, val):
+        knn = KnnTerms(max_k=CURVE_K, val=val, measures=("accuracy",))
+        return evaluate_classification(collection, protocol, knn), f"the best of 1 to {CURVE_K} on validation images"
+    knn = KnnTerms(rules=VoteRules(k=FIXED_K), measures=("accuracy",))
+    report = evaluate_classification(collection, protocol, knn)
+    return report, f"fixed: no validation image (split=val) has {protocol.label}"
+
+
+def _labelled(collection: Collection, protocol: RetrievalProtocol, where: Where) -> bool:
+    """Whether an image with a label satisfies a filter."""
+    try:
+        return bool(collection.facet(protocol.label, existing(where, collection, "val"), limit=1))
+    except ProtocolError:
+        return False

@@ -1,0 +1,174 @@
+"""Makes a report of some collections."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+from tqdm import tqdm
+
+import cbmir
+from cbmir.errors import CollectionError, ProtocolError
+from cbmir.evaluate.analyses.comparison.report import ComparisonReport
+from cbmir.evaluate.analyses.experiment.provenance import PACKAGES
+from cbmir.evaluate.analyses.report.cases import look_for_pictures
+from cbmir.evaluate.analyses.report.drawing import Drawing
+from cbmir.evaluate.analyses.report.figures import Panel, chart_name, draw_curves, draw_groups, draw_panel
+from cbmir.evaluate.analyses.report.findings import Finding, Measured, compare_measured, find
+from cbmir.evaluate.analyses.report.standings import Standing, standings, table
+from cbmir.evaluate.analyses.report.terms import ReportTerms
+from cbmir.evaluate.protocol import wording
+from cbmir.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is on the page.
+
+    Attributes:
+        terms: What was asked for.
+        location: The store, without any key.
+        moment: When it was made, UTC.
+        findings: A collection each.
+        comparison: Of those that could be measured; None where there are fewer than two.
+        no_comparison: Why there is none; empty otherwise.
+        standings: The table of encoders, in the order of the findings.
+        curves: Precision by number of places; None where nothing could be measured.
+        groups: Charts of bars.
+        panels: The charts of each collection, in the order of the findings.
+        versions: Of programs and engine.
+    """
+
+    terms: ReportTerms
+    location: str
+    moment: datetime
+    findings: tuple[Finding, ...]
+    comparison: ComparisonReport | None
+    no_comparison: str
+    standings: tuple[Standing, ...]
+    curves: Drawing | None
+    groups: tuple[Drawing, ...]
+    panels: tuple[Panel, ...]
+    versions: dict[str, str]
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """What could be measured."""
+        return tuple(item.measured for item in self.findings if item.measured)
+
+    @property
+    def unmeasured(self) -> tuple[Finding, ...]:
+        """Collections without figures."""
+        return tuple(item for item in self.findings if not item.measured)
+
+    @property
+    def ungrouped(self) -> tuple[str, ...]:
+        """Fields without a chart of bars, as no query has a value of them."""
+        drawn = {drawing.name for drawing in self.groups}
+        return tuple(field for field in self.terms.deep.by if chart_name(field) not in drawn)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures on the page."""
+        return self._tiles(drawn=True)
+
+    @property
+    def missing(self) -> int:
+        """Pictures that could not be read; a frame with the reason stands for each."""
+        return self._tiles(drawn=False)
+
+    def drawings(self) -> Iterator[Drawing]:
+        """All charts."""
+        if self.curves:
+            yield self.curves
+        yield from self.groups
+        for panel in self.panels:
+            yield from (item for item in (panel.confusion, panel.plane) if item)
+
+    def as_json(self) -> dict[str, Any]:
+        """What was made, as JSON takes it."""
+        return {
+            "protocol": {
+                "label": self.terms.protocol.label,
+                "unlabelled": self.terms.protocol.unlabelled,
+                "queries": wording(self.terms.protocol.queries),
+                "gallery": wording(self.terms.protocol.gallery),
+            },
+            "collections": len(self.findings),
+            "measured": len(self.measured),
+            "queries": sum(item.retrieval.setting.queries.images for item in self.measured),
+            "pictures": self.pictures,
+            "pictures_missing": self.missing,
+            "encoders": [row.as_json() for row in self.standings],
+            "version": cbmir.__version__,
+        }
+
+    def table(self) -> str:
+        """The table of encoders for people."""
+        return table(self.standings)
+
+    def _tiles(self, *, drawn: bool) -> int:
+        tiles = (tile for item in self.measured for case in item.cases for tile in (case.query, *case.hits))
+        return sum(bool(tile.picture) == drawn for tile in tiles)
+
+
+def make_report(
+    store: Store, names: Sequence[str], terms: ReportTerms | None = None, moment: datetime | None = None
+) -> Report:
+    """Measure collections one after the other, compare them and draw the charts.
+
+    A collection that can't be measured on these terms is in the report with the reason.
+
+    Args:
+        store: Holds the collections.
+        names: Of collections; none for all of the store.
+        terms: What is measured and shown.
+        moment: For the head of the page; now, unless given.
+
+    Raises:
+        CollectionError: a collection doesn't exist, or the store holds none.
+        SourceError: of a data set no image is where it should be; see `Shelf.check`.
+        StoreError: the store can't be read.
+    """
+    terms = terms or ReportTerms()
+    names = tuple(dict.fromkeys(names)) or tuple(store.names())
+    if not names:
+        raise CollectionError(f"{store.location} holds no collection yet")
+    if terms.pictures and not terms.allow_missing:
+        look_for_pictures(store, names, terms)
+    findings = []
+    for name in tqdm(names, desc="collections", unit="collection", leave=False, disable=None):
+        findings.append(find(store, name, terms))
+    comparison, no_comparison = _compared(findings, terms)
+    measured = any(item.measured for item in findings)
+    return Report(
+        terms=terms,
+        location=store.location,
+        moment=(moment or datetime.now(UTC)).astimezone(UTC),
+        findings=tuple(findings),
+        comparison=comparison,
+        no_comparison=no_comparison,
+        standings=standings(findings, comparison, terms),
+        curves=draw_curves(findings, terms) if measured else None,
+        groups=tuple(draw_groups(findings, terms)) if measured else (),
+        panels=tuple(draw_panel(item) for item in findings),
+        versions=_versions(findings),
+    )
+
+
+def _compared(findings: Sequence[Finding], terms: ReportTerms) -> tuple[ComparisonReport | None, str]:
+    measured = [item.measured for item in findings if item.measured]
+    if len(measured) < 2:
+        return None, f"A comparison takes two collections or more; {len(measured)} could be measured here."
+    try:
+        return compare_measured(measured, terms.cutoffs[-1]), ""
+    except ProtocolError as error:
+        return None, f"The collections can't be compared: {error}."
+
+
+def _versions(findings: Sequence[Finding]) -> dict[str, str]:
+    engines = ", ".join(dict.fromkeys(item.info.engine for item in findings))
+    packages = {name: version(name) for name in (*PACKAGES, "matplotlib")}
+    return {"cbmir": cbmir.__version__, "Python": python_version(), "engine": engines, **packages}

@@ -1,0 +1,181 @@
+"""What was measured and how: tidy rows, and the terms without which they are no result."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cbmir.evaluate.analyses.retrieval.setting import Setting, Side
+from cbmir.evaluate.header import Header
+from cbmir.evaluate.protocol import NAMED
+from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.fingerprint import EncoderCard
+
+Average = Literal["micro", "macro", "label"]
+"""``label``: of one value of the label field, in a classification of images with several."""
+
+_RULES = {
+    "any": "who shares a value of {}",
+    "exact": "who has the same values of {}",
+    "jaccard": "who shares half or more of the values of {} (Jaccard index)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        measure: Name of a measure.
+        k: Its cutoff.
+        average: ``micro``, the mean over queries, or ``macro``, the mean over classes of the class means.
+        group: ``all`` queries, or those of a ``modality=...``.
+        value: The mean; NaN where no query has a value.
+        n: Queries in the mean.
+        coverage: Share of the group's queries with a relevant image in the gallery.
+        search: How the neighbours were found.
+        low: Lower end of the 95% interval, drawn over patients; NaN where there is none.
+        high: Upper end.
+    """
+
+    measure: str
+    k: int
+    average: Average
+    group: str
+    value: float
+    n: int
+    coverage: float
+    search: str
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalReport:
+    """The result of a retrieval measurement.
+
+    Attributes:
+        setting: What was measured, and on which terms.
+        encoder: What made the vectors.
+        rows: The figures; ``pandas.DataFrame(report.rows)`` makes a frame of them.
+        together: Those of all queries when nothing but the query itself is excluded; empty where it is the same.
+    """
+
+    setting: Setting
+    encoder: EncoderCard
+    rows: tuple[Row, ...]
+    together: tuple[Row, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON takes it; a mean without any query is null."""
+        encoder = {**self.encoder.as_json(), "fingerprint": self.encoder.fingerprint}
+        data = {
+            "protocol": {**asdict(self.setting), **self.setting.header.as_json()},
+            "encoder": encoder,
+            "rows": [row_json(row) for row in self.rows],
+        }
+        if self.together:
+            data["rows_nothing_excluded"] = [row_json(row) for row in self.together]
+        return data
+
+    def write_csv(self, path: Path, header: Header | None = None) -> None:
+        """Write the rows, each with what it is a result of, so that the files of several encoders can be joined.
+
+        Args:
+            path: The file, which is replaced.
+            header: Of a result that has more to say than the setting's.
+
+        Raises:
+            CbmirError: the file can't be written.
+        """
+        setting = self.setting
+        terms = {
+            "collection": setting.collection,
+            "encoder": self.encoder.name,
+            "fingerprint": self.encoder.fingerprint,
+            **(header or setting.header).columns(),
+            "queries": setting.queries.filter,
+            "gallery": setting.gallery.filter,
+            "same_patient": setting.exclusion.same_patient,
+            "version": setting.version,
+        }
+        write_rows(path, self.rows, terms)
+
+    def table(self) -> str:
+        """The report for people: the terms, then measures and cutoffs in columns."""
+        parts = [[*self._terms()], [*_figures(self.setting, self.rows)], [*self._sureness()]]
+        if self.together:
+            parts.append(["and when nothing but the query itself is excluded:", *_figures(self.setting, self.together)])
+        return "\n\n".join("\n".join(part) for part in parts if part)
+
+    def _terms(self) -> Iterator[str]:
+        setting, encoder, exclusion = self.setting, self.encoder, self.setting.exclusion
+        yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
+        yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
+        yield f"queries     {_side(setting.queries)}"
+        yield f"gallery     {_side(setting.gallery)}"
+        yield from setting.header.lines()
+        rule = _RULES[setting.relevance].format(setting.label)
+        yield f"relevant    {rule}; the queries have {setting.classes:,} classes"
+        if missing := setting.classes_without_gallery:
+            yield f"uncovered   {len(missing):,} classes have no relevant gallery image: {_few(missing)}"
+        yield (
+            f"excluded    {' and '.join(['the query itself', *(f'its {name}' for name in exclusion.by)])}: "
+            f"{exclusion.images_excluded:,} images for {exclusion.queries_affected:,} queries; "
+            f"{exclusion.queries_without_patient:,} queries without patient_id"
+        )
+        if warning := setting.warning:
+            yield f"WARNING     {warning}"
+        yield f"search      {'; '.join(_search(name, setting) for name in setting.search)}"
+
+    def _sureness(self) -> Iterator[str]:
+        """The intervals of all queries' figures at the smallest cutoff."""
+        setting = self.setting
+        shown = [row for row in self.rows if row.group == "all" and row.k == min(setting.k) and not math.isnan(row.low)]
+        if shown:
+            yield f"95% intervals, {setting.intervals.draws:,} draws of {setting.intervals.units}:"
+        for row in shown:
+            name = f"{row.measure}@{row.k}"
+            interval = f"{_figure(row.low)} to {_figure(row.high)}"
+            yield f"{row.average:7} {row.search:12} {name:20} {_figure(row.value)}  {interval}"
+
+
+def _figures(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
+    deepest = max(setting.k)
+    columns = [(measure, k) for measure in setting.measures for k in (*setting.k, 0)]  # 0: how many queries
+    cells = {(row.group, row.average, row.search, row.measure, row.k): row for row in rows}
+    groups = list(dict.fromkeys(row.group for row in rows))
+    lines = list(dict.fromkeys((row.group, row.average, row.search, row.coverage) for row in rows))
+    lines.sort(key=lambda line: (groups.index(line[0]), line[1] == "macro"))  # the searches one below the other
+    wide = max(len(line[0]) for line in lines)
+    head = "".join(f"  {measure:<{7 * len(setting.k) + 7}}" for measure in setting.measures)
+    yield f"{'':{wide}}  {'':7}  {'':12}{head}".rstrip()
+    head = "".join(f"{f'@{k}' if k else 'n':>{7 if k else 9}}" for _, k in columns)
+    yield f"{'group':{wide}}  {'average':7}  {'search':12}{head}  coverage"
+    for group, average, search, coverage in lines:
+        figures = ""
+        for measure, k in columns:
+            row = cells[group, average, search, measure, k or deepest]
+            figures += f"{_figure(row.value):>7}" if k else f"{row.n:>9,}"
+        yield f"{group:{wide}}  {average:7}  {search:12}{figures}  {coverage:>8.4f}"
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _side(side: Side) -> str:
+    return f"{side.filter}: {side.images:,} images of {_few(tuple(side.datasets))}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _search(name: str, setting: Setting) -> str:
+    if name == "exact":
+        return "exact, a scan of all vectors"
+    if name == "qdrant-exact":
+        return "qdrant-exact, the engine's scan of all vectors"
+    return f"{name}, ef {setting.ef}, {setting.indexed:,} of {setting.vectors:,} vectors in the HNSW graph"
