@@ -2,8 +2,8 @@
 
 - figures: precision_capped at every cutoff and kNN classification for every k, from a collection on disk; beside the
   way of the paper's programs, which apply a Python function to each row of a pandas table for each cutoff and each k;
-- neighbours: `cbmir.evaluate.ranking.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is installed
-  (``pip install faiss-cpu``), on random unit vectors;
+- neighbours: `cbmir.evaluate.ranking.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is
+  installed (``pip install faiss-cpu``), on random unit vectors;
 - large: the scan alone over a gallery that is made as it goes, with the memory it takes.
 """
 

@@ -1,7 +1,29 @@
 """Every error a user can cause.
 
 A command prints the message as one line on stderr and leaves with the exit code of the class; see ``docs/guide.md``.
+
+    CbmirError
+    ├── StoreError                  the store can't be opened, read or written
+    │   ├── StoreLockedError        another process holds the directory: wait
+    │   ├── StoreKeyError           the server refuses the key: another key
+    │   ├── StoreUnreachableError   nobody answers there: try again
+    │   ├── StoreDamagedError       its files can't be read: restore, or salvage
+    │   ├── StoreFullError          no space is left: make some, then run it again
+    │   └── CollectionError         missing, there already, or a name that can't be used
+    ├── FingerprintError            vectors of one encoder meet a collection of another
+    ├── FilterError                 a field, operator or value that doesn't exist
+    ├── RecordError                 an image record or a batch of vectors breaks the schema
+    ├── ImageError                  one image can't be used; ingest counts it and goes on
+    ├── SourceError                 a folder, table or embeddings file can't be read
+    ├── WorkerError                 processes that decode images can't be started
+    ├── ThumbnailError              thumbnails can't be written
+    ├── EncoderError                unknown, or can't be built or run here
+    │   └── WeightsError            missing, damaged, or of another network
+    └── ProtocolError               an evaluation can't be done as asked
+        └── CutoffError             a cutoff k outside the ranks that were retrieved
 """
+
+import errno
 
 
 class CbmirError(Exception):
@@ -16,6 +38,27 @@ class StoreError(CbmirError):
 
 class StoreLockedError(StoreError):
     """Another process holds the directory."""
+
+
+class StoreKeyError(StoreError):
+    """A server refuses the key, or it may not do what was asked."""
+
+
+class StoreUnreachableError(StoreError):
+    """No server answers there, or it is too busy: the same may work later."""
+
+
+class StoreDamagedError(StoreError):
+    """Files of a collection are damaged, lost, or no longer what was written."""
+
+
+class StoreFullError(StoreError):
+    """No space is left on the disk of the store."""
+
+
+def failed_writing(text: str, error: OSError) -> StoreError:
+    """The error for a file of a store that can't be written."""
+    return (StoreFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError)(text)
 
 
 class CollectionError(StoreError):

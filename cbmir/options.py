@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from cbmir.errors import CbmirError
-from cbmir.filters import Where, any_of, parse
+from cbmir.filters import Where, any_of, parse_all
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.permissions import private
 from cbmir.store import Collection, Key, Layout, Store, open_store
@@ -240,7 +240,7 @@ def filter_options(command: F) -> F:
 
     @functools.wraps(command)
     def with_filter(*args: Any, **options: Any) -> Any:
-        where: Where = tuple(parse(text) for text in options.pop("conditions"))
+        where: Where = parse_all(*options.pop("conditions"))
         for option, (field, _) in _FILTERS.items():
             where += any_of(field, options.pop(option))
         return command(*args, where=where, **options)

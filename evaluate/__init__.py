@@ -2,12 +2,10 @@
 
 In a notebook::
 
-    from cbmir.store import open_store
-    from cbmir.evaluate import RetrievalProtocol, evaluate_retrieval
+    import cbmir
 
-    with open_store("data/store") as store, store.open("demo") as collection:
-        report = evaluate_retrieval(collection, RetrievalProtocol(label="modality"))
-    print(report.table())
+    store = cbmir.connect("data/store")
+    cbmir.evaluate.retrieval(store["biomedclip"], queries="split=test", k=[1, 5])
 """
 
 import importlib
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
     from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
     from cbmir.evaluate.analyses.sweep.measurement import SweepTerms, evaluate_sweep
+    from cbmir.evaluate.functions import audit, classify, compare, probe, recall, report, retrieval, sweep
     from cbmir.evaluate.metrics import METRICS, Gains, metric
     from cbmir.evaluate.protocol import RetrievalProtocol, conditions
 
@@ -36,7 +35,10 @@ __all__ = [
     "RetrievalReport",
     "Row",
     "SweepTerms",
+    "audit",
     "audit_collection",
+    "classify",
+    "compare",
     "conditions",
     "evaluate_classification",
     "evaluate_probe",
@@ -44,9 +46,22 @@ __all__ = [
     "evaluate_sweep",
     "measure_recall",
     "metric",
+    "probe",
+    "recall",
+    "report",
+    "retrieval",
+    "sweep",
 ]
 
 _FROM = {
+    "audit": "cbmir.evaluate.functions",
+    "classify": "cbmir.evaluate.functions",
+    "compare": "cbmir.evaluate.functions",
+    "probe": "cbmir.evaluate.functions",
+    "recall": "cbmir.evaluate.functions",
+    "report": "cbmir.evaluate.functions",
+    "retrieval": "cbmir.evaluate.functions",
+    "sweep": "cbmir.evaluate.functions",
     "audit_collection": "cbmir.evaluate.analyses.audit.measurement",
     "AuditTerms": "cbmir.evaluate.analyses.audit.terms",
     "KnnTerms": "cbmir.evaluate.analyses.classification.knn",

@@ -8,7 +8,7 @@ from typing import Literal
 from cbmir import filters
 from cbmir.errors import CutoffError, FilterError, ProtocolError
 from cbmir.evaluate.metrics import METRICS
-from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse, resolve
+from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse_all, resolve
 from cbmir.schema import FIELDS, INDEXED_FIELDS
 from cbmir.store import Collection
 
@@ -52,7 +52,7 @@ def conditions(texts: Sequence[str]) -> Where:
     Raises:
         FilterError: one of them can't be read.
     """
-    return tuple(parse(text) for text in texts if text.strip() != EVERYTHING)
+    return parse_all(*(text for text in texts if text.strip() != EVERYTHING))
 
 
 def wording(where: Where) -> str:
@@ -76,7 +76,8 @@ class RetrievalProtocol:
         unlabelled: Images without a value of the label. With ``exclude`` they are no queries, and in the gallery they
             may be found but are never relevant. With ``include`` they have one label more, "no label": relevant to each
             other under every rule of relevance, to no image with a label, and a class of their own.
-        relations: File of graded relations of labels for ndcg; without one, see `cbmir.evaluate.ranking.relevance.hierarchy`.
+        relations: File of graded relations of labels for ndcg; without one, see
+            `cbmir.evaluate.ranking.rules.hierarchy`.
         measures: Names of `METRICS`.
         k: Cutoffs, 1 to `MAX_K`.
         searches: Some of `SEARCHES`.

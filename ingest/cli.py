@@ -1,6 +1,5 @@
 """``cbmir ingest``: images or embeddings into a collection."""
 
-import re
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -41,6 +40,7 @@ from cbmir.options import (
 )
 from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
+from cbmir.store.base import default_name
 from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
 
@@ -141,7 +141,7 @@ def images(
         return dry_run_code(readings)
     network = given(encoder, options["settings"])
     say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
-    name, layout = options["name"] or _slug(network.card.name), options["layout"].expecting(whole.total)
+    name, layout = options["name"] or default_name(network.card.name), options["layout"].expecting(whole.total)
     with opened(location) as store:
         foretell(store, name, network.card, layout)
         waiting = say if options["shard"] else None
@@ -198,7 +198,7 @@ def embeddings(
     sources = [open_source(path, how) for path in tables]
     if options["dry_run"]:
         return dry_run_code(show_readings(sources, options["as_json"], prefixes))
-    name = options["name"] or _slug(encoder)
+    name = options["name"] or default_name(encoder)
     with EmbeddingsFiles(files, prefixes) as vectors, opened(location) as store:
         readings = show_readings(sources, False, prefixes)
         card = vectors.card(encoder, images_of(sources))
@@ -312,10 +312,6 @@ def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:
             f"{unknown[0]!r}: write FIELD=VALUE; fields are {', '.join(GIVEN_FIELDS)}", param_hint="--set"
         )
     return pairs
-
-
-def _slug(encoder: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)
 
 
 for _command in (reindex_, thumbnails_):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cbmir.ingest.deferred import Deferred
 from cbmir.ingest.pipeline import Seen
 from cbmir.ingest.remembering import remember_readings
-from cbmir.ingest.report import IngestReport, write_failures
+from cbmir.ingest.report import SHOWN, IngestReport, write_failures
 from cbmir.ingest.sources import Failure, ReadSource
 from cbmir.ingest.tables.options import TableOptions
 from cbmir.ingest.tables.reading import Reading
@@ -64,10 +64,6 @@ def dry_run_code(readings: Sequence[Reading]) -> int:
     return EXIT_FAILURES if any(reading.tally.failed for reading in readings) else 0
 
 
-_SHOWN = 3
-"""Failures on the terminal; all are in the file."""
-
-
 def finish(
     collection: Collection,
     report: IngestReport,
@@ -114,10 +110,10 @@ def failed(failures: list[Failure], path: Path) -> int:
         return 0
     write_failures(failures, path)
     say(f"{len(failures):,} failed, {'with its' if len(failures) == 1 else 'each with its'} reason in {path}")
-    for item in failures[:_SHOWN]:
+    for item in failures[:SHOWN]:
         say(f"  {item.filepath or item.place}: {item.reason}")
-    if len(failures) > _SHOWN:
-        say(f"  and {len(failures) - _SHOWN:,} more")
+    if len(failures) > SHOWN:
+        say(f"  and {len(failures) - SHOWN:,} more")
     return EXIT_FAILURES
 
 

@@ -1,21 +1,24 @@
 """Worker processes that read, hash, decode and preprocess images or volumes, in order and a bounded number at a time.
 
-Workers are forked from a process that has imported this module and the main one, once for all loaders: this process has
-the engine's files and locks, and threads.
+Workers are forked from a process that has imported this module, once for all loaders: this process has the engine's
+files and locks, and threads. The main module, which may be a user's script, is not imported.
 """
 
 import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -246,29 +249,26 @@ class Loader:
             WorkerError: they end at once.
         """
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", __name__])  # the main module would be imported by each worker
+        context.set_forkserver_preload([__name__])
         remove_left()
         self._free = list(range(self._workers * _CHUNKS_IN_FLIGHT))
         if not isinstance(self._how, Drawing):
             self._pixels = SharedPixels(len(self._free), (chunk_size(self._how), *self._how.shape), self._how.dtype)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with as_here(), marked():
+            with _starting(), marked():
                 begun_with = (self._how, self._pixels, self._limits)
                 self._pool = ProcessPoolExecutor(self._workers, context, _begin, begun_with)
                 for started in [self._pool.submit(int) for _ in range(self._workers)]:
                     started.result()
         except BrokenProcessPool as error:
             raise WorkerError(
-                "the processes that decode images end as soon as they start: see what they said above; a script that "
-                'ingests needs `if __name__ == "__main__":` around what it does, for they import it'
+                "the processes that decode images end as soon as they start: see what they said above"
             ) from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _submit(self, chunk: list[Wanted]) -> Future[_Chunk]:
         try:
-            return self._pool.submit(_load_chunk, chunk, self._free.pop())
+            with _starting():  # the pool may have left a worker to be started later
+                return self._pool.submit(_load_chunk, chunk, self._free.pop())
         except BrokenProcessPool as error:  # a worker died since; `load` sees to it
             broken: Future[_Chunk] = Future()
             broken.set_exception(error)
@@ -298,6 +298,20 @@ class Loader:
         assert self._pixels is not None
         rows = iter(self._pixels[chunk.slot][: chunk.filled].copy())
         return [item if item.reason or not item.width else replace(item, pixels=next(rows)) for item in chunk.loaded]
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """While workers start: they don't take Ctrl-C, find our modules, and don't import the user's script."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        with as_here():
+            yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _how: How

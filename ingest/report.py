@@ -15,8 +15,11 @@ from cbmir.ingest.tables.reading import Reading
 from cbmir.media import NOTES, Note, noted, passed_over
 from cbmir.units import counted, rate
 
+SHOWN = 3
+"""Failures that are shown; all are in the file of failures."""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, repr=False)
 class IngestReport:
     """Counts and seconds of one run; read = stored + skipped + failed.
 
@@ -86,6 +89,11 @@ class IngestReport:
         work()
         self.seconds[stage] = time.perf_counter() - started
         self.seconds["total"] = self.seconds.get("total", 0.0) + self.seconds[stage]
+
+    def __repr__(self) -> str:
+        shown = [f"failed: {item.filepath or item.place}: {item.reason}" for item in self.failures[:SHOWN]]
+        more = [f"and {self.failed - SHOWN:,} more in `failures`"] if self.failed > SHOWN else []
+        return "\n".join([*self.lines(), *shown, *more])
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

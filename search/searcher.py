@@ -8,21 +8,21 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from cbmir.encoders import Encoder, EncoderSettings
-from cbmir.encoders.needed import encoder_of
+from cbmir.encoders.needed import encoder_of, recognise
 from cbmir.errors import CollectionError, ImageError
-from cbmir.filters import Condition, Where, parse, resolve
+from cbmir.filters import Condition, Where, parse_all, resolve
 from cbmir.paths import normal_path
-from cbmir.schema import Hit, StoredPoint, Vectors, point_id
+from cbmir.schema import Hit, StoredPoint, Vectors, normalise, point_id
 from cbmir.store import Collection, Key, open_store
 from cbmir.store.ways import BUDGET_MS, Found, Wanted, Way
 
 if TYPE_CHECKING:
-    from cbmir.media import Note, Prepared
+    from cbmir.media import Asset, HoldsPixels, Note, Prepared
 
 BATCH = {"image": 64, "volume": 1}
 """Files read and embedded at once."""
@@ -34,7 +34,7 @@ class Query:
 
     Attributes:
         k: Hits a query.
-        where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT``.
+        where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT and age_years<60``.
         exclude_same_patient: Leave out the stored images of the query's patient, and the query image itself.
         exclude_self: Leave out the stored images whose file has the same content as the query's; for image files.
         way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
@@ -42,7 +42,7 @@ class Query:
     """
 
     k: int = 10
-    where: Where | Sequence[str] = ()
+    where: Where | Sequence[str] | str = ()
     exclude_same_patient: bool = False
     exclude_self: bool = False
     way: Wanted = "auto"
@@ -59,7 +59,7 @@ class Answer:
         reason: Why the query failed, None otherwise.
         way: How the hits were found; None where the query failed.
         notes: What was done to a query image in decoding, of `cbmir.media.NOTES`.
-        file: The query image, where it is a file.
+        file: The query image, where it isn't a stored one.
     """
 
     query: str
@@ -68,13 +68,14 @@ class Answer:
     reason: str | None = None
     way: Way | None = None
     notes: "tuple[Note, ...]" = ()
-    file: Path | None = None
+    file: "Path | Asset | None" = None
 
 
 class Searcher:
     """Asks one collection; the encoder is loaded with the first image.
 
-    Use as a context manager, or call `close`: a directory is held against other processes meanwhile.
+    Use as a context manager, or call `close`: a directory is held against other processes meanwhile. An open collection
+    that was given stays open.
 
     Attributes:
         collection: The open collection.
@@ -86,19 +87,26 @@ class Searcher:
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | Collection,
         collection: str | None = None,
-        encoder: EncoderSettings | None = None,
+        encoder: EncoderSettings | Encoder | None = None,
         api_key: str | Key | None = None,
         budget_ms: float = BUDGET_MS,
         read_consistency: str | None = None,
     ) -> None:
-        self._settings = encoder or EncoderSettings()
+        given = None if isinstance(encoder, EncoderSettings) else encoder
+        self._settings = encoder if isinstance(encoder, EncoderSettings) else EncoderSettings()
         self._encoder: Encoder | None = None
         with ExitStack() as stack:
-            opened = stack.enter_context(open_store(store, api_key, read_consistency))
-            self.collection: Collection = stack.enter_context(opened.open(collection or opened.only()))
+            if isinstance(store, Collection):
+                self.collection: Collection = store
+            else:
+                opened = stack.enter_context(open_store(store, api_key, read_consistency))
+                self.collection = stack.enter_context(opened.open(collection or opened.only()))
             self.collection.budget_ms = budget_ms
+            if given is not None:
+                recognise(self.collection, given)
+                self._encoder = given
             self._stack = stack.pop_all()
 
     @property
@@ -113,6 +121,59 @@ class Searcher:
             self._encoder = encoder_of(self.collection, self._settings)
         return self._encoder
 
+    @property
+    def loaded(self) -> Encoder | None:
+        """The encoder, if it is loaded by now."""
+        return self._encoder
+
+    def ask(self, query: "HoldsPixels | Sequence[HoldsPixels]", how: Query | None = None) -> tuple[Answer, ...]:
+        """Ask with whatever a query may be.
+
+        Args:
+            query: An image: the path of a file that is there, the bytes of one, a Pillow image, an array of 2 or 3
+                dimensions. Or a list of images. Or the id, ``dataset/filepath`` or file path of a stored image. Or a
+                vector (dim,).
+            how: How to ask.
+
+        Returns:
+            An answer for each image of a list, otherwise one.
+
+        Raises:
+            ImageError: an image can't be used.
+            CollectionError: a text names neither a file nor a stored image, or a vector has another length.
+        """
+        from cbmir.media import Asset
+
+        if isinstance(query, str) and not _is_file(query):
+            try:
+                return (self.like(query, how),)
+            except CollectionError as error:
+                raise CollectionError(f"there is no file {query!r}, and {error}") from error
+        if isinstance(query, np.ndarray) and query.ndim == 1:
+            (found,) = self.vectors(self._unit(query), how)
+            return (Answer("vector", tuple(found.hits), way=found.way),)
+        several = isinstance(query, Sequence) and not isinstance(query, str | bytes)
+        items: Any = query if several else [query]
+        images = [Path(item) if isinstance(item, str | Path) else Asset.of(item) for item in items]
+        answers = tuple(self.images(images, how))
+        if failed := [f"{answer.query} {answer.reason}" for answer in answers if answer.reason is not None]:
+            raise ImageError("; ".join(failed))
+        return answers
+
+    def _unit(self, vector: Vectors) -> Vectors:
+        """(1, dim) of unit length.
+
+        Raises:
+            CollectionError: it has another length, or no direction.
+        """
+        dim = self.collection.card.dim
+        if vector.shape != (dim,) or not np.isfinite(vector).all() or not vector.any():
+            raise CollectionError(
+                f"the query vector has the shape {vector.shape}; collection {self.collection.name} is asked with "
+                f"({dim},) finite numbers, not all 0"
+            )
+        return normalise(np.asarray(vector, np.float32)[np.newaxis])
+
     def image(self, path: str | Path, query: Query | None = None) -> list[Hit]:
         """The stored images most similar to an image file, or the stored volumes most similar to a volume.
 
@@ -124,8 +185,8 @@ class Searcher:
             raise ImageError(f"{path} {answer.reason}")
         return list(answer.hits)
 
-    def images(self, paths: Iterable[Path], query: Query | None = None) -> Iterator[Answer]:
-        """Answers for many image files, in their order; a file that can't be used gives an answer with a reason."""
+    def images(self, images: "Iterable[Path | Asset]", query: Query | None = None) -> Iterator[Answer]:
+        """Answers for many images, in their order; one that can't be used gives an answer with a reason."""
         from cbmir.media import prepare  # Pillow: a search by id needs none
 
         query = self._resolved(query)
@@ -134,17 +195,18 @@ class Searcher:
                 f"copies of a query can't be left out: collection {self.collection.name} has no hashes of image files"
             )
         encoder = self.encoder
-        rest = iter(paths)
+        rest = iter(images)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
             usable, reasons = [], {}
-            for path in part:
+            for number, image in enumerate(part):
                 try:
-                    usable.append((str(path), prepare(path, encoder.preprocessing, encoder.card.name)))
+                    usable.append((image, prepare(image, encoder.preprocessing, encoder.card.name)))
                 except ImageError as error:
-                    reasons[path] = str(error)
+                    reasons[number] = str(error)
             answers = iter(self._embedded(encoder, usable, query))
-            for path in part:
-                yield Answer(str(path), reason=reasons[path], file=path) if path in reasons else next(answers)
+            for number, image in enumerate(part):
+                failed = number in reasons
+                yield Answer(_name(image), reason=reasons[number], file=image) if failed else next(answers)
 
     def like(self, name: str, query: Query | None = None) -> Answer:
         """The stored images most similar to a stored one, itself left out.
@@ -161,7 +223,8 @@ class Searcher:
             raise CollectionError(f"the image {name} is stored without a vector")
         query = self._resolved(query)
         digest = str(stored.payload.get("sha256") or "")
-        copies = [stored, *(self._same_files(digest) if digest and query.exclude_same_patient else ())]
+        same = self._same_files({digest}) if digest and query.exclude_same_patient else {}
+        copies = [stored, *same.get(digest, ())]
         others = (Condition("id", "!=", (stored.id,)), *_others(query, copies))
         (found,) = self._search(stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
         return Answer(stored.id, tuple(found.hits), stored, way=found.way)
@@ -184,12 +247,15 @@ class Searcher:
     def _search(self, vectors: Vectors, query: Query, wheres: list[Where]) -> list[Found]:
         return self.collection.search(vectors, query.k, wheres, way=query.way)
 
-    def _embedded(self, encoder: Encoder, images: "list[tuple[str, Prepared]]", query: Query) -> Iterator[Answer]:
+    def _embedded(
+        self, encoder: Encoder, images: "list[tuple[Path | Asset, Prepared]]", query: Query
+    ) -> Iterator[Answer]:
         if not images:
             return
         vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
         fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
-        copies = [self._same_files(prepared.sha256) for _, prepared in images]
+        same = self._same_files({prepared.sha256 for _, prepared in images})
+        copies = [same.get(prepared.sha256, []) for _, prepared in images]
         stored = [next(iter(points), None) for points in copies]
         wheres = [
             (*_parsed(query), *_copies(query, prepared.sha256), *_others(query, points))
@@ -197,22 +263,27 @@ class Searcher:
         ]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         answers = iter(self._search(vectors[fine], query, asked))
-        for (path, prepared), point, good in zip(images, stored, fine, strict=True):
+        for (image, prepared), point, good in zip(images, stored, fine, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(path, tuple(found.hits), point, way=found.way, notes=prepared.notes, file=Path(path))
+                yield Answer(_name(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
             else:
-                yield Answer(path, stored=point, reason="has no vector (an even picture)", file=Path(path))
+                yield Answer(_name(image), stored=point, reason="has no vector (an even picture)", file=image)
 
     def _resolved(self, query: Query | None) -> Query:
         query = query or Query()
-        where = tuple(parse(item) if isinstance(item, str) else item for item in query.where)
+        given = (query.where,) if isinstance(query.where, str) else query.where
+        texts = [item for item in given if isinstance(item, str)]
+        where = parse_all(*texts) + tuple(item for item in given if isinstance(item, Condition))
         return replace(query, where=resolve(where, self.collection))
 
-    def _same_files(self, digest: str) -> list[StoredPoint]:
-        """All stored copies of a file: a data set may hold one under several names, even of several patients."""
-        pages = self.collection.scroll((Condition("sha256", "=", (digest,)),))
-        return [point for page in pages for point in page]
+    def _same_files(self, digests: Iterable[str]) -> dict[str, list[StoredPoint]]:
+        """By hash, all stored copies of files: a data set may hold one under several names, of several patients too."""
+        found: dict[str, list[StoredPoint]] = {}
+        for page in self.collection.scroll((Condition("sha256", "=", tuple(sorted(digests))),)):
+            for point in page:
+                found.setdefault(str(point.payload["sha256"]), []).append(point)
+        return found
 
     def _find(self, name: str) -> StoredPoint:
         names = dict.fromkeys((normal_path(name), name))  # an earlier version kept the spelling
@@ -278,6 +349,17 @@ def check_queries(files: Sequence[Path]) -> None:
         except ImageError as error:
             reason = reason or f"{file} can't be used: {error}"
     raise ImageError(f"none of {len(files):,} queries can be used; {reason}" if len(files) > 1 else reason)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long, or no text
+        return False
+
+
+def _name(image: "Path | Asset") -> str:
+    return str(image) if isinstance(image, Path) else image.name
 
 
 def _copies(query: Query, sha256: str) -> Where:

@@ -12,6 +12,7 @@ from cbmir.search.shelf import Shelf, refuse_missing
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cbmir.media import Asset
     from cbmir.search.layout import Tile
 
 FORMS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".svg": "svg", ".pdf": "pdf"}
@@ -172,13 +173,15 @@ class _Drawing:
             named = value.rpartition("/")[2] if caption == "filename" else f"{caption} {value or 'unknown'}"
             yield cut(named, keep="ends")
 
-    def _image(self, payload: Mapping[str, Any], file: Path | None = None) -> "tuple[Image.Image | None, str]":
+    def _image(
+        self, payload: Mapping[str, Any], file: "Path | Asset | None" = None
+    ) -> "tuple[Image.Image | None, str]":
         """An image, or why there is none."""
         try:
             return (self.shelf.render(file) if file else self.shelf.draw(payload)), ""
         except ImageError as error:
             place = file or self.shelf.path(payload)
-            self.missing[str(place)] = str(error)
+            self.missing[str(place) if isinstance(place, Path) else place.name] = str(error)
             return None, f"{place.name} {error}"
 
 

@@ -228,17 +228,21 @@ def test_loader__workers_end_with_a_killed_parent(tmp_path):
     until(lambda: not any(alive(pid) for pid in workers))
 
 
-def test_loader__says_that_no_worker_can_start(tmp_path):
+def test_loader__does_not_run_the_script_that_starts_it_again(tmp_path):
+    write_picture(tmp_path / "1.png", 1)
     script = tmp_path / "unguarded.py"
     script.write_text(
-        "from cbmir.errors import WorkerError; from cbmir.ingest.loader import *\n"
-        "try:\n"
-        "    Loader(Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,)), 2)\n"
-        "except WorkerError as error:\n"
-        "    print(error)\n"
+        "import sys; from cbmir.ingest.loader import *\n"
+        "print('run', __name__, flush=True)\n"
+        "with Loader(Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1), 2) as loader:\n"
+        "    print([item.width for part in loader.load([[Wanted(Path(sys.argv[1]), None)]] * 9) for item in part])\n"
+        "assert sys.modules['__main__'].__file__ == sys.argv[0]\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment(), timeout=300)
-    assert 'needs `if __name__ == "__main__":`' in done.stdout
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "1.png")],
+        capture_output=True, text=True, env=environment(), timeout=300, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["run __main__", str([40] * 9)]
 
 
 def alive(pid):
@@ -249,10 +253,10 @@ def alive(pid):
 
 
 def test_default_name__is_fit_for_a_collection():
-    from cbmir.ingest.cli import _slug
+    from cbmir.store.base import default_name
 
-    assert _slug("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
-    assert _slug("efficientnet-lite0") == "efficientnet-lite0"
+    assert default_name("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
+    assert default_name("efficientnet-lite0") == "efficientnet-lite0"
 
 
 def test_contents__vectors_are_unit_length(tmp_path, encoder):

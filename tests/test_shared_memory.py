@@ -127,7 +127,9 @@ def test_remove_left__leaves_those_of_others(tmp_path):
 @LINUX
 def test_marked__ends_with_the_block():
     script = (
-        "import multiprocessing\nfrom cbmir.ingest.semaphores import marked\ncontext = multiprocessing.get_context('spawn')\n"
+        "import multiprocessing\n"
+        "from cbmir.ingest.semaphores import marked\n"
+        "context = multiprocessing.get_context('spawn')\n"
         "with marked():\n    ours = context.Lock()\n"
         "print(ours._semlock.name, context.Lock()._semlock.name)"
     )  # a process of its own: joblib, which other tests import, names semaphores in its own way

@@ -16,7 +16,7 @@ from qdrant_client import grpc as proto
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from cbmir.errors import CollectionError, StoreError
+from cbmir.errors import CollectionError, StoreError, StoreFullError, StoreKeyError, StoreUnreachableError
 from cbmir.fingerprint import external_card
 from cbmir.store import open_store
 from cbmir.store.connection import _check_version
@@ -85,7 +85,7 @@ def test_open_store__sends_the_key_and_hides_it():
 
 def test_open_store__a_refused_key():
     refused = refusing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
-    with served(HealthCheck=refused) as (url, _), pytest.raises(StoreError, match="refuses the key") as caught:
+    with served(HealthCheck=refused) as (url, _), pytest.raises(StoreKeyError, match="refuses the key") as caught:
         open_store(url, KEY)
     assert "QDRANT_API_KEY" in str(caught.value)
     assert KEY not in str(caught.value)
@@ -101,7 +101,7 @@ def test_open_store__a_wrong_key_on_a_real_server():
     url, key = os.environ.get("QDRANT_URL"), os.environ.get("QDRANT_API_KEY")
     if not url or not key:
         pytest.skip("QDRANT_URL and QDRANT_API_KEY name no server with a key")
-    with pytest.raises(StoreError, match="refuses the key"):
+    with pytest.raises(StoreKeyError, match="refuses the key"):
         open_store(url, key + "x")
 
 
@@ -119,7 +119,7 @@ def test_retry__what_passes_by_itself(waits):
 def test_retry__gives_up(waits):
     with served(Count=refusing(grpc.StatusCode.UNAVAILABLE, "gone")) as (url, _), open_store(url) as store:
         collection = ServerCollection(store.connection, "a", CARD)
-        with pytest.raises(StoreError, match=rf"no Qdrant server answers at {url} \(a\): gone"):
+        with pytest.raises(StoreUnreachableError, match=rf"no Qdrant server answers at {url} \(a\): gone"):
             collection.count()
     assert len(waits) == RETRIES - 1
     assert sum(waits) < 60
@@ -135,6 +135,23 @@ def test_retry__waits_as_long_as_the_server_asks(waits):
     assert waits == [7.0]
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "kind"),
+    [
+        (grpc.StatusCode.INTERNAL, "Service internal error: No space left on device: WAL buffer size", StoreFullError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Out of disk space", StoreFullError),
+        (grpc.StatusCode.ABORTED, "shard is being moved", StoreUnreachableError),
+        (grpc.StatusCode.PERMISSION_DENIED, "Global access is required", StoreKeyError),
+        (grpc.StatusCode.INTERNAL, "Service internal error: task panicked", StoreError),
+        (grpc.StatusCode.INVALID_ARGUMENT, "Wrong input", StoreError),
+    ],
+)
+def test_retry__the_kind_of_error(waits, code, said, kind):
+    with served(Count=refusing(code, said)) as (url, _), open_store(url) as store, pytest.raises(StoreError) as caught:
+        ServerCollection(store.connection, "a", CARD).count()
+    assert type(caught.value) is kind
+
+
 def test_retry__not_longer_than_its_deadline(waits):
     def busy(_: bytes, context: grpc.ServicerContext) -> object:
         context.set_trailing_metadata((("retry-after", "3600"),))
@@ -142,7 +159,7 @@ def test_retry__not_longer_than_its_deadline(waits):
 
     with served(Count=busy) as (url, _), open_store(url) as store:
         collection = ServerCollection(store.connection, "a", CARD)
-        with pytest.raises(StoreError, match=r"it asks to wait 3600 s: try again later$"):
+        with pytest.raises(StoreUnreachableError, match=r"it asks to wait 3600 s: try again later$"):
             collection.count()
     assert waits == []
 

@@ -4,6 +4,8 @@ A filter is a tuple of conditions that must all hold. A list field satisfies ``=
 does; a glob pays no heed to case. ``!=`` also passes images that lack the field; an order (``<``, ``<=``, ``>``,
 ``>=``) never does. A bar in a value is written ``\|``; a value that holds one is found without the backslash too.
 
+Several conditions are joined by ``and``: ``modality=CT and age_years<60``.
+
 Own columns, which the payload keeps under ``extra``, are filtered by their names: ``scanner=Siemens``. Where a payload
 field has the same name, ``extra.`` before it means the column. Write a name that holds an operator in quotes.
 """
@@ -20,6 +22,7 @@ from cbmir.filters.conditions import (
     own_column,
     own_field,
     parse,
+    parse_all,
     wording,
 )
 from cbmir.filters.engines import to_edge, to_qdrant
@@ -40,6 +43,7 @@ __all__ = [
     "own_column",
     "own_field",
     "parse",
+    "parse_all",
     "resolve",
     "to_edge",
     "to_qdrant",

@@ -31,6 +31,7 @@ _TAKEN = {
     "float": "a finite number such as 58 or 2.5",
     "datetime": "an ISO date such as 2020-01-31",
 }
+_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 _BAR = re.compile(r"(?<!\\)\|")
 _CONDITION = re.compile(
     r'\s*(?:(?P<quoted>(?:extra\.)?"[^"]+")|(?P<field>[^\s=<>!~"][^=<>~]*?))'
@@ -130,6 +131,26 @@ def parse(text: str) -> Condition:
     read = str.strip if op == "~" else partial(_typed, field)  # half a label isn't a label: globs stay as they are
     whole = _typed(field, "|".join(parts)) if len(parts) > 1 and op != "~" and field.kind == "keyword" else None
     return Condition(field.name, op, tuple(read(part) for part in parts), whole)
+
+
+def parse_all(*texts: str) -> Where:
+    """Read conditions that must all hold, in several texts or joined by ``and``, as `wording` writes them.
+
+    An ``and`` parts two conditions only where a condition follows: ``note=fluid and air`` is one.
+
+    Raises:
+        FilterError: see `parse`.
+    """
+    parts: list[str] = []
+    for text in texts:
+        first, *others = _AND.split(text)
+        parts.append(first)
+        for other in others:
+            if _CONDITION.fullmatch(other) and parts[-1].count('"') % 2 == 0:
+                parts.append(other)
+            else:
+                parts[-1] += f" and {other}"
+    return tuple(parse(part) for part in parts)
 
 
 def wording(where: Where) -> str:

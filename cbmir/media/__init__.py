@@ -1,6 +1,6 @@
 """Files and bytes to pixels: what is in them, what an encoder takes of them, and how they are shown to people."""
 
-from cbmir.media.asset import Asset, Prepared, prepare, render
+from cbmir.media.asset import Asset, HoldsPixels, Prepared, prepare, render
 from cbmir.media.files import MAX_BYTES, file_sha256, read, sha256
 from cbmir.media.kinds import (
     HEAD_BYTES,
@@ -37,6 +37,7 @@ __all__ = [
     "NOTES",
     "VOLUME_SUFFIXES",
     "Asset",
+    "HoldsPixels",
     "Note",
     "OwnPreprocessing",
     "Pixels",

@@ -1,11 +1,13 @@
 """A thing that pixels come from, and what is made of it: the input of an encoder, or an image for people."""
 
+import io
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,6 +22,12 @@ from cbmir.media.thumbnail import slice_thumbnail
 from cbmir.media.volume import Volume, VolumePreprocessing, preprocess_volume
 from cbmir.media.volumefile import lacks_orientation, read_volume
 from cbmir.schema import RecordKind
+
+HoldsPixels = Path | str | bytes | Image.Image | NDArray[Any]
+"""What `Asset.of` takes."""
+
+_AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Modes of Pillow that PNG keeps as they are."""
 
 _A = {"image": "an image", "volume": "a volume"}
 
@@ -44,6 +52,34 @@ class Asset:
         self._kills = kills
         self.limits = limits or Limits.read("image")
         self.kind: RecordKind = kind_of_bytes(source[:HEAD_BYTES]) if isinstance(source, bytes) else kind_of(source)
+
+    @classmethod
+    def of(cls, pixels: "HoldsPixels | Asset") -> "Asset":
+        """An asset of whatever pixels are in.
+
+        Args:
+            pixels: A path, a file's bytes, a Pillow image, or an array of shape (height, width), or (height, width, 3
+                or 4) with 8 bits a channel. A Pillow image and an array are read as a file of their pixels would be.
+
+        Raises:
+            ImageError: an array has another shape or type.
+        """
+        if isinstance(pixels, Asset):
+            return pixels
+        if isinstance(pixels, str | Path | bytes):
+            return cls(pixels)
+        image = pixels if isinstance(pixels, Image.Image) else _image_of(np.asarray(pixels))
+        file = io.BytesIO()
+        try:
+            image.save(file, "PNG" if image.mode in _AS_PNG else "TIFF", exif=image.info.get("exif", b""))
+        except (OSError, ValueError) as error:
+            raise ImageError(f"is a Pillow image of mode {image.mode}, which can't be used: {error}") from error
+        return cls(file.getvalue())
+
+    @property
+    def name(self) -> str:
+        """Name of the file; that of bytes is ``image`` or ``volume``."""
+        return self._source.name if isinstance(self._source, Path) else self.kind
 
     @cached_property
     def sha256(self) -> str:
@@ -85,11 +121,23 @@ class Asset:
     def _decoded(self) -> Decoded:
         data = self._data
         with self.held():
-            return decode_noted(data, self._source.name if isinstance(self._source, Path) else "", self.limits)
+            return decode_noted(data, self.name if isinstance(self._source, Path) else "", self.limits)
 
     @cached_property
     def _data(self) -> bytes:
         return read(self._source) if isinstance(self._source, Path) else self._source
+
+
+def _image_of(array: NDArray[Any]) -> Image.Image:
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+    try:
+        return Image.fromarray(array)
+    except (TypeError, ValueError) as error:
+        raise ImageError(
+            f"is an array of shape {array.shape} and type {array.dtype}: give (height, width) of 8 or 16 bits or of "
+            "floats, or (height, width, 3) of 8 bits"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,11 @@ class CollectionInfo:
         return "searched exactly: not indexed yet" if waiting else "searched exactly: too small to index"
 
 
+def default_name(encoder: str) -> str:
+    """The name that a collection of an encoder has unless another is given."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)
+
+
 class Collection(ABC):
     """All images embedded by one encoder.
 

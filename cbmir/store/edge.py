@@ -9,17 +9,26 @@ import json
 import shutil
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 import numpy as np
 import qdrant_edge as q
 
-from cbmir.errors import CbmirError, CollectionError, StoreError, StoreLockedError
+from cbmir.errors import (
+    CbmirError,
+    CollectionError,
+    StoreDamagedError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    failed_writing,
+)
 from cbmir.filters import Where, engine_key, to_edge
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, Hit, Payload, PayloadField, StoredPoint, Vectors, rank_hits
@@ -51,6 +60,11 @@ SPARE_BYTES = 200_000_000
 _LEAVING_S = 60.0
 """Time for a killed process's helper to let go of the engine's files."""
 _POLL_S = 0.05
+
+
+_OPENING = threading.RLock()
+_OPEN: "dict[tuple[int, int], EdgeCollection]" = {}
+"""The collections that this process holds, by device and inode of their folders."""
 
 
 class EdgeStore(Store):
@@ -115,7 +129,7 @@ class EdgeStore(Store):
                 lock.close()
                 raise
         except OSError as error:
-            raise StoreError(f"can't make the collection {folder}: {error}") from error
+            raise failed_writing(f"can't make the collection {folder}: {error}", error) from error
         return EdgeCollection(folder, card, lock)
 
     def _clean(self, name: str) -> int:
@@ -138,11 +152,16 @@ class EdgeStore(Store):
         ]
 
     def open(self, name: str) -> "EdgeCollection":
-        """Open a collection and hold it against other processes until it is closed."""
+        """Open a collection and hold it against other processes until it is closed.
+
+        Where it is open in this process already, that one is returned, and is closed when all who opened it have.
+        """
         folder = self.path / name
         if name not in self.names():
             raise self._missing(name)
-        return EdgeCollection(folder, read_card(folder))
+        with _OPENING:
+            there = _OPEN.get(_inode(folder))
+            return there.shared() if there else EdgeCollection(folder, read_card(folder))
 
     def _nothing(self) -> str:
         return super()._nothing() if self.path.exists() else "there is no such directory"
@@ -184,6 +203,15 @@ class EdgeCollection(Collection):
             raise
         self._unflushed = 0
         self._sealed = True
+        self._holders = 1
+        self._key = _inode(folder)
+        with _OPENING:
+            _OPEN[self._key] = self
+
+    def shared(self) -> Self:
+        """This collection for one more, who closes it too."""
+        self._holders += 1
+        return self
 
     def _write(self, batch: EmbeddedBatch) -> None:
         self._need_space()
@@ -215,7 +243,7 @@ class EdgeCollection(Collection):
             with self.at_rest():
                 write_seals(self.folder)
         except OSError as error:
-            raise StoreError(f"can't list the files of {self.folder}: {error}") from error
+            raise failed_writing(f"can't list the files of {self.folder}: {error}", error) from error
         self._sealed = True
 
     def require_sound(self) -> None:
@@ -234,7 +262,7 @@ class EdgeCollection(Collection):
         except OSError as error:
             raise StoreError(f"can't write to {self.folder}: {error.strerror}; was it removed meanwhile?") from error
         if free < SPARE_BYTES:
-            raise StoreError(
+            raise StoreFullError(
                 f"the disk of {self.folder} is full: {free:,} bytes are free, {SPARE_BYTES:,} are needed to go on; "
                 "what was stored stays"
             )
@@ -295,7 +323,7 @@ class EdgeCollection(Collection):
         for record in records:
             vector = record.vector  # the engine makes a list of it at each look
             if not isinstance(vector, list):
-                raise StoreError(f"{self.folder} is damaged: a point has lost its vector")
+                raise StoreDamagedError(f"{self.folder} is damaged: a point has lost its vector")
             row = np.frombuffer(packed.pack(*cast("list[float]", vector)), dtype=np.float32)
             points.append(StoredPoint(str(record.id), record.payload or {}, row))
         return points
@@ -383,7 +411,7 @@ class EdgeCollection(Collection):
         try:
             write_whole(path, json.dumps(self.metadata() | dict(changes), indent=2) + "\n")
         except OSError as error:
-            raise StoreError(f"can't write {path}: {error}") from error
+            raise failed_writing(f"can't write {path}: {error}", error) from error
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -402,11 +430,16 @@ class EdgeCollection(Collection):
         return CollectionInfo(info.points_count, info.indexed_vectors_count, "green", ENGINE, fields)
 
     def close(self) -> None:
-        """Flush and let other processes in."""
-        try:
-            self._close_shard()
-        finally:
-            self._lock.close()
+        """Flush and let other processes in, when the last who opened it closes it."""
+        with _OPENING:
+            self._holders -= 1
+            if self._holders > 0:
+                return
+            _OPEN.pop(self._key, None)
+            try:
+                self._close_shard()
+            finally:
+                self._lock.close()
 
     def _close_shard(self) -> None:
         with _engine(self.folder):
@@ -462,6 +495,14 @@ def _index(field: PayloadField, planned: Plan) -> Any:
     return kinds[field.kind](memory=memory)
 
 
+def _inode(folder: Path) -> tuple[int, int]:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise StoreError(f"can't open {folder}: {error}") from error
+    return found.st_dev, found.st_ino
+
+
 def _load_shard(folder: Path) -> q.EdgeShard:
     """Open the engine on a collection whose lock this process, or the one that started it, holds.
 
@@ -482,21 +523,23 @@ def _loaded(folder: Path) -> q.EdgeShard:
         if shard.info().payload_schema:
             return shard
         shard.close()
-    raise StoreError(f"{folder} is damaged: it has lost its indexes, and points with them")  # the engine says nothing
+    # the engine says nothing of it
+    raise StoreDamagedError(f"{folder} is damaged: it has lost its indexes, and points with them")
 
 
 def read_card(folder: Path) -> EncoderCard:
     """The encoder of a collection, open or not.
 
     Raises:
-        CollectionError: its metadata is missing, damaged, or of another version of the engine.
+        StoreDamagedError: its metadata is missing or damaged.
+        CollectionError: it was written by another version of the engine.
     """
     path = folder / "collection.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         engine = str(data.get("engine"))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise CollectionError(f"{path} is damaged: {error}") from error
+        raise StoreDamagedError(f"{path} is damaged: {error}") from error
     if _minor(engine) != _minor(ENGINE):
         raise CollectionError(
             f"{folder} was written by {engine}, here runs {ENGINE}: install the version that wrote it, "
@@ -509,7 +552,7 @@ def _read_notes(folder: Path) -> tuple[SearchProfile | None, Roots]:
     try:
         data = json.loads((folder / "collection.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CollectionError(f"{folder / 'collection.json'} is damaged: {error}") from error
+        raise StoreDamagedError(f"{folder / 'collection.json'} is damaged: {error}") from error
     return SearchProfile.from_json(data.get("search")), roots_from(data)
 
 
@@ -536,4 +579,5 @@ def _engine(folder: Path) -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise StoreError(f"{folder} is damaged, the engine gave up on it: {' '.join(str(error).split())}") from None
+        text = " ".join(str(error).split())
+        raise StoreDamagedError(f"{folder} is damaged, the engine gave up on it: {text}") from None

@@ -12,7 +12,7 @@ import httpx
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from cbmir.errors import StoreError
+from cbmir.errors import StoreError, StoreFullError, StoreKeyError, StoreUnreachableError
 from cbmir.store.keys import Key, Right
 
 RETRIES = 6
@@ -62,7 +62,7 @@ def retried(place: str, call: Callable[[], T], key: Key | None = None, doing: Ri
             if wait_s is None or attempt == RETRIES - 1:
                 raise failed from error
             if time.monotonic() - started + wait_s > DEADLINE_S:
-                raise StoreError(f"{failed}; it asks to wait {wait_s:.0f} s: try again later") from error
+                raise StoreUnreachableError(f"{failed}; it asks to wait {wait_s:.0f} s: try again later") from error
         _log.warning("%s; trying again in %.0f s", failed, wait_s)
         time.sleep(wait_s)
     raise AssertionError("unreachable")
@@ -77,19 +77,28 @@ def translate(error: Exception, place: str, key: Key | None = None, doing: Right
         said = one_line(error.content.decode(errors="replace"))
         if refused(error):
             known = error.status_code != _UNKNOWN_HTTP and not _invalid(said)
-            return StoreError(key.refusal(place, f"HTTP {error.status_code}", said, known=known, doing=doing))
-        return StoreError(f"{place} answered HTTP {error.status_code}: {said}{_remedy(said)}")
+            return StoreKeyError(key.refusal(place, f"HTTP {error.status_code}", said, known=known, doing=doing))
+        kind = _kind(said, busy=error.status_code in _RETRIED_HTTP)
+        return kind(f"{place} answered HTTP {error.status_code}: {said}{_remedy(said)}")
     if isinstance(error, grpc.RpcError):
         code, details = error.code(), one_line(error.details() or "")
         if refused(error):
             known = code != _UNKNOWN_GRPC and not _invalid(details)
-            return StoreError(key.refusal(place, code.name, details, known=known, doing=doing))
+            return StoreKeyError(key.refusal(place, code.name, details, known=known, doing=doing))
         if silent(error):
-            return StoreError(f"no Qdrant server answers at {place}: {details}")
-        return StoreError(f"{place} answered {code.name}: {details}{_remedy(details)}")
+            return StoreUnreachableError(f"no Qdrant server answers at {place}: {details}")
+        kind = _kind(details, busy=code in _RETRIED_GRPC)
+        return kind(f"{place} answered {code.name}: {details}{_remedy(details)}")
     if silent(error):
-        return StoreError(f"no Qdrant server answers at {place}: {one_line(str(error))}")
+        return StoreUnreachableError(f"no Qdrant server answers at {place}: {one_line(str(error))}")
     return StoreError(f"{place}: {type(error).__name__}: {one_line(str(error))}")
+
+
+def _kind(said: str, *, busy: bool) -> type[StoreError]:
+    """The class of what a server answered, by its words where it has no code of its own."""
+    if re.search("no space left|out of disk|insufficient disk", said, re.IGNORECASE):
+        return StoreFullError
+    return StoreUnreachableError if busy else StoreError
 
 
 def _remedy(details: str) -> str:

@@ -1,9 +1,7 @@
 """Which gallery images are right answers to which query, and how right."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +9,8 @@ from numpy.typing import NDArray
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.metrics import Gains
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
+from cbmir.evaluate.ranking.rules import RULES, LabelSets, Relations, Rule, hierarchy
 from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values
-from cbmir.textfile import NOT_READ, read_text
 
 BLOCK = 2048
 """Queries judged at once."""
@@ -20,8 +18,8 @@ BLOCK = 2048
 MAX_SETS = 20_000
 """Distinct values of a label field; what is relevant to what is a table of their square."""
 
-_MAX_BYTES = 10_000_000  # of a file of relations
-_MAX_DEPTH = 10  # of it: stream, document, mapping, list, list
+PAIRS = 1 << 22
+"""Pairs of label sets graded at once."""
 
 HALF = 0.5
 """Jaccard index from which two sets of labels count as relevant to each other in measures that know yes and no only."""
@@ -78,112 +76,6 @@ class Relevance:
         return self.levels[::-1][places]
 
 
-def any_shared(one: frozenset[str], other: frozenset[str]) -> float:
-    """1 where two images share a label."""
-    return float(not one.isdisjoint(other))
-
-
-def exact(one: frozenset[str], other: frozenset[str]) -> float:
-    """1 where two images have the same labels."""
-    return float(one == other)
-
-
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Labels that two images share, as a part of those that either has."""
-    return len(one & other) / len(one | other)
-
-
-RULES: dict[str, Callable[[frozenset[str], frozenset[str]], float]] = {
-    "any": any_shared,
-    "exact": exact,
-    "jaccard": jaccard,
-}
-
-
-def hierarchy(one: frozenset[str], other: frozenset[str]) -> float:
-    """The most that a label of one image has in common with one of the other.
-
-    1 for the same modality, 2 for the same region too, 3 for the same pathology too.
-    """
-    return float(max(_common(left.split("/"), right.split("/")) for left in one for right in other))
-
-
-def _common(left: Sequence[str], right: Sequence[str]) -> int:
-    common = 0
-    for one, other in zip(left[:3], right[:3], strict=False):
-        if one != other:
-            break
-        common += 1
-    return common
-
-
-@dataclass(frozen=True)
-class Relations:
-    """Grades of pairs of labels, from a YAML file.
-
-    The file holds ``same`` (the grade of a label with itself, 3 unless given) and ``relations``, a list of
-    ``[label, label, grade]``; a pair that isn't listed has grade 0. Of several labels the highest grade counts.
-
-    Attributes:
-        same: Grade of a label with itself.
-        grades: Grades of other pairs, in both orders.
-    """
-
-    same: float
-    grades: Mapping[tuple[str, str], float]
-
-    def __call__(self, one: frozenset[str], other: frozenset[str]) -> float:
-        """The highest grade of a label of one image with one of the other."""
-        return max(
-            self.same if left == right else self.grades.get((left, right), 0.0) for left in one for right in other
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> "Relations":
-        """Read a file.
-
-        Raises:
-            ProtocolError: it can't be read, or says something else.
-        """
-        import yaml
-
-        try:
-            text = read_text(path, _MAX_BYTES)
-            _check_events(yaml.parse(text, yaml.SafeLoader))
-            data = yaml.safe_load(text)
-            grades: dict[tuple[str, str], float] = {}
-            for left, right, grade in data.get("relations", []):
-                if isinstance(left, dict | list) or isinstance(right, dict | list):
-                    raise ValueError("a label is a list or a mapping, not a text")
-                grades[str(left), str(right)] = grades[str(right), str(left)] = float(grade)
-            relations = cls(float(data.get("same", 3)), grades)
-        except (*NOT_READ, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise ProtocolError(
-                f"can't read relations of labels from {path} ({reason}); it holds `relations`, a list of "
-                "[label, label, grade], and maybe `same`, the grade of a label with itself"
-            ) from error
-        if min([relations.same, *grades.values()]) < 0 or not np.isfinite([relations.same, *grades.values()]).all():
-            raise ProtocolError(f"{path} has a grade below 0 or one that is no number")
-        return relations
-
-
-def _check_events(events: Iterable[Any]) -> None:
-    """Refuse YAML that stands for more than is written, or is nested deeper than relations are: both take very long.
-
-    Raises:
-        ValueError: it does.
-    """
-    depth = 0
-    for event in events:
-        name = type(event).__name__
-        depth += name.endswith("StartEvent") - name.endswith("EndEvent")
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
-        if name == "AliasEvent":
-            raise ValueError("aliases (*name) can stand for values without end; write each value out")
-
-
 def find_relevance(trial: Trial, exclusion: Exclusion) -> Relevance:
     """Who is relevant to whom by the protocol's label field and rule.
 
@@ -234,7 +126,7 @@ def _relevance(
     trial: Trial,
     exclusion: Exclusion,
     field: str,
-    rule: Callable[[frozenset[str], frozenset[str]], float],
+    rule: Rule,
     threshold: float,
 ) -> Relevance:
     values = list(trial.vocabularies[field])
@@ -246,21 +138,23 @@ def _relevance(
     return Relevance(field, levels, table, counts, threshold)
 
 
-def _table(
-    values: Sequence[Values], asked: NDArray[np.int32], rule: Callable[[frozenset[str], frozenset[str]], float]
-) -> tuple[Table, NDArray[np.uint16]]:
+def _table(values: Sequence[Values], asked: NDArray[np.int32], rule: Rule) -> tuple[Table, NDArray[np.uint16]]:
     """Grades and, for each pair of values, the place of theirs; rows that no query has, and no value, have grade 0."""
-    sets = [frozenset(item) for item in values]
-    levels: dict[float, int] = {0.0: 0}
-    table = np.zeros((len(sets), len(sets)), np.uint16)
-    for row in asked:
-        if sets[row]:
-            grades = (rule(sets[row], other) if other else 0.0 for other in sets)
-            table[row] = [levels.setdefault(grade, len(levels)) for grade in grades]
-    order = np.argsort(list(levels))
-    rank = np.empty(len(levels), np.uint16)
-    rank[order] = np.arange(len(levels))
-    return np.array(list(levels), np.float32)[order], rank[table]
+    import pandas as pd
+
+    sets = LabelSets(values)
+    table = np.zeros((len(values), len(values)), np.uint16)
+    step = max(1, PAIRS // len(values))
+    blocks = [asked[start : start + step] for start in range(0, len(asked), step)]
+    found = []
+    for rows in blocks:
+        codes, grades = pd.factorize(rule(sets, rows).ravel())
+        table[rows] = codes.reshape(len(rows), -1)
+        found.append(grades)
+    levels = np.unique(np.concatenate([[0.0], *found]))
+    for rows, grades in zip(blocks, found, strict=True):
+        table[rows] = np.searchsorted(levels, grades).astype(np.uint16)[table[rows]]
+    return levels.astype(np.float32), table
 
 
 def _counts(

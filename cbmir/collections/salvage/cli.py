@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cbmir.collections.refusals import told
-from cbmir.errors import CollectionError, StoreError
+from cbmir.errors import CollectionError, StoreDamagedError, StoreError
 from cbmir.options import EXIT_FAILURES, card_options, json_option, opened, say, store_option
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def salvage_(damaged: str, name: str, location: str, choice: "CardChoice", as_js
             raise StoreError(f"there is no collection {damaged} in {store.location}, and no folder {damaged}")
         try:
             card = read_card(folder)
-        except CollectionError as error:
+        except (CollectionError, StoreDamagedError) as error:
             if choice.encoder is None:
                 raise StoreError(
                     f"{error}; whose vectors these are must be said: --encoder NAME, and --dim N for vectors from files"

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from cbmir.errors import StoreError, StoreLockedError
+from cbmir.errors import StoreDamagedError, StoreError, StoreLockedError
 from cbmir.safepath import environment
 from cbmir.schema import StoredPoint
 from cbmir.store.wal import Log, read_log
@@ -58,7 +58,7 @@ def copied(folder: Path, beside: Path, name: str) -> Iterator[Path]:
         StoreError: the folder has no shard, or it can't be copied.
     """
     if not (folder / "shard").is_dir():
-        raise StoreError(f"{folder} is no collection in a directory: it has no folder shard")
+        raise StoreDamagedError(f"{folder} is no collection in a directory: it has no folder shard")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         with _held(folder), tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".salvage", dir=beside) as made:

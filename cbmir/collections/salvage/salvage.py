@@ -9,7 +9,7 @@ import numpy as np
 
 from cbmir.collections.refusals import Refusal, whole
 from cbmir.collections.salvage.pieces import Found, copied, read_pieces
-from cbmir.errors import CollectionError, StoreError
+from cbmir.errors import CollectionError, StoreDamagedError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, StoredPoint, is_unit
 from cbmir.store import Collection, Store
@@ -79,7 +79,7 @@ def salvage(
             made.flush()
             if not made.count():
                 said = "; ".join(found.lost[:3]) or "it holds none"
-                raise StoreError(f"not one image of {folder} can be read: {said}")
+                raise StoreDamagedError(f"not one image of {folder} can be read: {said}")
             made.finish(progress)
         except BaseException:
             made.close()

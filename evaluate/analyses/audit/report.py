@@ -14,6 +14,7 @@ from cbmir.evaluate.analyses.audit.patients import Patients
 from cbmir.evaluate.analyses.audit.terms import AuditTerms
 from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.protocol import NAMED, wording
+from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.fingerprint import EncoderCard
 
@@ -43,8 +44,8 @@ class AuditRow:
     high: float = math.nan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AuditReport(Result):
     """The result of an audit.
 
     Attributes:

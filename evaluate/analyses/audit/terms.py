@@ -14,8 +14,8 @@ class AuditTerms:
 
     Attributes:
         where: Which images are looked at.
-        label: Field of the label that neighbours should follow, one of `cbmir.evaluate.protocol.LABELS`; images that share a
-            value of it have the same label.
+        label: Field of the label that neighbours should follow, one of `cbmir.evaluate.protocol.LABELS`; images that
+            share a value of it have the same label.
         unlabelled: See `cbmir.evaluate.protocol.RetrievalProtocol`: whether images without a label are a class of the
             confounder index.
         k: Neighbours an image in the confounder index, 1 to `cbmir.evaluate.protocol.MAX_K`.

@@ -14,6 +14,7 @@ from cbmir.evaluate.analyses.classification.method import Learning, LeftOut, Vot
 from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
 from cbmir.evaluate.analyses.retrieval.setting import Setting, unknown_patients
 from cbmir.evaluate.header import Header, Omission
+from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.formulas import harmless
@@ -21,8 +22,8 @@ from cbmir.formulas import harmless
 MEASURES = (ACCURACY, "f1", "precision", "recall", "roc_auc")
 
 
-@dataclass(frozen=True, slots=True)
-class ClassificationReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ClassificationReport(Result):
     """The result of a classification.
 
     Attributes:

@@ -20,7 +20,7 @@ from cbmir.evaluate.metrics import Codes, Scores, macro, micro
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
 from cbmir.fingerprint import EncoderCard
-from cbmir.store import Store
+from cbmir.store import Collection, Store
 
 Ids = NDArray[np.bytes_]
 
@@ -65,12 +65,26 @@ def compare(store: Store, names: Sequence[str], protocol: RetrievalProtocol) -> 
         raise ProtocolError(
             f"a comparison takes two collections or more, got {len(names)}; {store.location} has {there}"
         )
-    protocol = replace(protocol, searches=protocol.searches[:1], by=())
     contenders = []
     for name in names:
         with store.open(name) as collection:
-            contenders.append(contender(measure(collection, protocol)))
+            contenders.append(_measured(collection, protocol))
     return compare_scores(contenders)
+
+
+def compare_collections(collections: Sequence[Collection], protocol: RetrievalProtocol) -> ComparisonReport:
+    """Measure open collections on the same terms and compare each with each; see `compare`.
+
+    Raises:
+        ProtocolError: there are fewer than two, one can't be measured, or no query is in all.
+    """
+    if len(collections) < 2:
+        raise ProtocolError(f"a comparison takes two collections or more, got {len(collections)}")
+    return compare_scores([_measured(collection, protocol) for collection in collections])
+
+
+def _measured(collection: Collection, protocol: RetrievalProtocol) -> Contender:
+    return contender(measure(collection, replace(protocol, searches=protocol.searches[:1], by=())))
 
 
 def contender(measurement: Measurement) -> Contender:

@@ -9,6 +9,7 @@ from typing import Any
 from cbmir.evaluate.analyses.retrieval.report import Average
 from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.header import Header, Omission, PatientCounts
+from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 
 
@@ -84,8 +85,8 @@ class Entry:
     queries_without_relevant: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ComparisonReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ComparisonReport(Result):
     """The result of a comparison.
 
     Attributes:

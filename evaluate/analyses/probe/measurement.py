@@ -27,6 +27,7 @@ from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import find_relevance
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES
 from cbmir.evaluate.ranking.trial import Trial, stream_gallery
+from cbmir.evaluate.results import Result
 from cbmir.filters import Where
 from cbmir.schema import Vectors
 from cbmir.store import Collection
@@ -56,8 +57,8 @@ class ProbeTerms:
     folder: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProbeReport(Result):
     """The result of training linear probes.
 
     Attributes:
@@ -85,6 +86,10 @@ class ProbeReport:
             CbmirError: the file can't be written.
         """
         write_table(path, self._columns(), map(astuple, self.training.curve))
+
+    def frame_rows(self) -> list[dict[str, Any]]:
+        """Those of the probe on all training images."""
+        return self.report.frame_rows()
 
     def table(self) -> str:
         """The report for people."""

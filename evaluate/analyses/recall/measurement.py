@@ -19,6 +19,7 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.evaluate.analyses.recall.cases import OTHER_PATIENTS, Case, cases
 from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.protocol import MAX_K, existing, wording
+from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
@@ -100,8 +101,8 @@ class RecallRow:
     count_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class RecallReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class RecallReport(Result):
     """The result of a recall measurement.
 
     Attributes:

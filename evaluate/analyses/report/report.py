@@ -1,7 +1,7 @@
 """Makes a report of some collections."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from platform import python_version
@@ -20,11 +20,12 @@ from cbmir.evaluate.analyses.report.findings import Finding, Measured, compare_m
 from cbmir.evaluate.analyses.report.standings import Standing, standings, table
 from cbmir.evaluate.analyses.report.terms import ReportTerms
 from cbmir.evaluate.protocol import wording
+from cbmir.evaluate.results import Result
 from cbmir.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Result):
     """All that is on the page.
 
     Attributes:
@@ -104,6 +105,14 @@ class Report:
             "encoders": [row.as_json() for row in self.standings],
             "version": cbmir.__version__,
         }
+
+    def frame_rows(self) -> list[dict[str, Any]]:
+        """A row a figure of the table of encoders."""
+        return [
+            {"collection": row.collection, "encoder": row.encoder, **asdict(cell)}
+            for row in self.standings
+            for cell in row.cells
+        ]
 
     def table(self) -> str:
         """The table of encoders for people."""

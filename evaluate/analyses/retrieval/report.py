@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cbmir.evaluate.analyses.retrieval.setting import Setting, Side
 from cbmir.evaluate.header import Header
 from cbmir.evaluate.protocol import NAMED
+from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.fingerprint import EncoderCard
 
@@ -51,8 +52,8 @@ class Row:
     high: float = math.nan
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class RetrievalReport(Result):
     """The result of a retrieval measurement.
 
     Attributes:

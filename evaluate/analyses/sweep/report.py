@@ -9,6 +9,7 @@ from typing import Any
 from cbmir.evaluate.analyses.retrieval.report import Average
 from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.header import Header, Omission
+from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.fingerprint import EncoderCard
 
@@ -60,8 +61,8 @@ class SweepRow:
     highest: float = math.nan
 
 
-@dataclass(frozen=True, slots=True)
-class SweepReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SweepReport(Result):
     """The result of a sweep over gallery sizes.
 
     Attributes:

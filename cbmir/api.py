@@ -1,0 +1,354 @@
+"""cbmir in a notebook: what `cbmir.connect` and `cbmir.load_encoder` return. No logic of its own.
+
+import cbmir
+
+encoder = cbmir.load_encoder("biomedclip")
+store = cbmir.connect("data/store")
+store.ingest("images/", encoder=encoder)
+hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
+"""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from cbmir.filters import parse_all, resolve
+from cbmir.schema import Hit, Vectors
+from cbmir.store import Key, open_store
+from cbmir.store.ways import BUDGET_MS, Wanted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cbmir import encoders, store
+    from cbmir.ingest.report import IngestReport
+    from cbmir.media import HoldsPixels
+    from cbmir.search.searcher import Answer
+
+Texts = str | Sequence[str]
+"""One text or several; several conditions must all hold."""
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> "Encoder":
+    """Load a frozen encoder.
+
+    Args:
+        name: One of `cbmir encoders list`, ``timm:NAME``, ``open_clip:ARCH/TAG``, ``ORG/REPO`` of the model hub, or
+            ``FILE.py:FUNCTION`` of your own, which is run.
+        weights: A file or directory instead of the encoder's own source of weights.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
+        batch_size: Images a step; None lets the encoder choose for its device.
+
+    Raises:
+        EncoderError: the name is unknown, or the encoder can't be built here.
+        WeightsError: its weights are missing or of another network.
+    """
+    from cbmir.encoders import EncoderSettings, given
+
+    file = Path(weights) if weights is not None else None
+    return Encoder(given(name, EncoderSettings(file, device, precision, batch_size)))
+
+
+def connect(location: str | Path, api_key: str | Key | None = None) -> "Store":
+    """Open a store: a directory, which is made with the first collection, or the URL of a Qdrant server.
+
+    Raises:
+        StoreError: the place is neither, can't be reached, or refuses the key.
+    """
+    return Store(open_store(location, api_key))
+
+
+class Encoder:
+    """A frozen network with its own preprocessing.
+
+    Attributes:
+        core: The encoder as the rest of cbmir takes it.
+    """
+
+    def __init__(self, core: "encoders.Encoder") -> None:
+        self.core = core
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.core.card.name
+
+    @property
+    def dim(self) -> int:
+        """Length of its vectors."""
+        return self.core.card.dim
+
+    def encode(
+        self, images: "Sequence[HoldsPixels] | HoldsPixels", *, batch_size: int | None = None, progress: bool = False
+    ) -> Vectors:
+        """Vectors of images: paths, Pillow images or arrays; see `cbmir.encoders.encode.encode`.
+
+        Returns:
+            (n, dim) float32 rows of unit length; of one image that is not in a list, (dim,).
+
+        Raises:
+            ImageError: one of them can't be used; the message says which.
+        """
+        from cbmir.encoders.encode import encode
+
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            return encode(self.core, images, batch_size, progress=progress)
+        return np.squeeze(encode(self.core, [images], batch_size), 0)
+
+    def encode_text(self, texts: Texts) -> Vectors:
+        """Vectors of texts in the space of the images.
+
+        Returns:
+            (n, dim) float32 rows of unit length; of one text that is not in a list, (dim,).
+
+        Raises:
+            EncoderError: the encoder has no text tower.
+        """
+        vectors: Vectors = self.core.embed_text(_texts(texts))
+        return np.squeeze(vectors, 0) if isinstance(texts, str) else vectors
+
+    def __repr__(self) -> str:
+        return f"<encoder {self.name}, {self.dim} dimensions, on {self.core.running_on}>"
+
+
+class Store:
+    """Collections by name: ``store["biomedclip"]``. A collection is open from its first use until `close`.
+
+    Attributes:
+        core: The store as the rest of cbmir takes it.
+    """
+
+    def __init__(self, core: "store.Store") -> None:
+        self.core = core
+        self._opened: dict[str, Collection] = {}
+
+    def __getitem__(self, name: str) -> "Collection":
+        if name not in self._opened:
+            self._opened[name] = Collection(self.core.open(name))
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.core.names())
+
+    def __len__(self) -> int:
+        return len(self.core.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.core.names()
+
+    def ingest(  # noqa: PLR0913  its terms are its arguments
+        self,
+        source: "str | Path | pd.DataFrame",
+        encoder: "Encoder | str",
+        *,
+        collection: str | None = None,
+        root: str | Path | None = None,
+        dataset: str | None = None,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> "IngestReport":
+        """Embed the images of a folder or a table into a collection; what is stored is not embedded again.
+
+        How the source is read is printed first, as by `cbmir ingest images`.
+
+        Args:
+            source: A folder, a table (CSV, Excel, Parquet), or a data frame as such a table.
+            encoder: One that was loaded, or its name.
+            collection: Name; the encoder's unless given.
+            root: Folder that file paths are relative to; the table's own, of a frame the working directory.
+            dataset: Data set of images for which the source names none.
+            workers: Decoding processes; one a core unless given.
+            progress: Print how the source is read, and how far it is.
+
+        Raises:
+            SourceError: the source can't be read.
+            FingerprintError: the collection belongs to another encoder.
+            StoreError: the store refused.
+        """
+        from cbmir.ingest.whole import ingest
+
+        loaded = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        return ingest(
+            self.core, source, loaded.core, collection, root=root, dataset=dataset, workers=workers, progress=progress
+        )
+
+    def close(self) -> None:
+        """Close all collections and let other processes in."""
+        for collection in self._opened.values():
+            collection.core.close()
+        self._opened.clear()
+        self.core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<store {self.core.location}: {', '.join(self) or 'no collection'}>"
+
+
+class Collection:
+    """All images embedded by one encoder.
+
+    Attributes:
+        core: The collection as the rest of cbmir takes it.
+    """
+
+    def __init__(self, core: "store.Collection") -> None:
+        self.core = core
+        self._encoder: encoders.Encoder | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.core.name
+
+    def __len__(self) -> int:
+        return self.core.count()
+
+    def count(self, where: Texts = ()) -> int:
+        """How many images satisfy a filter.
+
+        Raises:
+            FilterError: a condition can't be read, or names what doesn't exist.
+        """
+        return self.core.count(resolve(parse_all(*_texts(where)), self.core))
+
+    def values(self, field: str, where: Texts = ()) -> dict[str, int]:
+        """The values of a field with the number of images that have each, the most frequent first."""
+        return self.core.facet(field, resolve(parse_all(*_texts(where)), self.core))
+
+    def search(  # noqa: PLR0913  its terms are its arguments
+        self,
+        query: "HoldsPixels | Sequence[HoldsPixels]",
+        *,
+        where: Texts = (),
+        k: int = 10,
+        exclude_same_patient: bool = False,
+        exclude_self: bool = False,
+        way: Wanted = "auto",
+        encoder: Encoder | None = None,
+        budget_ms: float = BUDGET_MS,
+    ) -> "Result":
+        """The stored images most similar to a query.
+
+        Args:
+            query: An image (the path of a file that is there, bytes, a Pillow image, an array of 2 or 3 dimensions), a
+                stored image (its id, ``dataset/filepath`` or file path), a vector of the encoder's length, or a list
+                of images.
+            where: Conditions that hits satisfy, such as ``modality=CT and age_years<60``.
+            k: Hits a query.
+            exclude_same_patient: Leave out the images of the query's patient, where the query is stored.
+            exclude_self: Leave out stored images with the same content as the query's file.
+            way: ``auto``, ``exact`` or ``approximate``.
+            encoder: The one that made the collection, if it is loaded already; it is loaded by its name otherwise.
+            budget_ms: A scan that is estimated to take longer is not made by itself.
+
+        Raises:
+            FilterError: a condition can't be read, or names what doesn't exist.
+            ImageError: a query can't be used.
+            CollectionError: a query names neither a file nor a stored image.
+        """
+        from cbmir.search.searcher import Query, Searcher
+
+        loaded = encoder.core if encoder is not None else self._encoder
+        searcher = Searcher(self.core, encoder=loaded, budget_ms=budget_ms)
+        answers = searcher.ask(query, Query(k, _texts(where), exclude_same_patient, exclude_self, way))
+        self._encoder = searcher.loaded
+        return Result(self, answers)
+
+    def __repr__(self) -> str:
+        card = self.core.card
+        return f"<collection {self.name}: {len(self):,} images, encoder {card.name}, {card.dim} dimensions>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Result:
+    """The hits of one or several queries. It iterates over the hits; `answers` has them by query.
+
+    Attributes:
+        collection: Where they were found.
+        answers: One a query, in their order.
+    """
+
+    collection: Collection
+    answers: "tuple[Answer, ...]"
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """All hits, query by query."""
+        return tuple(hit for answer in self.answers for hit in answer.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, number: int) -> Hit:
+        return self.hits[number]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a hit: query, rank, score, id, how it was found, and the payload; own columns by their names."""
+        import pandas as pd
+
+        rows = [
+            {"query": answer.query, "rank": hit.rank, "score": hit.score, "id": hit.id, "way": answer.way}
+            | _columns(hit.payload)
+            for answer in self.answers
+            for hit in answer.hits
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["query", "rank", "score", "id", "way"])
+
+    def sheet(self, path: str | Path, *, root: str | Path | None = None, allow_missing: bool = False) -> Path:
+        """Draw queries and hits into a file.
+
+        Args:
+            path: The file: ``.png``, ``.jpg``, ``.svg`` or ``.pdf``.
+            root: Folder of the stored images, where they are no longer where ingest read them.
+            allow_missing: Draw empty frames for images that aren't there.
+
+        Raises:
+            ImageError: an image can't be drawn, or the file can't be written.
+        """
+        from cbmir.search.sheet import SheetTerms, draw_sheet
+        from cbmir.search.shelf import Shelf
+
+        core = self.collection.core
+        title = f"{core.name}: nearest by cosine of {core.card.name} {core.card.fingerprint}"
+        shelf = Shelf(core, Path(root) if root is not None else None)
+        draw_sheet(self.answers, shelf, SheetTerms(path=Path(path), allow_missing=allow_missing, title=title))
+        return Path(path)
+
+    def __repr__(self) -> str:
+        from cbmir.search.output import table
+
+        return table(self.answers)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _columns(payload: Mapping[str, Any]) -> dict[str, Any]:
+    extra = payload.get("extra") or {}
+    return {name: value for name, value in payload.items() if name != "extra"} | {
+        f"extra.{name}" if name in payload else name: value for name, value in extra.items()
+    }
+
+
+def _texts(texts: Texts) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)

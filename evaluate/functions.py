@@ -1,0 +1,364 @@
+"""The analyses as functions for notebooks: plain arguments in, a result out that prints as a table.
+
+A collection is one of `cbmir.connect`, or one that `cbmir.store.open_store` opened. Arguments that several functions
+share are those of `Shared`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_type_hints
+
+from cbmir.errors import ProtocolError
+from cbmir.evaluate.protocol import RetrievalProtocol, conditions
+from cbmir.filters import Where
+from cbmir.store import Collection, Store
+
+if TYPE_CHECKING:
+    from cbmir import api
+    from cbmir.evaluate.analyses.audit.report import AuditReport
+    from cbmir.evaluate.analyses.classification.report import ClassificationReport
+    from cbmir.evaluate.analyses.comparison.report import ComparisonReport
+    from cbmir.evaluate.analyses.probe.measurement import ProbeReport
+    from cbmir.evaluate.analyses.recall.measurement import RecallReport
+    from cbmir.evaluate.analyses.report.report import Report
+    from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
+    from cbmir.evaluate.analyses.sweep.report import SweepReport
+
+    AnyCollection = Collection | api.Collection
+
+Texts = str | Sequence[str]
+"""One text or several."""
+
+
+class Shared(TypedDict, total=False):
+    """Arguments of most analyses; see `cbmir.evaluate.protocol.RetrievalProtocol` for what they mean.
+
+    Attributes:
+        queries: Conditions on the images that ask, such as ``split=test and sex=F``; ``all`` for everything.
+        gallery: Conditions on the images that are searched.
+        where: Conditions on both.
+        label: Field that decides what is relevant.
+        relevance: ``any``, ``exact`` or ``jaccard``.
+        unlabelled: ``exclude`` or ``include``.
+        relations: YAML file of graded relations, for ndcg.
+        exclude: ``patient``, ``study``, ``series``, ``dataset``; an empty list for only the query itself.
+        by: Fields or own columns for whose values figures are given apart.
+        draws: Of the bootstrap; 0 for no intervals.
+        seed: Of the bootstrap.
+        device: Of the exact search.
+    """
+
+    queries: Texts
+    gallery: Texts
+    where: Texts
+    label: str
+    relevance: str
+    unlabelled: str
+    relations: str | Path
+    exclude: Texts
+    by: Texts
+    draws: int
+    seed: int
+    device: str
+
+
+def retrieval(
+    collection: "AnyCollection",
+    *,
+    k: int | Sequence[int] = (1, 3, 5, 10),
+    measures: Texts = ("precision_capped", "precision"),
+    search: Texts = "exact",
+    **shared: Unpack[Shared],
+) -> "RetrievalReport":
+    """How well a collection retrieves: P@k, mAP, nDCG and others of `METRICS`, with intervals over patients.
+
+    Args:
+        collection: What is measured.
+        k: Cutoffs.
+        measures: Names of `METRICS`.
+        search: ``exact``, ``approximate``, ``qdrant-exact`` or ``qdrant``; several are compared.
+        shared: See `Shared`.
+
+    Raises:
+        ProtocolError: a name or a value is unknown, or there are no queries, no gallery or no labels.
+        FilterError: a condition can't be read.
+    """
+    from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+
+    return evaluate_retrieval(_opened(collection), _protocol(shared, k=k, measures=measures, searches=search))
+
+
+def classify(
+    collection: "AnyCollection",
+    *,
+    k: int | None = None,
+    max_k: int = 100,
+    vote: str = "mean",
+    val: Texts = "split=val",
+    paper: bool = False,
+    **shared: Unpack[Shared],
+) -> "ClassificationReport":
+    """How well the nearest gallery images tell the classes of the queries.
+
+    Args:
+        collection: What is measured.
+        k: Neighbours that vote; None chooses the best of 1 to `max_k` on the validation images.
+        max_k: The largest k that is tried.
+        vote: ``mean`` or ``softmax``.
+        val: Conditions on the validation images.
+        paper: Vote as the published program does; for comparison only, its figures are too high.
+        shared: See `Shared`.
+
+    Raises:
+        ProtocolError: a name or a value is unknown, or images or labels are missing.
+    """
+    from cbmir.evaluate.analyses.classification.classify import VoteRules
+    from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+
+    rules = VoteRules(vote=vote, k=k, paper=paper)  # type: ignore[arg-type]  # checked there
+    terms = KnnTerms(rules=rules, max_k=max_k, val=_where(val) + _where(shared.get("where", ())))
+    return evaluate_classification(_opened(collection), _protocol(shared), terms)
+
+
+def probe(
+    collection: "AnyCollection",
+    *,
+    val: Texts = "split=val",
+    shots: int | Sequence[int] = (),
+    epochs: int = 100,
+    learning_rate: float = 1e-3,
+    **shared: Unpack[Shared],
+) -> "ProbeReport":
+    """How well a linear layer on the vectors of the gallery tells the classes of the queries.
+
+    Args:
+        collection: What is measured.
+        val: Conditions on the validation images, on which training stops.
+        shots: Also train on so many images a class.
+        epochs: At most.
+        learning_rate: Of AdamW.
+        shared: See `Shared`; `exclude` has no part.
+
+    Raises:
+        ProtocolError: a name or a value is unknown, or images or labels are missing.
+    """
+    from cbmir.evaluate.analyses.probe.descent import ProbeSettings
+    from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
+
+    if "exclude" in shared:
+        raise ProtocolError("exclude has no part in a probe, which learns from all of the gallery")
+    seed, device = shared.get("seed", 0), shared.get("device", "auto")
+    settings = ProbeSettings(epochs=epochs, learning_rate=learning_rate, seed=seed, device=device)
+    few = (shots,) if isinstance(shots, int) else tuple(shots)
+    terms = ProbeTerms(settings=settings, val=_where(val) + _where(shared.get("where", ())), shots=few)
+    return evaluate_probe(_opened(collection), _protocol(shared), terms)
+
+
+def compare(
+    collections: "Sequence[AnyCollection]",
+    *,
+    k: int | Sequence[int] = 1,
+    measures: Texts = "precision_capped",
+    search: str = "exact",
+    **shared: Unpack[Shared],
+) -> "ComparisonReport":
+    """Collections against each other on the queries that all have, with paired tests over patients.
+
+    Args:
+        collections: Two or more.
+        k: Cutoffs; each adds to the tests that are corrected for.
+        measures: Names of `METRICS`.
+        search: One of the searches of `retrieval`.
+        shared: See `Shared`; `by` has no part.
+
+    Raises:
+        ProtocolError: there are fewer than two, a name or a value is unknown, or no query is in all.
+    """
+    from cbmir.evaluate.analyses.comparison.compare import compare_collections
+
+    if "by" in shared:
+        raise ProtocolError("by has no part in a comparison; narrow it with where, such as where='modality=CT'")
+    opened = [_opened(item) for item in collections]
+    return compare_collections(opened, _protocol(shared, k=k, measures=measures, searches=search, by=()))
+
+
+def recall(
+    collection: "AnyCollection", *, queries: Texts = (), k: int = 10, count: int = 200, seed: int = 0
+) -> "RecallReport":
+    """Recall and time of the search that users get, and of the HNSW graph alone, by filter.
+
+    Args:
+        collection: What is measured.
+        queries: Conditions on the stored images that are drawn as queries.
+        k: Neighbours a query.
+        count: Queries.
+        seed: Of the draw.
+
+    Raises:
+        ProtocolError: there are no queries.
+        CutoffError: k is out of range.
+    """
+    from cbmir.evaluate.analyses.recall.measurement import RecallTerms, measure_recall
+
+    return measure_recall(_opened(collection), RecallTerms(queries=_where(queries), k=k, count=count, seed=seed))
+
+
+def audit(  # noqa: PLR0913  its terms are its arguments
+    collection: "AnyCollection",
+    *,
+    where: Texts = (),
+    label: str = "primary_label",
+    threshold: float = 0.99,
+    k: int = 10,
+    confounders: Texts | None = None,
+    exclude: Texts = ("patient",),
+) -> "AuditReport":
+    """What makes the figures of a collection look better than they are.
+
+    Args:
+        collection: What is looked through.
+        where: Conditions on the images.
+        label: Field that neighbours should follow.
+        threshold: Cosine from which images of two splits are near copies.
+        k: Neighbours of the confounder index.
+        confounders: Fields; None for the usual ones.
+        exclude: As in `Shared`.
+
+    Raises:
+        ProtocolError: a name or a value is unknown, or there are no images.
+    """
+    from cbmir.evaluate.analyses.audit.measurement import audit_collection
+    from cbmir.evaluate.analyses.audit.terms import AuditTerms
+
+    terms = AuditTerms(
+        where=_where(where),
+        label=label,
+        threshold=threshold,
+        k=k,
+        confounders=None if confounders is None else _texts(confounders),
+        exclude=_texts(exclude),
+    )
+    return audit_collection(_opened(collection), terms)
+
+
+def sweep(
+    collection: "AnyCollection",
+    *,
+    sizes: Texts = ("1%", "2%", "5%", "10%", "20%", "50%", "100%"),
+    galleries: int = 3,
+    k: int | Sequence[int] = (1, 3, 5, 10),
+    measures: Texts = ("precision_capped", "precision"),
+    **shared: Unpack[Shared],
+) -> "SweepReport":
+    """Retrieval with smaller and smaller galleries, drawn at random from the whole one.
+
+    Args:
+        collection: What is measured.
+        sizes: Images, as ``1000``, or parts, as ``10%``.
+        galleries: Draws of each size.
+        k: Cutoffs.
+        measures: Names of `METRICS`.
+        shared: See `Shared`.
+
+    Raises:
+        ProtocolError: a name or a value is unknown, or no size fits.
+    """
+    from cbmir.evaluate.analyses.sweep.galleries import Size
+    from cbmir.evaluate.analyses.sweep.measurement import SweepTerms, evaluate_sweep
+
+    terms = SweepTerms(sizes=tuple(Size.read(text) for text in _texts(sizes)), galleries=galleries)
+    return evaluate_sweep(_opened(collection), _protocol(shared, k=k, measures=measures, searches="exact"), terms)
+
+
+def report(  # noqa: PLR0913  its terms are its arguments
+    store: "Store | api.Store",
+    collections: Texts = (),
+    *,
+    out: str | Path | None = None,
+    k: int | Sequence[int] = (1, 5, 10),
+    root: str | Path | None = None,
+    pictures: int = 6,
+    allow_missing: bool = False,
+    **shared: Unpack[Shared],
+) -> "Report":
+    """One page about collections: figures, charts, comparison, and the best and worst queries as pictures.
+
+    Args:
+        store: Holds the collections.
+        collections: Names; none for all.
+        out: Folder that the page and its files are written to; None writes none.
+        k: Cutoffs.
+        root: Folder of the stored images, where they are no longer where ingest read them.
+        pictures: Queries shown of each collection; 0 for none.
+        allow_missing: Whether images that can't be shown are no failure.
+        shared: See `Shared`.
+
+    Raises:
+        ProtocolError: a name or a value is unknown.
+        SourceError: the images are not where they should be.
+        CbmirError: a file can't be written.
+    """
+    from cbmir.evaluate.analyses.report.report import make_report
+    from cbmir.evaluate.analyses.report.terms import ReportTerms
+
+    terms = ReportTerms(
+        protocol=_protocol(shared, k=k, measures="precision_capped", searches="exact"),
+        where=_where(shared.get("where", ())),
+        root=Path(root) if root is not None else None,
+        allow_missing=allow_missing,
+        pictures=pictures,
+    )
+    core = store if isinstance(store, Store) else store.core
+    made = make_report(core, _texts(collections), terms)
+    if out is not None:
+        from cbmir.evaluate.analyses.report.files import write_report
+
+        write_report(made, Path(out))
+    return made
+
+
+def _opened(collection: "AnyCollection") -> Collection:
+    found = getattr(collection, "core", collection)
+    if not isinstance(found, Collection):
+        raise ProtocolError(
+            f"{collection!r} is no collection: give one of a store, such as cbmir.connect('data/store')['NAME']"
+        )
+    return found
+
+
+def _protocol(
+    shared: Shared,
+    *,
+    k: int | Sequence[int] = (1, 3, 5, 10),
+    measures: Texts = ("precision_capped", "precision"),
+    searches: Texts = "exact",
+    by: Texts = ("modality",),
+) -> RetrievalProtocol:
+    known = get_type_hints(Shared)
+    if unknown := [name for name in shared if name not in known]:
+        raise ProtocolError(
+            f"there is no argument {unknown[0]!r}; besides those of the function itself there are {', '.join(known)}"
+        )
+    both = _where(shared.get("where", ()))
+    relations = shared.get("relations")
+    plain = ("label", "relevance", "unlabelled", "draws", "seed", "device")
+    terms: dict[str, Any] = {name: value for name, value in shared.items() if name in plain}
+    return RetrievalProtocol(
+        queries=_where(shared.get("queries", "split=test")) + both,
+        gallery=_where(shared.get("gallery", "split=train")) + both,
+        relations=Path(relations) if relations is not None else None,
+        exclude=_texts(shared.get("exclude", ("patient",))),
+        by=_texts(shared.get("by", by)),
+        k=(k,) if isinstance(k, int) else tuple(k),
+        measures=_texts(measures),
+        searches=_texts(searches),  # type: ignore[arg-type]  # checked there
+        **terms,
+    )
+
+
+def _where(texts: Texts) -> Where:
+    return conditions(_texts(texts))
+
+
+def _texts(texts: Texts) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)

@@ -1,0 +1,71 @@
+"""A whole ingest in one call, as notebooks want it: read the source, embed, index, remember."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from cbmir.encoders import Encoder
+from cbmir.ingest.deferred import open_or_defer
+from cbmir.ingest.pipeline import ingest_images
+from cbmir.ingest.remembering import remember_readings
+from cbmir.ingest.report import IngestReport
+from cbmir.ingest.sources import SourceOptions, open_source
+from cbmir.options import say
+from cbmir.store import Layout, Store
+from cbmir.store.base import default_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def ingest(  # noqa: PLR0913  its terms are its arguments
+    store: Store,
+    source: "str | Path | pd.DataFrame",
+    encoder: Encoder,
+    name: str | None = None,
+    *,
+    root: str | Path | None = None,
+    dataset: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> IngestReport:
+    """Embed the images of a source into a collection, and index it; see `cbmir.api.Store.ingest`.
+
+    Returns:
+        Counts, seconds, failures with their reasons, and how the source was read.
+    """
+    with _on_disk(source, dataset) as path:
+        base = Path(root) if root is not None else None if isinstance(source, str | Path) else Path.cwd()
+        whole = open_source(path, SourceOptions(base, dataset))
+        reading = whole.reading()
+        if progress:
+            say("\n".join(reading.lines()))
+        name = name or default_name(encoder.card.name)
+        layout = Layout().expecting(whole.total)
+        opening = partial(store.open_or_create, name, encoder.card, layout)
+        with open_or_defer(store, name, encoder.card, opening) as collection:
+            with tqdm(total=whole.total, unit="image", disable=None if progress else True) as bar:
+                report = ingest_images(whole, encoder, collection, workers, lambda count, _: bar.update(count))
+            report.readings = (reading,)
+            if report.stored or report.skipped:
+                remember_readings(collection, report.readings, None)
+            if not report.interrupted:
+                report.timed("index", collection.finish)
+    return report
+
+
+@contextmanager
+def _on_disk(source: "str | Path | pd.DataFrame", dataset: str | None) -> Iterator[Path]:
+    """The path of a source; a frame is written as a table first."""
+    if isinstance(source, str | Path):
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{default_name(dataset or 'table')}.parquet"
+        source.to_parquet(path, index=False)
+        yield path
