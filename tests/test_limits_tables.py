@@ -320,3 +320,11 @@ def test_table__a_path_that_no_file_can_have_costs_its_row(tmp_path, links):
     (tmp_path / "a.csv").write_text("filepath,note\ngood.png,1\n" + "".join(f"{bad},2\n" for bad in NO_PATHS))
     report = ingest(tmp_path / "a.csv", tmp_path / "store", get("pixels"), SourceOptions(links=links))
     assert (report.read, report.stored, report.failed) == (1 + len(NO_PATHS), 1, len(NO_PATHS))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_reading__a_path_that_no_file_can_have_is_counted(tmp_path, links):
+    write_picture(tmp_path / "good.png", 1)
+    (tmp_path / "a.csv").write_text("filepath,note\ngood.png,1\n" + "".join(f"{bad},2\n" for bad in NO_PATHS))
+    tally = open_source(tmp_path / "a.csv", SourceOptions(links=links)).reading().tally
+    assert tally.images + tally.failed == 1 + len(NO_PATHS)
