@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,24 @@ def filled(edge: EdgeStore, card: EncoderCard, make_batch: Batch) -> Iterator[Ed
     with edge.create("eight", card) as collection:
         collection.upsert(make_batch(30))
         yield collection
+
+
+@pytest.fixture
+def held_elsewhere() -> Callable[[Path, str], AbstractContextManager[Callable[[], None]]]:
+    """A function that has another process hold a collection of a directory; what it gives makes that let go."""
+
+    @contextmanager
+    def hold(store: Path, name: str) -> Iterator[Callable[[], None]]:
+        code = "import sys; from pathlib import Path; from cbmir.store.edge import EdgeStore\n"
+        code += "with EdgeStore(Path(sys.argv[1])).open(sys.argv[2]): print('held', flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", code, str(store), name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process.stdin.close
+
+    return hold
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ def test_search__nothing_found_is_an_empty_frame(collection, archive):
         (lambda c, _: c.search(b"no picture"), ImageError, "^image "),
         (lambda c, _: c.search(np.zeros(3)), CollectionError, r"has the shape \(3,\); collection pixels is asked with"),
         (lambda c, _: c.search(np.zeros((3, 3, 3, 3))), ImageError, r"array of shape \(3, 3, 3, 3\)"),
-        (lambda c, _: c.search(pixels(1), where="modalty=CT"), FilterError, "near are modality"),
+        (lambda c, _: c.search(pixels(1), where="modalty=CT"), FilterError, "did you mean modality"),
         (lambda c, _: c.count("age_years=three"), FilterError, "age_years"),
         (lambda _, e: e.encode(["nowhere.png"]), ImageError, r"image 0 \(nowhere.png\) "),
         (lambda _, e: e.encode([pixels(1), b""]), ImageError, "^image 1 "),

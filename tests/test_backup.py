@@ -79,10 +79,17 @@ def test_restore__under_another_name_and_never_over_one(edge, backup):
     assert edge.names() == ["copy", "eight"]
 
 
-def test_snapshot__waits_for_nobody_else(edge, backup, tmp_path):
-    with edge.open("eight"), pytest.raises(StoreLockedError, match="is in use"):
+def test_snapshot__waits_for_nobody_else(edge, filled, held_elsewhere, tmp_path):
+    filled.close()
+    with held_elsewhere(edge.path, "eight"), pytest.raises(StoreLockedError, match="is in use"):
         snapshot(EdgeStore(edge.path), "eight", tmp_path / "second")
     assert list((tmp_path / "second").iterdir()) == []
+
+
+def test_snapshot__of_a_collection_that_is_open_here(edge, filled, tmp_path):
+    snapshot(EdgeStore(edge.path), "eight", tmp_path / "second")
+    assert filled.count() == 30
+    assert restore(tmp_path / "second", edge, "again").points == 30
 
 
 def test_snapshot__what_is_not_of_the_collection_is_left_out(edge, filled, tmp_path):

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import threading
 import uuid
 
 import pytest
@@ -138,11 +137,15 @@ def test_command__a_shard_that_is_none(table, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_open_in_turn__waits_and_says_so(tmp_path):
+def test_open_in_turn__waits_and_says_so(tmp_path, held_elsewhere):
     card, said = external_card("four", 4), []
-    store = EdgeStore(tmp_path)
-    held = store.create("four", card)
-    threading.Timer(1.2, held.close).start()
-    open_in_turn(EdgeStore(tmp_path), "four", card, Layout(), said.append).close()
+    EdgeStore(tmp_path).create("four", card).close()
+    with held_elsewhere(tmp_path, "four") as let_go:
+
+        def waiting(text: str) -> None:
+            said.append(text)
+            let_go()
+
+        open_in_turn(EdgeStore(tmp_path), "four", card, Layout(), waiting).close()
     assert len(said) == 1
     assert "waiting for it" in said[0]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from cbmir.errors import CutoffError, ProtocolError
 from cbmir.evaluate.protocol import RetrievalProtocol, conditions, wording
 from cbmir.evaluate.ranking.exclusion import Exclusion
-from cbmir.evaluate.ranking.relevance import RULES, Relations, find_grades, find_relevance, hierarchy, judge
+from cbmir.evaluate.ranking.relevance import find_grades, find_relevance, judge
+from cbmir.evaluate.ranking.rules import RULES, LabelSets, Relations, hierarchy
 from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Trial, Vocabulary, packed_ids
 
 SETS = ((), ("CT/a/x",), ("CT/a/y",), ("CT/a/x", "CT/a/y"), ("MR/a/x",))
@@ -63,6 +64,10 @@ def test_packed_ids__sorts_as_text_and_keeps_zero_bytes():
     assert images.places(packed_ids([])).tolist() == []
 
 
+def _grade(rule, one, other):
+    return rule(LabelSets([tuple(one), tuple(other)]), np.array([0]))[0, 1]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "grades"),
     [
@@ -73,7 +78,7 @@ def test_packed_ids__sorts_as_text_and_keeps_zero_bytes():
     ],
 )
 def test_rules__by_hand(one, other, grades):
-    assert tuple(rule(frozenset(one), frozenset(other)) for rule in RULES.values()) == grades
+    assert tuple(_grade(rule, one, other) for rule in RULES.values()) == grades
 
 
 @pytest.mark.parametrize(
@@ -87,8 +92,8 @@ def test_rules__by_hand(one, other, grades):
     ],
 )
 def test_hierarchy__by_hand(one, other, grade):
-    assert hierarchy(frozenset({one}), frozenset({other})) == grade
-    assert hierarchy(frozenset({one, "MR"}), frozenset({other, "US"})) == grade
+    assert _grade(hierarchy, {one}, {other}) == grade
+    assert _grade(hierarchy, {one, "MR"}, {other, "US"}) == grade
 
 
 def _trial(queries, gallery, **terms):
@@ -138,8 +143,8 @@ def test_find_relevance__against_plain_loops(trial):
             one = frozenset(SETS[trial.queries.codes["labels"][row]])
             other = frozenset(SETS[trial.gallery.codes["labels"][place]])
             if one and other and not any(same):
-                own.append(rule(one, other))
-                graded.append(hierarchy(one, other))
+                own.append(_grade(rule, one, other))
+                graded.append(_grade(hierarchy, one, other))
         total += barred
         assert relevance.relevant[row] == sum(grade >= threshold for grade in own)
         best = [*sorted(graded, reverse=True), *[0] * 15][:15]
@@ -162,8 +167,8 @@ def test_relations__from_a_file(tmp_path):
     path = tmp_path / "relations.yaml"
     path.write_text("same: 2\nrelations:\n- [a, b, 1]\n")
     relations = Relations.read(path)
-    assert [relations(frozenset("a"), frozenset(other)) for other in ("a", "b", "c")] == [2, 1, 0]
-    assert relations(frozenset("bc"), frozenset("a")) == 1
+    assert [_grade(relations, "a", other) for other in ("a", "b", "c")] == [2, 1, 0]
+    assert _grade(relations, "bc", "a") == 1
 
 
 @pytest.mark.parametrize("text", ["- a", "relations: [[a, b]]", "relations: [[a, b, -1]]", "same: [", "same: .nan"])

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Self, cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 import qdrant_edge as q
@@ -63,8 +64,8 @@ _POLL_S = 0.05
 
 
 _OPENING = threading.RLock()
-_OPEN: "dict[tuple[int, int], EdgeCollection]" = {}
-"""The collections that this process holds, by device and inode of their folders."""
+_OPEN: "WeakValueDictionary[tuple[int, int], EdgeCollection]" = WeakValueDictionary()
+"""The collections that this process holds, by device and inode of their folders; one that nobody uses any more goes."""
 
 
 class EdgeStore(Store):
