@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/python -m examples.demo --out data/demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not soak" -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not soak" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-server: setup
 	$(BIN)/python -m pytest -m server

@@ -139,7 +139,8 @@ class IngestReport:
         if self.without_row:
             has, was = ("has", "was") if self.without_row == 1 else ("have", "were")
             lines.append(f"{counted(self.without_row, 'vector')} {has} no row in a table and {was} left out")
-        lines += passed_over(self.ignored)
+        said = {note for reading in self.readings for note in reading.notes}
+        lines += [line for line in passed_over(self.ignored) if line not in said]
         if self.stored and self.running_on:
             lines.append(f"{self.encoder} ran on {self.running_on}")
         stages = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items() if name != "total")

@@ -25,6 +25,14 @@ settings.load_profile("cbmir")
 
 Batch = Callable[..., EmbeddedBatch]
 
+SLOW = ("test_safepath.py", "test_names.py", "test_samples.py", "test_encoders_checkpoints.py", "test_ways.py")
+"""Files that take minutes: begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files; otherwise the order stays."""
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
 
 @pytest.fixture(autouse=True)
 def _as_a_shell_starts_programs() -> None:

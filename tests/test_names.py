@@ -59,8 +59,15 @@ def test_wheel__holds_no_name_of_others(packages):
 
 
 @pytest.mark.samples
-@pytest.mark.parametrize("order", ["ours first", "theirs first"])
-@pytest.mark.parametrize("form", ["wheel", "editable"])
+@pytest.mark.parametrize(
+    ("form", "order"),
+    [
+        ("wheel", "theirs first"),
+        ("editable", "ours first"),
+        pytest.param("wheel", "ours first", marks=pytest.mark.soak),
+        pytest.param("editable", "theirs first", marks=pytest.mark.soak),
+    ],
+)
 def test_evaluate__beside_hugging_faces(packages, form, order, tmp_path):
     place = tmp_path / "venv"
     venv.create(place, with_pip=False, symlinks=True)

@@ -20,6 +20,18 @@ def workbook(path, **sheets):
     return path
 
 
+def test_excel__formulas_that_were_never_calculated_are_a_warning(tmp_path):
+    rows = [["filepath", "patient_id", "labels"], ["a.png", "p1", "XR/chest/edema"], ["b.png", '="p"&"2"', "=1+1"]]
+    source = open_source(workbook(tmp_path / "t.xlsx", images=[*rows, ["c.png", '="p"&"3"', "x"]]))
+    text = "read as empty: open the workbook in Excel or LibreOffice, save it, and ingest it again"
+    assert source.reading().warnings[:2] == (
+        f"column patient_id: 2 cells with a formula that was never calculated, {text}",
+        f"column labels: 1 cell with a formula that was never calculated, {text}",
+    )
+    plain = open_source(workbook(tmp_path / "plain.xlsx", images=rows[:2]))
+    assert not any("never calculated" in warning for warning in plain.reading().warnings)
+
+
 def test_excel__first_sheet_with_rows_is_the_table(tmp_path):
     rows = [
         ["File Name", "Patient ID", "Age", "Study Date", "Edema", "Site"],

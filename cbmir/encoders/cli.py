@@ -68,8 +68,10 @@ def show(name: str, as_json: bool) -> None:
         print_json(data)
         return
     for key, value in data.items():
-        text = ", ".join(value) if isinstance(value, tuple) else value
-        echo(f"{key:16} {text if text not in (None, '') else '-'}")
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for name, part in parts:
+            text = ", ".join(map(str, part)) if isinstance(part, tuple | list) else part
+            echo(f"{f'{key} {name}':28} {text if text not in (None, '') else '-'}")
 
 
 @encoders.command()

@@ -10,6 +10,7 @@ from cbmir.ingest.tables.labels import UNCERTAIN, flag_of
 from cbmir.ingest.tables.survey import Plan
 from cbmir.modalities import MODALITIES, is_modality
 from cbmir.spellings import is_sex, is_split
+from cbmir.units import counted
 
 _EXAMPLES = 3
 _DICOM_AGE = re.compile(r"\d{3}[YMWD]")
@@ -37,7 +38,16 @@ def hints(plan: Plan, said: Collection[str]) -> list[str]:
         for name, field, values in _by_content(plan, free)
         if name not in near
     ]
-    return [*warnings, *_value_warnings(plan), *_patient_names(plan, near)]
+    return [*_uncalculated(plan), *warnings, *_value_warnings(plan), *_patient_names(plan, near)]
+
+
+def _uncalculated(plan: Plan) -> Iterator[str]:
+    for place, cells in plan.file.uncalculated.items():
+        if place < len(plan.file.names):
+            yield (
+                f"column {plan.file.names[place]}: {counted(cells, 'cell')} with a formula that was never calculated, "
+                "read as empty: open the workbook in Excel or LibreOffice, save it, and ingest it again"
+            )
 
 
 def id_warnings(plan: Plan) -> list[str]:

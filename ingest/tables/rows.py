@@ -2,7 +2,7 @@
 
 import csv
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ class TableFile:
         total: Rows, where the format knows.
         headers: Lines that repeat the header and are no rows, as far as it was read.
         others: Further sheets of a workbook, which are not read.
+        uncalculated: Cells of a workbook whose formula has no stored value, by the place of their column.
         limits: What reading it once may take.
 
     Raises:
@@ -57,6 +58,7 @@ class TableFile:
         self.total: int | None = None
         self.headers = 0
         self.others: tuple[str, ...] = ()
+        self.uncalculated: Mapping[int, int] = {}
         self.limits = Limits.read("table")
         self._cells: Callable[[], Iterator[Sequence[Any] | BrokenRow]]
         try:
@@ -86,6 +88,7 @@ class TableFile:
             self._sheet, *others = spreadsheet.sheets_of(self.path, self.limits)
             self.form, self.others = f"sheet {self._sheet} of a workbook", tuple(others)
             self.names = self._named(next(spreadsheet.rows_of(self.path, self._sheet, self.limits), []))
+            self.uncalculated = spreadsheet.formulas_without_value(self.path, self._sheet, self.limits)
             self._cells = self._sheet_rows
         else:
             self._dialect = delimited.sniff(self.path, self.limits)

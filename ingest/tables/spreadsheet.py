@@ -2,6 +2,7 @@
 
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -46,8 +47,41 @@ def rows_of(path: Path, sheet: str, limits: Limits) -> Iterator[list[Any]]:
                 yield list(cells)
 
 
+def formulas_without_value(path: Path, sheet: str, limits: Limits) -> Counter[int]:
+    """Cells of each column, by its place, whose formula has no stored value: they read as empty.
+
+    Programs that write workbooks without calculating them leave such cells; Excel and LibreOffice store the values.
+
+    Raises:
+        SourceError: as `rows_of`.
+    """
+    found: Counter[int] = Counter()
+    if not _has_formulas(path):
+        return found
+    with _workbook(path, limits) as values, _workbook(path, limits, formulas=True) as formulas:
+        both = zip(values[sheet].iter_rows(values_only=True), formulas[sheet].iter_rows(values_only=True), strict=False)
+        for read, written in both:
+            for place, (value, text) in enumerate(zip(read, written, strict=False)):
+                found[place] += value is None and text is not None
+    return +found
+
+
+def _has_formulas(path: Path) -> bool:
+    """Whether a sheet of the workbook has any; its text is looked through, which is fast."""
+    with zipfile.ZipFile(path) as parts:
+        for name in parts.namelist():
+            if name.startswith("xl/worksheets/"):
+                last = b""
+                with parts.open(name) as file:
+                    while part := file.read(1 << 20):
+                        if b"<f>" in (text := last + part) or b"<f " in text:
+                            return True
+                        last = part[-2:]
+    return False
+
+
 @contextmanager
-def _workbook(path: Path, limits: Limits) -> Iterator[Any]:
+def _workbook(path: Path, limits: Limits, *, formulas: bool = False) -> Iterator[Any]:
     """An open workbook, read a row at a time; whatever goes wrong with it is a `SourceError`."""
     import openpyxl  # takes a tenth of a second
 
@@ -56,7 +90,7 @@ def _workbook(path: Path, limits: Limits) -> Iterator[Any]:
             limits.check_bytes(sum(part.file_size for part in parts.infolist()), f"table {path} ")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats and extensions, not about values
-            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            book = openpyxl.load_workbook(path, read_only=True, data_only=not formulas)
         with closing(book):
             yield book
     except (SourceError, MemoryError):
