@@ -20,6 +20,7 @@ from cbmir.filters import parse_all, resolve
 from cbmir.schema import Hit, Vectors
 from cbmir.store import Key, open_store
 from cbmir.store.ways import BUDGET_MS, Wanted
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,7 +274,7 @@ class Collection:
 
     def __repr__(self) -> str:
         card = self.core.card
-        return f"<collection {self.name}: {len(self):,} images, encoder {card.name}, {card.dim} dimensions>"
+        return f"<collection {self.name}: {counted(len(self), 'image')}, encoder {card.name}, {card.dim} dimensions>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -14,8 +14,12 @@ def size(count: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun: ``1 image``, ``1,045 images``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """A number and its noun: ``1 image``, ``1,045 images``, ``2 queries``, ``3 classes``."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("ry"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def rate(number: int, seconds: float, noun: str) -> str:

@@ -11,6 +11,7 @@ from cbmir.evaluate.metrics import METRICS
 from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse_all, resolve
 from cbmir.schema import FIELDS, INDEXED_FIELDS
 from cbmir.store import Collection
+from cbmir.units import counted
 
 EVERYTHING = "all"
 LABELS = ("primary_label", "labels", "modality", "anatomic_region", "pathology")
@@ -178,7 +179,7 @@ def check_groups(protocol: RetrievalProtocol, collection: Collection, found: Map
                 raise ProtocolError(f"--by {name}: {error}") from error
         if found[field] > MAX_GROUPS:
             raise ProtocolError(
-                f"--by {name}: it has {found[field]:,} values, more than {MAX_GROUPS:,}; choose another column"
+                f"--by {name}: it has {counted(found[field], 'value')}, more than {MAX_GROUPS:,}; choose another column"
             )
 
 

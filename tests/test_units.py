@@ -30,6 +30,14 @@ def test_counted__singular_and_plural(number, text):
 
 
 @pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(1, "query", "1 query"), (2, "query", "2 queries"), (0, "class", "0 classes"), (1, "class", "1 class")],
+)
+def test_counted__other_plurals(number, noun, text):
+    assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(
     ("number", "seconds", "text"),
     [
         (1045, 5.37, "194.6 images/s"),

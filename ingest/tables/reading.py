@@ -111,17 +111,18 @@ class Reading:
             yield f"  {column.name:{wide}}  {column.became:15}  {column.empty:>9,} empty  {values}".rstrip()
         if apart:
             yield f"  and {len(apart):,} label columns, {apart[0].name} to {apart[-1].name}"
-        yield f"  labels: {tally.labels:,} different, {tally.without_label:,} images without; {self.label_rule}"
+        unlabelled = counted(tally.without_label, "image")
+        yield f"  labels: {tally.labels:,} different, {unlabelled} without; {self.label_rule}"
         if tally.first_labels:
             yield f"  first labels: {', '.join(tally.first_labels)}"
         yield (
-            f"  patients: {tally.patients:,}, {tally.without_patient:,} images without; "
-            f"studies: {tally.studies:,}, {tally.without_study:,} images without"
+            f"  patients: {tally.patients:,}, {counted(tally.without_patient, 'image')} without; "
+            f"studies: {tally.studies:,}, {counted(tally.without_study, 'image')} without"
         )
         if tally.splits:
             without = tally.images - sum(tally.splits.values())
             counts = ", ".join(f"{name} {count:,}" for name, count in tally.splits.items())
-            yield f"  splits: {counts}, {without:,} images without"
+            yield f"  splits: {counts}, {counted(without, 'image')} without"
         yield from (f"  normalised: {change}" for change in self.normalised)
         yield from (f"  {note}" for note in self.notes)
         yield from (f"warning: can't be read and is left out: {change}" for change in self.lost)
@@ -175,7 +176,7 @@ def _label_rule(plan: Plan, options: TableOptions) -> str:
         how = how or (f"split at {' and '.join(splitter.separators)}" if splitter.separators else "one a cell")
         parts.append(f"{plan.file.names[place]} {how}")
     if one_hot:
-        parts.append(f"{len(one_hot):,} columns that hold 1")
+        parts.append(f"{counted(len(one_hot), 'column')} that hold 1")
     if count := uncertain(plan):
         word = {"omit": "left out, kept under extra.uncertain", "positive": "labels", "negative": "no labels"}
         parts.append(f"{count:,} cells hold -1 (uncertain): {word[options.uncertain]}")
@@ -184,7 +185,7 @@ def _label_rule(plan: Plan, options: TableOptions) -> str:
 
 def _notes(plan: Plan, options: TableOptions) -> Iterator[str]:
     if plan.file.headers:
-        yield f"the header comes again in {plan.file.headers:,} lines: left out"
+        yield f"the header comes again in {counted(plan.file.headers, 'line')}: left out"
     if plan.file.others:
         yield f"further sheets are not read: {', '.join(plan.file.others)}"
     if options.label_columns:

@@ -17,6 +17,7 @@ from cbmir.evaluate.protocol import NAMED, wording
 from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.fingerprint import EncoderCard
+from cbmir.units import counted
 
 NO_PATIENT = "no image has a patient_id:"
 
@@ -203,10 +204,10 @@ class AuditReport(Result):
 
     def _terms(self) -> Iterator[str]:
         encoder, terms = self.encoder, self.terms
-        yield f"collection  {self.collection}: {self.vectors:,} images, {self.store}, cbmir {self.version}"
+        yield f"collection  {self.collection}: {counted(self.vectors, 'image')}, {self.store}, cbmir {self.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         splits = ", ".join(f"{name} {count:,}" for name, count in self.splits.items())
-        yield f"audited     {wording(terms.where)}: {self.images:,} images; {splits or 'no splits'}"
+        yield f"audited     {wording(terms.where)}: {counted(self.images, 'image')}; {splits or 'no splits'}"
         yield from self.header.lines()
         if "patient" in terms.exclude and (unknown := self.people.images_without_id):
             known = self.people.patients
@@ -248,12 +249,13 @@ class AuditReport(Result):
             return
         yield (
             f"patients in more than one split: {len(patients.shared):,} of {patients.patients:,}, with "
-            f"{patients.images:,} images; nothing can be said of {patients.without_patient:,} images without patient_id"
+            f"{counted(patients.images, 'image')}; nothing can be said of "
+            f"{counted(patients.without_patient, 'image')} without patient_id"
         )
         for item in patients.splits:
             yield (
-                f"{_subject(item.first, item.second)}: {item.patients:,} patients, {item.first_images:,} images in "
-                f"{item.first}, {item.second_images:,} in {item.second}"
+                f"{_subject(item.first, item.second)}: {counted(item.patients, 'patient')}, "
+                f"{counted(item.first_images, 'image')} in {item.first}, {item.second_images:,} in {item.second}"
             )
         if patients.shared:
             named = ", ".join(patient.patient_id for patient in patients.shared[:NAMED])
@@ -264,7 +266,7 @@ class AuditReport(Result):
     def _confounding(self) -> Iterator[str]:
         terms = self.terms
         excluded = " and ".join(["itself", *(f"those of its {name}" for name in terms.exclude)])
-        yield f"confounders: {terms.k:,} neighbours an image, of all images without {excluded}"
+        yield f"confounders: {counted(terms.k, 'neighbour')} an image, of all images without {excluded}"
         yield (
             f"index: those of its {terms.label} with another value of the confounder, as a part of these and those of"
         )
@@ -285,8 +287,8 @@ class AuditReport(Result):
                 f"  {_figure(item.ratio)}  {_figure(item.ratio_chance)}  {item.neighbours_left_out:>19,}"
             )
         yield (
-            f"ratio: those of its label to those with its value; intervals of the index: {terms.draws:,} draws of "
-            f"{self.queried.words}, seed {terms.seed}"
+            "ratio: those of its label to those with its value; intervals of the index: "
+            f"{counted(terms.draws, 'draw')} of {self.queried.words}, seed {terms.seed}"
         )
 
     def _no_patient(self) -> str:

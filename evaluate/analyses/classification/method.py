@@ -8,6 +8,7 @@ from cbmir.evaluate.analyses.classification.assessment import Assessment
 from cbmir.evaluate.analyses.classification.splits import Validation
 from cbmir.evaluate.header import Omission
 from cbmir.evaluate.protocol import NAMED
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Learning:
         )
         accuracy = "exact-match accuracy" if self.several else "accuracy"
         yield f"stopped by  {validation(self.val)}, {accuracy} {self.val_accuracy:.4f}"
-        yield f"leakage     {self.queries_seen:,} queries whose patient has training images"
+        yield f"leakage     {counted(self.queries_seen, 'query')} whose patient has training images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class LeftOut:
         """The same without the classes."""
         for count, text in ((self.unanswered, "were told no class"), (self.voteless, "met no labelled neighbour")):
             if count:
-                yield f"wrong       {count:,} queries {text}"
+                yield f"wrong       {counted(count, 'query')} {text}"
         if self.roc_auc_draws < draws:
             yield f"intervals   of roc_auc are of {self.roc_auc_draws:,} draws only"
 
@@ -151,5 +152,5 @@ class LeftOut:
 def validation(val: Validation) -> str:
     """The validation images in words."""
     side = val.side
-    text = f"{side.images:,} images of {side.filter}"
+    text = f"{counted(side.images, 'image')} of {side.filter}"
     return text + (f", {val.in_test:,} of them test images: too high" if val.in_test else "")

@@ -18,6 +18,7 @@ from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.formulas import harmless
+from cbmir.units import counted
 
 MEASURES = (ACCURACY, "f1", "precision", "recall", "roc_auc")
 
@@ -141,16 +142,19 @@ class ClassificationReport(Result):
 
     def _terms(self) -> Iterator[str]:
         setting, encoder, barred = self.setting, self.encoder, self.setting.exclusion
-        yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
+        images = counted(setting.vectors, "image")
+        yield f"collection  {setting.collection}: {images}, {setting.store}, cbmir {setting.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         for role, side in (("queries", setting.queries), ("gallery", setting.gallery)):
-            yield f"{role}     {side.filter}: {side.images:,} images"
+            yield f"{role}     {side.filter}: {counted(side.images, 'image')}"
         yield from self.header.lines()
-        yield f"classes     {len(self.classes):,} values of {setting.label}, {setting.classes:,} among the queries"
+        values = counted(len(self.classes), "value")
+        yield f"classes     {values} of {setting.label}, {setting.classes:,} among the queries"
         yield from self.method.lines()
         if isinstance(self.method, Voting):
             excluded = " and ".join(["the query itself", *(f"its {name}" for name in barred.by)])
-            yield f"excluded    {excluded}: {barred.images_excluded:,} images for {barred.queries_affected:,} queries"
+            images = counted(barred.images_excluded, "image")
+            yield f"excluded    {excluded}: {images} for {counted(barred.queries_affected, 'query')}"
             if warning := setting.warning:
                 yield f"WARNING     {warning}"
             yield f"search      {setting.search[0]}"
@@ -184,7 +188,7 @@ class ClassificationReport(Result):
         shown = [row for row in self.rows if row.group == EVERYONE and not math.isnan(row.low)]
         if shown:
             drawn = self.setting.intervals
-            yield f"95% intervals, {drawn.draws:,} draws of {drawn.units}:"
+            yield f"95% intervals, {counted(drawn.draws, 'draw')} of {drawn.units}:"
         wide = max([12, *(len(row.measure) for row in shown)])
         for row in shown:
             interval = f"{figure(row.low)} to {figure(row.high)}"

@@ -11,6 +11,7 @@ from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,14 +219,14 @@ class ComparisonReport(Result):
             yield f"{'WARNING':{wide}} {warning}"
         draws = setting.intervals.draws
         sureness = (
-            f"paired randomisation over {self.shared.over}, {draws:,} draws, seed {setting.intervals.seed}; "
-            f"Holm's correction for {self.tests:,} tests; 95% intervals of the difference"
+            f"paired randomisation over {self.shared.over}, {counted(draws, 'draw')}, seed {setting.intervals.seed}; "
+            f"Holm's correction for {counted(self.tests, 'test')}; 95% intervals of the difference"
         )
         yield f"{'test':{wide}} {sureness if draws else 'none was asked for'}"
 
     def _galleries(self) -> str:
         if self.same_gallery:
-            return f"the same {self.entries[0].gallery:,} images"
+            return f"the same {counted(self.entries[0].gallery, 'image')}"
         alone = ", ".join(f"{entry.collection} {entry.gallery_alone:,} of {entry.gallery:,}" for entry in self.entries)
         return f"DIFFERENT images, figures don't compare one to one; not in every gallery: {alone}"
 

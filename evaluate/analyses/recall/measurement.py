@@ -26,6 +26,7 @@ from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
 from cbmir.store.tuning import TIE, recall
 from cbmir.store.ways import Found, Wanted, search_ef
+from cbmir.units import counted
 
 EFS = (32, 64, 128, 256, 512)
 
@@ -194,7 +195,7 @@ class RecallReport(Result):
         return "\n".join([*self._terms(), "", *self._lines(self.rows), *self._swept()])
 
     def _terms(self) -> Iterator[str]:
-        yield f"collection  {self.collection}: {self.vectors:,} images, {self.store}, cbmir {self.version}"
+        yield f"collection  {self.collection}: {counted(self.vectors, 'image')}, {self.store}, cbmir {self.version}"
         yield f"encoder     {self.encoder}, fingerprint {self.fingerprint}"
         yield f"index       {self.indexed:,} of {self.vectors:,} vectors in the HNSW graph, the others are scanned"
         yield (

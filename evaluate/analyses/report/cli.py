@@ -97,7 +97,7 @@ def report_command(names: tuple[str, ...], location: str, as_json: bool, **optio
         print_json({"files": [str(path) for path in files], **report.as_json()})
     else:
         echo(report.table())
-        echo(f"{files[0]}: {report.pictures:,} pictures, {report.missing:,} could not be read")
+        echo(f"{files[0]}: {counted(report.pictures, 'picture')}, {report.missing:,} could not be read")
     for finding in report.unmeasured:
         say(f"{finding.collection} could not be measured: {finding.reason}")
     incomplete = bool(report.missing) and not chosen.allow_missing

@@ -20,6 +20,7 @@ from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
 from cbmir.evaluate.analyses.retrieval.setting import Setting, Side
 from cbmir.evaluate.header import NO_LABEL, PatientCounts
 from cbmir.evaluate.protocol import NAMED, wording
+from cbmir.units import counted
 
 _RULES = {
     "any": "Images are right answers to each other if they share a value of {}.",
@@ -112,8 +113,9 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
     yield (
         "excluded",
         (
-            f"{barred.images_excluded:,} gallery images for {barred.queries_affected:,} queries; "
-            f"{barred.queries_without_patient:,} queries without patient_id, whose patient's images can't be told"
+            f"{barred.images_excluded:,} gallery images for {counted(barred.queries_affected, 'query')}; "
+            f"{counted(barred.queries_without_patient, 'query')} without patient_id, "
+            "whose patient's images can't be told"
         ),
     )
     if warning := setting.warning:
@@ -130,7 +132,7 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
 def _side(side: Side) -> str:
     datasets = ", ".join(f"{name} {count:,}" for name, count in list(side.datasets.items())[:NAMED])
     more = f" and {len(side.datasets) - NAMED:,} more data sets" if len(side.datasets) > NAMED else ""
-    return f"{side.images:,} images ({datasets}{more})"
+    return f"{counted(side.images, 'image')} ({datasets}{more})"
 
 
 def _sureness(report: Report) -> str:
@@ -138,7 +140,7 @@ def _sureness(report: Report) -> str:
     if not protocol.draws:
         return "none were asked for (0 draws)"
     drawn = sorted((item.retrieval.setting.intervals for item in report.measured), key=lambda item: item.clusters)
-    text = f"percentile bootstrap over {over(report.measured)}, {protocol.draws:,} draws, seed {protocol.seed}"
+    text = f"percentile bootstrap over {over(report.measured)}, {counted(protocol.draws, 'draw')}, seed {protocol.seed}"
     if drawn:
         text += f", {' to '.join(dict.fromkeys((drawn[0].units, drawn[-1].units)))}"
         text += " (fewer than about 20: too narrow)" if drawn[0].clusters < 20 else ""
@@ -160,12 +162,13 @@ def _comparison(report: Report) -> str:
         return ""
     drawn = made.setting.intervals
     how = (
-        f"{drawn.draws:,} draws, seed {drawn.seed}; p-values corrected by Holm for {made.tests:,} tests"
+        f"{counted(drawn.draws, 'draw')}, seed {drawn.seed}; p-values corrected by Holm for "
+        f"{counted(made.tests, 'test')}"
         if drawn.draws
         else "no test was asked for (0 draws)"
     )
     return (
-        f"{made.queries:,} queries that all collections have: {made.shared.words}. "
+        f"{counted(made.queries, 'query')} that all collections have: {made.shared.words}. "
         f"Paired randomisation test in which {_SWAPPED[made.shared.over]}: {how}."
     )
 

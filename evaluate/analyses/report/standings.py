@@ -11,6 +11,7 @@ from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, ReportTerms
 from cbmir.evaluate.analyses.retrieval.report import Average, Row
 from cbmir.evaluate.header import Header
 from cbmir.evaluate.rows import row_json
+from cbmir.units import counted
 
 LEVEL = 0.05
 """Corrected p-value below which a difference counts."""
@@ -101,9 +102,9 @@ def table(rows: Sequence[Standing]) -> str:
     """The table for people, a line a figure; * marks the best of a figure, see `Cell`."""
     lines = []
     for row in rows:
-        what = row.reason or f"{row.queries:,} queries, gallery of {row.gallery:,}"
+        what = row.reason or f"{counted(row.queries, 'query')}, gallery of {row.gallery:,}"
         encoder = f"{row.encoder}, {row.dim} dimensions, fingerprint {row.fingerprint}"
-        lines.append(f"{row.collection}: {encoder}; {row.images:,} images, {what}")
+        lines.append(f"{row.collection}: {encoder}; {counted(row.images, 'image')}, {what}")
         lines += [f"  {line}" for line in row.header.lines()] if row.header else []
         for cell in row.cells:
             interval = "" if math.isnan(cell.low) else f"  {cell.low:.4f} to {cell.high:.4f}"

@@ -12,6 +12,7 @@ from cbmir.evaluate.protocol import NAMED
 from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.fingerprint import EncoderCard
+from cbmir.units import counted
 
 Average = Literal["micro", "macro", "label"]
 """``label``: of one value of the label field, in a classification of images with several."""
@@ -112,19 +113,20 @@ class RetrievalReport(Result):
 
     def _terms(self) -> Iterator[str]:
         setting, encoder, exclusion = self.setting, self.encoder, self.setting.exclusion
-        yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
+        images = counted(setting.vectors, "image")
+        yield f"collection  {setting.collection}: {images}, {setting.store}, cbmir {setting.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
         yield f"queries     {_side(setting.queries)}"
         yield f"gallery     {_side(setting.gallery)}"
         yield from setting.header.lines()
         rule = _RULES[setting.relevance].format(setting.label)
-        yield f"relevant    {rule}; the queries have {setting.classes:,} classes"
+        yield f"relevant    {rule}; the queries have {counted(setting.classes, 'class')}"
         if missing := setting.classes_without_gallery:
             yield f"uncovered   {len(missing):,} classes have no relevant gallery image: {_few(missing)}"
         yield (
             f"excluded    {' and '.join(['the query itself', *(f'its {name}' for name in exclusion.by)])}: "
-            f"{exclusion.images_excluded:,} images for {exclusion.queries_affected:,} queries; "
-            f"{exclusion.queries_without_patient:,} queries without patient_id"
+            f"{counted(exclusion.images_excluded, 'image')} for {counted(exclusion.queries_affected, 'query')}; "
+            f"{counted(exclusion.queries_without_patient, 'query')} without patient_id"
         )
         if warning := setting.warning:
             yield f"WARNING     {warning}"
@@ -135,7 +137,7 @@ class RetrievalReport(Result):
         setting = self.setting
         shown = [row for row in self.rows if row.group == "all" and row.k == min(setting.k) and not math.isnan(row.low)]
         if shown:
-            yield f"95% intervals, {setting.intervals.draws:,} draws of {setting.intervals.units}:"
+            yield f"95% intervals, {counted(setting.intervals.draws, 'draw')} of {setting.intervals.units}:"
         for row in shown:
             name = f"{row.measure}@{row.k}"
             interval = f"{_figure(row.low)} to {_figure(row.high)}"
@@ -167,7 +169,7 @@ def _figure(value: float) -> str:
 
 
 def _side(side: Side) -> str:
-    return f"{side.filter}: {side.images:,} images of {_few(tuple(side.datasets))}"
+    return f"{side.filter}: {counted(side.images, 'image')} of {_few(tuple(side.datasets))}"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from cbmir.evaluate.header import Header, Omission
 from cbmir.evaluate.results import Result
 from cbmir.evaluate.rows import row_json, write_rows
 from cbmir.fingerprint import EncoderCard
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +134,15 @@ class SweepReport(Result):
 
     def _terms(self) -> Iterator[str]:
         setting, encoder = self.setting, self.encoder
-        yield f"collection  {setting.collection}: {setting.vectors:,} images, {setting.store}, cbmir {setting.version}"
+        images = counted(setting.vectors, "image")
+        yield f"collection  {setting.collection}: {images}, {setting.store}, cbmir {setting.version}"
         yield f"encoder     {encoder.name}, {encoder.dim} dimensions, fingerprint {encoder.fingerprint}"
-        yield f"queries     {setting.queries.filter}: {setting.queries.images:,} images"
-        yield f"gallery     {setting.gallery.filter}: {setting.gallery.images:,} images"
+        yield f"queries     {setting.queries.filter}: {counted(setting.queries.images, 'image')}"
+        yield f"gallery     {setting.gallery.filter}: {counted(setting.gallery.images, 'image')}"
         yield from self.header.lines()
         yield f"drawn       {self.galleries:,} times, {self._drawn()}; seed {setting.intervals.seed}"
-        yield f"relevant    by {setting.label}, {setting.relevance}; the queries have {setting.classes:,} classes"
+        classes = counted(setting.classes, "class")
+        yield f"relevant    by {setting.label}, {setting.relevance}; the queries have {classes}"
         excluded = " and ".join(["the query itself", *(f"its {name}" for name in setting.exclusion.by)])
         yield f"excluded    {excluded}; search exact, a scan of all vectors"
         if warning := setting.warning:
@@ -152,7 +155,7 @@ class SweepReport(Result):
         return f"whole patients: {drawn.words}" if drawn.patients else f"images: {drawn.words}"
 
     def _sizes_left_out(self) -> str:
-        return f"sizes ({', '.join(self.sizes_left_out)}): not 1 to {self.setting.gallery.images:,} images"
+        return f"sizes ({', '.join(self.sizes_left_out)}): not 1 to {counted(self.setting.gallery.images, 'image')}"
 
     def _lines(self, average: Average) -> Iterator[str]:
         """A line a size: all queries, by this average."""
