@@ -184,7 +184,7 @@ def test_prefixes__one_without_use_is_a_warning(tmp_path, cbmir):
     path = table(tmp_path / "t.csv", ["D:\\old\\a.png"])
     options = ("--path-prefix", "D:\\old=", "--path-prefix", "E:\\=x")
     done = cbmir("ingest", "images", path, "--dry-run", *options)
-    assert "1 images" in done.stderr
+    assert "t.csv is read: 1 image;" in done.stderr
     assert "warning: --path-prefix E:\\=...: no path begins so" in done.stderr
     assert "D:\\old=" not in done.stderr
     done = cbmir("ingest", "images", path, "--dry-run", "--json", *options)

@@ -329,7 +329,7 @@ def test_reading__lines_say_all_of_it(tmp_path):
     assert "how nih.csv is read: 2 images; UTF-8, separated by ," in lines
     assert re.search(r"Patient ID +patient_id +1 empty  1$", lines, re.MULTILINE)
     assert "labels: 3 different, 0 images without; Finding Labels split at |" in lines
-    assert "patients: 1, 1 images without; studies: 0, 2 images without" in lines
+    assert "patients: 1, 1 image without; studies: 0, 2 images without" in lines
     assert "normalised: age_years of 1: 058Y -> 58" in lines
     assert "warning: can't be read and is left out: age_years of 1: 414" in lines
 
