@@ -71,7 +71,7 @@ def show(name: str, as_json: bool) -> None:
         parts = value.items() if isinstance(value, dict) else [("", value)]
         for name, part in parts:
             text = ", ".join(map(str, part)) if isinstance(part, tuple | list) else part
-            echo(f"{f'{key} {name}':28} {text if text not in (None, '') else '-'}")
+            echo(f"{f'{key} {name}'.strip():16} {text if text not in (None, '') else '-'}")
 
 
 @encoders.command()
