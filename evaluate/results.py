@@ -1,6 +1,7 @@
 """What every result can do besides its own: be printed as a table, and become a frame."""
 
 import html
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,14 +9,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Result:
+class Result(ABC):
     """A result of an analysis: printed it is its table for people, in a notebook too."""
 
     __slots__ = ()
 
+    @abstractmethod
     def table(self) -> str:
         """The result for people."""
-        raise NotImplementedError
 
     def frame_rows(self) -> list[dict[str, Any]]:
         """The rows of `to_pandas`, with the collection and the encoder where all are of one."""
