@@ -283,6 +283,7 @@ class Loader:
             try:
                 done += self._unpack(self._submit([wanted]).result())
             except BrokenProcessPool:
+                self._pool.shutdown()  # until then the pool reads the exit codes too, and each can be read once
                 codes = {worker.exitcode for worker in workers}
                 self._start()
                 late = -signal.SIGXCPU in codes

@@ -20,7 +20,7 @@ def roles_and_records(tmp_path, text, name="t.csv", **options):
 def test_rows__a_header_that_comes_again_in_another_spelling_is_no_row(tmp_path):
     reading, records = roles_and_records(tmp_path, "path,patient_id\na.png,1\nPath,Patient ID\nb.png,2\n")
     assert [record.filepath for record in records] == ["a.png", "b.png"]
-    assert any("the header comes again in 1 lines" in line for line in reading.lines())
+    assert any("the header comes again in 1 line" in line for line in reading.lines())
 
 
 def test_delimited__bars_between_cells(tmp_path):

@@ -138,7 +138,7 @@ def test_table__excel_marks_are_no_values(tmp_path):
 def test_table__a_header_that_comes_again_and_trailing_separators(tmp_path):
     source = read(tmp_path / "t.csv", "filepath,note,,\na.png,x,,\nfilepath,note,,\nb.png,y,,\n")
     assert [item.record.filepath for item in source] == ["a.png", "b.png"]
-    assert "the header comes again in 1 lines: left out" in source.reading().notes
+    assert "the header comes again in 1 line: left out" in source.reading().notes
 
 
 def test_table__rows_that_are_too_short_or_long_are_counted(tmp_path):
