@@ -18,7 +18,7 @@ from cbmir.evaluate.analyses.classification.splits import Coding, read_splits
 from cbmir.evaluate.analyses.classification.votes import NONE
 from cbmir.evaluate.analyses.probe.descent import ProbeSettings
 from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
-from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol, conditions
+from cbmir.evaluate.protocol import RetrievalProtocol, conditions, searches
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
@@ -117,7 +117,7 @@ def _values(rows, group="all"):
     return {(row.measure, row.average): row.value for row in rows if row.group == group}
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", searches())
 def test_evaluate_classification__softmax_equals_scikit_learn(clusters, search):
     rules = VoteRules(vote="softmax", k=9)
     report = evaluate_classification(clusters, replace(FIGURES, searches=(search,)), KnnTerms(rules=rules))

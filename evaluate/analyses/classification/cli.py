@@ -12,7 +12,8 @@ from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classi
 from cbmir.evaluate.analyses.classification.report import MEASURES
 from cbmir.evaluate.analyses.classification.votes import TEMPERATURE, VOTES
 from cbmir.evaluate.options import out_option, terms, terms_options
-from cbmir.evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol, conditions
+from cbmir.evaluate.protocol import BOTH, MAX_K, RetrievalProtocol, conditions
+from cbmir.evaluate.searchname import SearchName
 from cbmir.options import echo, filter_options, json_option, opened_collection, print_json, store_option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +75,7 @@ def classifier_options(command: F) -> F:
     help="paper: as many neighbours vote as the gallery has images of the true class, and k is one below the best, as "
     "in the published program; for comparison only, its figures are too high.",
 )
-@click.option("--search", type=click.Choice(SEARCHES), default=SEARCHES[0], show_default=True, help="As in retrieval.")
+@click.option("--search", type=SearchName(), default=BOTH[0], show_default=True, help="As in retrieval.")
 def classify(location: str, name: str | None, as_json: bool, **options: Any) -> None:
     """Measure how well the nearest gallery images tell the classes of the queries.
 

@@ -6,7 +6,8 @@ import click
 
 from cbmir.evaluate.analyses.comparison.compare import compare
 from cbmir.evaluate.options import measure_options, measured, out_option, terms, terms_options, without
-from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
+from cbmir.evaluate.searchname import SearchName
 from cbmir.options import echo, filter_options, json_option, opened, print_json, store_option
 
 
@@ -16,7 +17,7 @@ from cbmir.options import echo, filter_options, json_option, opened, print_json,
 @store_option
 @terms_options
 @measure_options(("precision_capped",), (1,), "; each adds to the tests that are corrected for")
-@click.option("--search", type=click.Choice(SEARCHES), default=SEARCHES[0], show_default=True, help="See retrieval.")
+@click.option("--search", type=SearchName(), default=BOTH[0], show_default=True, help="See retrieval.")
 @out_option
 @filter_options
 @json_option

@@ -8,7 +8,8 @@ import click
 from cbmir.evaluate.analyses.retrieval.export import write_long, write_wide
 from cbmir.evaluate.analyses.retrieval.measurement import measure, summarise
 from cbmir.evaluate.options import measure_options, measured, out_option, terms, terms_options
-from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
+from cbmir.evaluate.searchname import SearchName
 from cbmir.options import echo, filter_options, json_option, opened_collection, print_json, store_option
 
 
@@ -19,7 +20,7 @@ from cbmir.options import echo, filter_options, json_option, opened_collection, 
 @measure_options(("precision_capped", "precision"), (1, 3, 5, 10))
 @click.option(
     "--search",
-    type=click.Choice([*SEARCHES, "both"]),
+    type=SearchName("both"),
     default="both",
     show_default=True,
     help="exact: a scan of all vectors; approximate or qdrant: the search that users get; qdrant-exact: a scan by the "
@@ -51,7 +52,7 @@ def retrieval(location: str, name: str | None, as_json: bool, **options: Any) ->
     protocol = RetrievalProtocol(
         **terms(options),
         **measured(options),
-        searches=SEARCHES[:2] if search == "both" else (search,),
+        searches=BOTH if search == "both" else (search,),
     )
     with opened_collection(location, name) as collection:
         measurement = measure(collection, protocol)
