@@ -351,7 +351,7 @@ def _protocol(
         by=_texts(shared.get("by", by)),
         k=(k,) if isinstance(k, int) else tuple(k),
         measures=_texts(measures),
-        searches=_texts(searches),  # type: ignore[arg-type]  # checked there
+        searches=_texts(searches),
         **terms,
     )
 

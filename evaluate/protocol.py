@@ -48,8 +48,10 @@ _TRAIN: Where = (Condition("split", "=", ("train",)),)
 
 
 def searches() -> tuple[str, ...]:
-    """The names of all rankers: ``exact``, a scan of all vectors; ``approximate``, the search that users get, which is
-    ``qdrant`` too; ``qdrant-exact``, a scan by the engine; and those that are added, see `cbmir.search.ranker`.
+    """The names of all rankers, sorted.
+
+    ``exact`` is a scan of all vectors. ``approximate`` and ``qdrant`` are the search that users get, and
+    ``qdrant-exact`` is a scan by the engine. Others can be added, see `cbmir.search.ranker`.
     """
     return tuple(rankers())
 

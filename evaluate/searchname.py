@@ -7,7 +7,7 @@ import click
 from cbmir.evaluate.protocol import searches
 
 
-class SearchName(click.ParamType):
+class SearchName(click.ParamType["str"]):
     """One of `searches`, shown and refused as `click.Choice` does it.
 
     Attributes:

@@ -158,7 +158,8 @@ def ranker(name: str) -> Callable[[R], R]:
 
     def known(cls: R) -> R:
         if _RANKERS.setdefault(name, cls) is not cls:
-            raise CbmirError(f"two rankers have the name {name!r}: {_RANKERS[name].__qualname__} and {cls.__qualname__}")
+            first = _RANKERS[name]
+            raise CbmirError(f"two rankers have the name {name!r}: {first.__qualname__} and {cls.__qualname__}")
         return cls
 
     return known

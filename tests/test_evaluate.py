@@ -179,9 +179,7 @@ exact, approximate, engine = map(ranked, ("exact", "approximate", "qdrant-exact"
 def test_scan__agrees_with_scikit_learn(fill, monkeypatch, held):
     monkeypatch.setattr(cbmir.evaluate.ranking.reading, "SCROLL_IMAGES", 17)
     monkeypatch.setattr(cbmir.evaluate.ranking.trial, "SCROLL_IMAGES", 17)
-    monkeypatch.setattr(
-        cbmir.evaluate.ranking.exact, "CHUNK_IMAGES", 150 if held else 40
-    )  # one, or several to merge
+    monkeypatch.setattr(cbmir.evaluate.ranking.exact, "CHUNK_IMAGES", 150 if held else 40)  # one, or several to merge
     if not held:
         monkeypatch.setattr(cbmir.evaluate.ranking.reading, "HELD_BYTES", 0)
     records, vectors = published_layout(3, 150)

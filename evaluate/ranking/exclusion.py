@@ -72,7 +72,7 @@ class Exclusion:
         return together >> 32, together & ((1 << 32) - 1)
 
     def blocks(self) -> Iterator[Pairs]:
-        """All these pairs in the part that is kept, a block of queries at a time, with rows counted over all queries."""
+        """All these pairs in the part that is kept, a block at a time, with rows counted over all queries."""
         for start in range(0, len(self._own), BLOCK):
             rows, places = self.pairs(slice(start, start + BLOCK))
             if self.kept is not None:

@@ -12,7 +12,6 @@ from cbmir.evaluate.metrics import Gains
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
 from cbmir.evaluate.ranking.rules import RULES, LabelSets, Relations, Rule, hierarchy
 from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values, Vocabulary
-from cbmir.search.ranker import Mask
 
 BLOCK = 2048
 """Queries judged at once."""
@@ -221,10 +220,10 @@ def _counts(
 ) -> NDArray[np.int64]:
     queries, gallery = trial.queries, trial.gallery
     asked, there = queries.codes[field], gallery.codes[field]
-    kept = np.ones(len(gallery), np.bool_) if exclusion.kept is None else exclusion.kept
-    counts = _by_level(asked, table, np.bincount(there[kept], minlength=len(table)), levels)
+    part = gallery if exclusion.kept is None else gallery.take(exclusion.kept)
+    counts = _by_level(asked, table, np.bincount(part.codes[field], minlength=len(table)), levels)
     if exclusion.across_datasets:
-        counts -= _of_own_dataset(queries, gallery, kept, asked, there, table, levels)
+        counts -= _of_own_dataset(queries, part, asked, part.codes[field], table, levels)
     for rows, places in exclusion.blocks():
         other = ~exclusion.same_dataset(rows, places)
         rows, places = rows[other], places[other]
@@ -235,7 +234,6 @@ def _counts(
 def _of_own_dataset(
     queries: Images,
     gallery: Images,
-    kept: Mask,
     asked: NDArray[np.int32],
     there: NDArray[np.int32],
     table: NDArray[np.uint16],
@@ -245,7 +243,7 @@ def _of_own_dataset(
     for dataset in np.unique(queries.codes[DATASET]):
         if dataset:
             rows = queries.codes[DATASET] == dataset
-            images = np.bincount(there[kept & (gallery.codes[DATASET] == dataset)], minlength=len(table))
+            images = np.bincount(there[gallery.codes[DATASET] == dataset], minlength=len(table))
             counts[rows] = _by_level(asked[rows], table, images, levels)
     return counts
 

@@ -161,9 +161,7 @@ class Scan:
         rows = blocks[0].stop - blocks[0].start if blocks else 0
         return torch.full((rows, width), -torch.inf, dtype=dtype, device=self._queries.device)
 
-    def _found(
-        self, scores: Scores, count: int, block: slice, bars: Sequence[Callable[[slice], Bar]]
-    ) -> list[_Found]:
+    def _found(self, scores: Scores, count: int, block: slice, bars: Sequence[Callable[[slice], Bar]]) -> list[_Found]:
         """The candidates on each of the terms."""
         found = []
         for keys, bar in zip(self.keys, bars, strict=True):

@@ -139,7 +139,8 @@ class Session:
             """(queries,) who has no answer of this depth on one of these terms."""
             known = [self._answered.get(keys[one]) for one in fields]
             flags = [one.lacks(queries.ids, depth) if one else np.ones(len(queries), np.bool_) for one in known]
-            return np.logical_or.reduce(flags)
+            rows: NDArray[np.bool_] = np.logical_or.reduce(flags)
+            return rows
 
         asked = [fields for fields in keys if lacking([fields], trial.queries).any()]
         if asked:

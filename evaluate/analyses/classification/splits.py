@@ -139,7 +139,7 @@ def read_splits(collection: Collection | Session, protocol: RetrievalProtocol, v
         session.expect(chosen)
     test = session.trial(protocol)
     own = session.trial(chosen) if chosen is not None else None
-    if own is not None and own.without_label(own.queries) == len(own.queries):  # "no label" alone is no class to choose by
+    if own is not None and own.without_label(own.queries) == len(own.queries):  # "no label" alone is no choice
         raise unlabelled(session.collection, own.queries_where, protocol.label, "queries")
     images = [test.queries, test.gallery, *([own.queries] if own else [])]
     used = np.unique(np.concatenate([item.codes[protocol.label] for item in images]))
