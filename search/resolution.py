@@ -105,4 +105,5 @@ class Resolver:
     def _sound(self, vectors: Vectors, name: str) -> Vectors:
         if not np.isfinite(vectors).all():
             raise QueryError(f"{name} has no vector: all of it looks the same to the encoder")
-        return vectors[0]
+        vector: Vectors = vectors[0]
+        return vector

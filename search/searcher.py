@@ -246,7 +246,7 @@ class Searcher:
         return self.collection.search(vectors, query.k, wheres, way=query.way)
 
     def _embedded(
-        self, encoder: Encoder, images: "list[tuple[Path | Asset, Prepared]]", query: Query
+        self, encoder: Encoder, images: "list[tuple[Path | Asset, Prepared]]", query: Options
     ) -> Iterator[Answer]:
         if not images:
             return
