@@ -73,6 +73,10 @@ class FilterError(CbmirError):
     """A filter names a field, an operator or a value that doesn't exist."""
 
 
+class QueryError(CbmirError):
+    """A query that can't be asked: it has no direction, or a weight is out of range."""
+
+
 class RecordError(CbmirError):
     """An image record or a batch of vectors breaks a rule of the schema."""
 

@@ -33,10 +33,10 @@ from cbmir.evaluate.protocol import (
     LABELS,
     MAX_K,
     RULES,
-    SEARCHES,
     UNLABELLED,
     RetrievalProtocol,
     conditions,
+    searches,
     wording,
 )
 from cbmir.evaluate.significance import DRAWS
@@ -118,7 +118,7 @@ Written = Annotated[Path, WRITTEN]
 """A file that the analysis writes besides its result."""
 
 WrittenFolder = Annotated[Path, WRITTEN, "folder"]
-Search = Annotated[str, OneOf("search", lambda: SEARCHES)]
+Search = Annotated[str, OneOf("search", searches)]
 
 
 Measures = Annotated[tuple[Annotated[str, OneOf("measure", lambda: METRICS)], ...], Listed, Unique]

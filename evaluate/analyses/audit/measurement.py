@@ -14,7 +14,8 @@ from cbmir.evaluate.analyses.audit.terms import AuditTerms
 from cbmir.evaluate.analyses.retrieval.measurement import patients
 from cbmir.evaluate.header import PatientCounts
 from cbmir.evaluate.protocol import wording
-from cbmir.evaluate.ranking.trial import NONE, read_trial
+from cbmir.evaluate.ranking.session import Session
+from cbmir.evaluate.ranking.trial import NONE
 from cbmir.filters import resolve
 from cbmir.schema import SPLITS
 from cbmir.store import Collection
@@ -41,7 +42,8 @@ def audit_collection(collection: Collection, terms: AuditTerms | None = None) ->
         )
     fields = find_confounders(collection, where, terms.confounders)
     protocol = replace(terms.protocol, queries=where, gallery=where)
-    trial = read_trial(collection, protocol, ("split", "dataset", *fields), keep_unlabelled=True)
+    session = Session(collection)
+    trial = session.trial(protocol, ("split", "dataset", *fields), keep_unlabelled=True)
     copies, pairs = find_copies(collection, trial, terms.threshold, place(terms.device, "fp32").device)
     splits = splits_of(trial)
     datasets = collection.facet("dataset", where)
@@ -60,7 +62,7 @@ def audit_collection(collection: Collection, terms: AuditTerms | None = None) ->
         copies=copies,
         pairs=pairs,
         patients=find_shared_patients(trial),
-        confounding=measure_confounding(collection, trial, fields),
+        confounding=measure_confounding(session, trial, fields),
         datasets=datasets,
         contamination=tuple(contamination(collection.card, datasets)),
     )

@@ -25,6 +25,8 @@ class AuditTerms:
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
         device: Of the exact search.
+        search: How the neighbours of the confounder index are found, one of `cbmir.evaluate.protocol.searches`. Near
+            copies are found by comparing all vectors, whatever it is.
 
     Raises:
         ProtocolError: the label field, the threshold or what to exclude by is unknown or out of range.
@@ -41,6 +43,7 @@ class AuditTerms:
     draws: int = DRAWS
     seed: int = 0
     device: str = "auto"
+    search: str = "exact"
 
     def __post_init__(self) -> None:
         if not -1 < self.threshold <= 1:
@@ -56,7 +59,7 @@ class AuditTerms:
             label=self.label,
             unlabelled=self.unlabelled,
             k=(self.k,),
-            searches=("exact",),
+            searches=(self.search,),
             exclude=self.exclude,
             by=(),
             draws=self.draws,

@@ -15,7 +15,7 @@ from cbmir.evaluate.configuration import (
     OneSearch,
     Option,
 )
-from cbmir.evaluate.protocol import MAX_K, SEARCHES, RetrievalProtocol, conditions
+from cbmir.evaluate.protocol import BOTH, MAX_K, RetrievalProtocol, conditions
 from cbmir.evaluate.results import Result
 from cbmir.store import Collection
 
@@ -41,7 +41,7 @@ class ClassifyConfiguration(Grouped, Excluding):
             name="protocol",
         ),
     ] = "default"
-    search: OneSearch = SEARCHES[0]
+    search: OneSearch = BOTH[0]
     confusion: ConfusionFile = None
 
     @property

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cbmir.encoders.device import place
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Cohort
 from cbmir.evaluate.analyses.classification.classify import Asked, Classification, VoteRules, classify
@@ -17,11 +16,11 @@ from cbmir.evaluate.analyses.retrieval.measurement import describe, group_masks,
 from cbmir.evaluate.analyses.retrieval.report import Row
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.ranking.exclusion import Exclusion
-from cbmir.evaluate.ranking.neighbours import Neighbours, ask, scan
-from cbmir.evaluate.ranking.relevance import find_relevance
+from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import Trial
 from cbmir.evaluate.significance import Resampler
 from cbmir.filters import Where
+from cbmir.search.ranker import Ranking
 from cbmir.store import Collection
 
 MAX_K = 100
@@ -51,12 +50,12 @@ class KnnTerms:
 
 
 def evaluate_classification(
-    collection: Collection, protocol: RetrievalProtocol, terms: KnnTerms | None = None
+    collection: Collection | Session, protocol: RetrievalProtocol, terms: KnnTerms | None = None
 ) -> ClassificationReport:
     """Measure how well the nearest gallery images tell the classes of the queries.
 
     Args:
-        collection: What is measured.
+        collection: What is measured, or the session of a run that measures more.
         protocol: Who asks, what is searched by the first of its searches, and which label tells the classes; its
             measures and cutoffs have no part.
         terms: How neighbours vote; by default the mean vote of the best k of 1 to `MAX_K` on ``split=val``.
@@ -66,25 +65,27 @@ def evaluate_classification(
     """
     terms = terms or KnnTerms()
     protocol = replace(protocol, k=(terms.depth,), searches=protocol.searches[:1])
-    splits = _read(collection, protocol, terms)
+    session = Session.of(collection)
+    splits = _read(session, protocol, terms)
     exclusion, free = (Exclusion(splits.test, fields) for fields in (protocol.excluded_fields, ()))
     contrast = exclusion.images > free.images
-    found = _found(collection, splits.asked(), (*([()] if contrast else []), protocol.excluded_fields))
-    relevance = find_relevance(splits.test, exclusion)
+    found = _found(session, splits, (*([()] if contrast else []), protocol.excluded_fields))
+    relevance = session.relevance(splits.test, exclusion)
     several = splits.coding.several
     result = _classified(splits, found[-1], cohort_of(splits.test, relevance.covered), terms.rules)
     together: tuple[Row, ...] = ()
     if contrast:
-        plain = replace(cohort_of(splits.test, find_relevance(splits.test, free).covered), groups={}, resampler=None)
+        covered = session.relevance(splits.test, free).covered
+        plain = replace(cohort_of(splits.test, covered), groups={}, resampler=None)
         together = _rows(_classified(splits, found[0], plain, terms.rules), protocol, terms, several)
     gallery = np.bincount(splits.gallery().pairs()[1], minlength=len(splits.coding.classes))
     return ClassificationReport(
         setting=replace(
-            describe(collection, splits.test, exclusion, relevance),
+            describe(session.collection, splits.test, exclusion, relevance),
             measures=named(terms.measures, several),
             k=(result.choice.k,),
         ),
-        encoder=collection.card,
+        encoder=session.collection.card,
         method=_voting(splits, result, terms),
         rows=_rows(result, protocol, terms, several),
         classes=splits.coding.classes,
@@ -105,33 +106,34 @@ def cohort_of(trial: Trial, covered: Flags) -> Cohort:
     return Cohort({name: groups[name] for name in groups if name != EVERYONE}, covered, resampler)
 
 
-def _read(collection: Collection, protocol: RetrievalProtocol, terms: KnnTerms) -> Splits:
+def _read(session: Session, protocol: RetrievalProtocol, terms: KnnTerms) -> Splits:
     if terms.rules.k is not None:
-        return read_splits(collection, protocol, None)
+        return read_splits(session, protocol, None)
     try:
-        return read_splits(collection, protocol, terms.val)
+        return read_splits(session, protocol, terms.val)
     except MissingValidationError as error:
         raise ProtocolError(f"k is chosen on validation images: {error}; or give -k") from error
 
 
-def _found(collection: Collection, trial: Trial, terms: tuple[tuple[str, ...], ...]) -> list[Neighbours]:
-    """The neighbours of all queries for each of some sets of fields to exclude by, the widest last."""
-    protocol = trial.protocol
-    exclusions = tuple(Exclusion(trial, fields) for fields in terms)
-    (search,) = protocol.searches
-    if search == "exact":
-        return scan(collection, trial, exclusions, protocol.depth, place(protocol.device, "fp32").device)
-    exact = search == "qdrant-exact"
-    return [ask(collection, trial, exclusion, protocol.depth, exact=exact) for exclusion in exclusions]
+_Pair = tuple[Ranking, Ranking | None]
+"""Neighbours of the test images, and of the validation images where there are any."""
 
 
-def _classified(splits: Splits, found: Neighbours, cohort: Cohort, rules: VoteRules) -> Classification:
-    count = len(splits.test.queries)
-    test = Asked(found.places[:count], found.scores[:count], splits.truth(splits.test))
-    val = None
-    if splits.val is not None:
-        val = Asked(found.places[count:], found.scores[count:], splits.truth(splits.val))
-    return classify(splits.gallery(), test, cohort, rules, val)
+def _found(session: Session, splits: Splits, exclusions: tuple[tuple[str, ...], ...]) -> list[_Pair]:
+    """The neighbours for each of some sets of fields to exclude by, the widest last."""
+    protocol = splits.test.protocol
+    trials = [trial for trial in (splits.test, splits.val) if trial is not None]
+    found = [session.rank(trial, protocol.searches[0], exclusions, protocol.depth) for trial in trials]
+    return list(zip(found[0], found[1] if len(found) > 1 else [None] * len(exclusions), strict=True))
+
+
+def _classified(splits: Splits, found: _Pair, cohort: Cohort, rules: VoteRules) -> Classification:
+    asked = [
+        Asked(ranking.positions, ranking.scores, splits.truth(trial))
+        for trial, ranking in zip((splits.test, splits.val), found, strict=True)
+        if trial is not None and ranking is not None
+    ]
+    return classify(splits.gallery(), asked[0], cohort, rules, asked[1] if len(asked) > 1 else None)
 
 
 def _rows(result: Classification, protocol: RetrievalProtocol, terms: KnnTerms, several: bool) -> tuple[Row, ...]:

@@ -13,7 +13,7 @@ from cbmir.evaluate.configuration import (
     Option,
     Relations,
 )
-from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
 from cbmir.evaluate.results import Result
 from cbmir.store import Collection
 
@@ -26,7 +26,7 @@ class CompareConfiguration(Asking, Excluding):
     ] = ("precision_capped",)
     k: Annotated[Cutoffs, Option("Cutoff. Repeatable; each adds to the tests that are corrected for.", name="k")] = (1,)
     relations: Relations = None
-    search: OneSearch = SEARCHES[0]
+    search: OneSearch = BOTH[0]
 
     @property
     def protocol(self) -> RetrievalProtocol:

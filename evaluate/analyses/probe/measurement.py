@@ -195,7 +195,7 @@ def _folds(collection: Collection, splits: Splits) -> Folds:
 def _gallery_vectors(collection: Collection, trial: Trial) -> Vectors:
     """(gallery, dim) all vectors in memory, also where a search would read them in chunks: training needs them all."""
     if trial.gallery_vectors is not None:
-        return trial.gallery_vectors
+        return trial.gallery_vectors[:]
     vectors = np.empty((len(trial.gallery), collection.card.dim), np.float32)
     for places, chunk in stream_gallery(collection, trial, CHUNK_IMAGES):
         vectors[places] = chunk

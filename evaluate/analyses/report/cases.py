@@ -152,10 +152,10 @@ def cases_of(collection: Collection, measurement: Measurement, shelf: Shelf, cou
     """
     trial = measurement.trial
     (answers,) = measurement.answers.values()
-    scores = measurement.scores("exact", AVERAGE_PRECISION, CURVE_K)
+    scores = measurement.scores(trial.protocol.searches[0], AVERAGE_PRECISION, CURVE_K)
     best, worst = choose(scores, patients(trial), count)
     rows = np.array([*best, *worst], np.int64)
-    places = answers.neighbours.places[rows, :HITS]
+    places = answers.neighbours.positions[rows, :HITS]
     asked, found = text_ids(trial.queries.ids[rows]), [text_ids(trial.gallery.ids[row[row != NONE]]) for row in places]
     names = list(dict.fromkeys([*asked, *(name for names in found for name in names)]))
     fields = list(dict.fromkeys(["filepath", "dataset", "sha256", trial.protocol.label]))

@@ -16,13 +16,13 @@ from cbmir.evaluate.configuration import (
     Relations,
     Written,
 )
-from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol, searches
 from cbmir.evaluate.results import Result
 from cbmir.store import Collection
 
 
 def _spelled_out(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one for name in names for one in (SEARCHES[:2] if name == "both" else (name,))))
+    return tuple(dict.fromkeys(one for name in names for one in (BOTH if name == "both" else (name,))))
 
 
 class RetrievalConfiguration(Grouped, Excluding):
@@ -32,14 +32,14 @@ class RetrievalConfiguration(Grouped, Excluding):
     k: CutoffsOption = (1, 3, 5, 10)
     relations: Relations = None
     search: Annotated[
-        tuple[Annotated[str, OneOf("search", lambda: (*SEARCHES, "both"))], ...],
+        tuple[Annotated[str, OneOf("search", lambda: (*searches(), "both"))], ...],
         Listed,
         AfterValidator(_spelled_out),
         Option(
             "exact: a scan of all vectors; approximate or qdrant: the search that users get; qdrant-exact: a scan by "
             "the engine; both: exact and approximate. Repeatable.",
         ),
-    ] = SEARCHES[:2]
+    ] = BOTH
     export: Annotated[
         Written | None,
         Option(

@@ -31,7 +31,7 @@ def write_wide(collection: Collection, measurement: Measurement, path: Path, ask
         CbmirError: the file can't be written.
     """
     trial = measurement.trial
-    places = _first(measurement).places
+    places = _first(measurement).positions
     query_paths = _paths(collection, trial.queries_where, trial.queries)
     there = _paths(collection, trial.gallery_where, trial.gallery)
     names = ["query", *(str(rank) for rank in range(1, places.shape[1] + 1))]
@@ -54,14 +54,14 @@ def write_long(collection: Collection, measurement: Measurement, path: Path, ask
     """
     trial = measurement.trial
     neighbours = _first(measurement)
-    grades = measurement.relevance.grades(trial, neighbours.places)
+    grades = measurement.relevance.grades(trial, neighbours.positions)
     query_paths = _paths(collection, trial.queries_where, trial.queries)
     there = _paths(collection, trial.gallery_where, trial.gallery)
 
     def parts() -> Iterator[pa.Table]:
-        step = max(1, _ROWS // neighbours.places.shape[1])
+        step = max(1, _ROWS // neighbours.positions.shape[1])
         for start in range(0, len(grades), step):
-            block = neighbours.places[start : start + step]
+            block = neighbours.positions[start : start + step]
             rows, ranks = np.nonzero(block != NONE)
             places = block[rows, ranks]
             rows += start

@@ -6,18 +6,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import place
 from cbmir.evaluate.analyses.retrieval.report import Average, RetrievalReport, Row
 from cbmir.evaluate.analyses.retrieval.setting import Barred, Intervals, Setting, Side
 from cbmir.evaluate.header import PatientCounts
 from cbmir.evaluate.metrics import Gains, Scores, at, macro, micro, valued
 from cbmir.evaluate.protocol import RetrievalProtocol, further_labels, group_field, wording
 from cbmir.evaluate.ranking.exclusion import Exclusion, copies
-from cbmir.evaluate.ranking.neighbours import Neighbours, ask, scan
-from cbmir.evaluate.ranking.relevance import Relevance, find_grades, find_relevance, judge
-from cbmir.evaluate.ranking.trial import Trial, read_trial
+from cbmir.evaluate.ranking.relevance import Relevance, judge
+from cbmir.evaluate.ranking.session import Session
+from cbmir.evaluate.ranking.trial import Trial
 from cbmir.evaluate.significance import Interval, Resampler, intervals
 from cbmir.fingerprint import EncoderCard
+from cbmir.search.ranker import Ranking, ranker_named
+from cbmir.search.rankers.engine import Engine
 from cbmir.store import Collection
 from cbmir.store.ways import search_ef
 
@@ -31,7 +32,7 @@ class Answers:
         gains: The same, judged.
     """
 
-    neighbours: Neighbours
+    neighbours: Ranking
     gains: Gains
 
 
@@ -63,11 +64,11 @@ class Measurement:
         return at(measure, self.answers[search].gains, (k,))[:, 0]
 
 
-def evaluate_retrieval(collection: Collection, protocol: RetrievalProtocol | None = None) -> RetrievalReport:
+def evaluate_retrieval(collection: Collection | Session, protocol: RetrievalProtocol | None = None) -> RetrievalReport:
     """Measure how well a collection retrieves.
 
     Args:
-        collection: What is measured.
+        collection: What is measured, or the session of a run that measures more.
         protocol: The terms; the default asks with ``split=test`` and searches ``split=train``.
 
     Raises:
@@ -76,26 +77,26 @@ def evaluate_retrieval(collection: Collection, protocol: RetrievalProtocol | Non
     return summarise(measure(collection, protocol or RetrievalProtocol()))
 
 
-def measure(collection: Collection, protocol: RetrievalProtocol) -> Measurement:
+def measure(collection: Collection | Session, protocol: RetrievalProtocol) -> Measurement:
     """Find and judge the neighbours of every query; see `evaluate_retrieval`."""
-    trial = read_trial(collection, protocol)
+    session = Session.of(collection)
+    trial = session.trial(protocol)
     exclusion = Exclusion(trial, protocol.excluded_fields)
     free = Exclusion(trial, ())
-    relevance = find_relevance(trial, exclusion)
-    grades = find_grades(trial, exclusion) if protocol.graded else None
+    relevance, grades = session.relevance(trial, exclusion), session.grades(trial, exclusion)
     contrast = exclusion.images > free.images
-    found = _found(collection, trial, (free, exclusion) if contrast else (exclusion,))
-    answers = {
-        search: Answers(neighbours[-1], judge(trial, relevance, grades, neighbours[-1].places))
-        for search, neighbours in found.items()
-    }
+    answers: dict[str, Answers] = {}
     together = None
-    if contrast:
-        neighbours = found[protocol.searches[0]][0]
-        grades = find_grades(trial, free) if protocol.graded else None
-        together = Answers(neighbours, judge(trial, find_relevance(trial, free), grades, neighbours.places))
-    setting = describe(collection, trial, exclusion, relevance)
-    return Measurement(trial, exclusion, relevance, answers, together, setting, collection.card)
+    for number, search in enumerate(protocol.searches):
+        if number == 0 and contrast:
+            plain, found = session.rank(trial, search, ((), protocol.excluded_fields), protocol.depth)
+            gains = judge(trial, session.relevance(trial, free), session.grades(trial, free), plain.positions)
+            together = Answers(plain, gains)
+        else:
+            (found,) = session.rank(trial, search, (protocol.excluded_fields,), protocol.depth)
+        answers[search] = Answers(found, judge(trial, relevance, grades, found.positions))
+    setting = describe(session.collection, trial, exclusion, relevance)
+    return Measurement(trial, exclusion, relevance, answers, together, setting, session.collection.card)
 
 
 def summarise(measurement: Measurement) -> RetrievalReport:
@@ -132,23 +133,8 @@ def group_masks(trial: Trial) -> dict[str, NDArray[np.bool_]]:
 
 
 def patients(trial: Trial) -> NDArray[np.int64]:
-    """(queries,) code of each query's patient, -1 where it isn't known: then the query is a cluster of its own."""
-    codes = trial.queries.codes["patient_id"].astype(np.int64)
-    return np.where(codes > 0, codes, -1)
-
-
-def _found(collection: Collection, trial: Trial, exclusions: tuple[Exclusion, ...]) -> dict[str, list[Neighbours]]:
-    """By search, the neighbours on the last of these terms; by the first search on all of them."""
-    protocol = trial.protocol
-    found: dict[str, list[Neighbours]] = {}
-    for number, search in enumerate(protocol.searches):
-        terms = exclusions if number == 0 else exclusions[-1:]
-        if search == "exact":
-            found[search] = scan(collection, trial, terms, protocol.depth, place(protocol.device, "fp32").device)
-        else:
-            exact = search == "qdrant-exact"
-            found[search] = [ask(collection, trial, one, protocol.depth, exact=exact) for one in terms]
-    return found
+    """(queries,) number of each query's patient, -1 where it isn't known: then the query is a cluster of its own."""
+    return trial.clusters.astype(np.int64)
 
 
 def _rows(trial: Trial, gains: Gains, groups: Mapping[str, NDArray[np.bool_]], search: str) -> Iterator[Row]:
@@ -187,7 +173,7 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
     resampler = Resampler(patients(trial))
     sides = {"queries": queries, "gallery": gallery}
     people = {role: PatientCounts.of(images.codes["patient_id"]) for role, images in sides.items()}
-    asks_store = any(search != "exact" for search in protocol.searches)
+    asks_store = any(issubclass(ranker_named(search), Engine) for search in protocol.searches)
     return Setting(
         collection=collection.name,
         store=info.engine,

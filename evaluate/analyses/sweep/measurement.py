@@ -6,12 +6,11 @@ content-based image retrieval in radiology", 2025, doi:10.1016/j.compbiomed.2025
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cbmir.encoders.device import place
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.retrieval.measurement import Answers, Measurement, describe, group_masks, summarise
 from cbmir.evaluate.analyses.retrieval.setting import Setting
@@ -20,12 +19,16 @@ from cbmir.evaluate.analyses.sweep.report import SweepReport, SweepRow
 from cbmir.evaluate.metrics import micro
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.ranking.exclusion import Exclusion
-from cbmir.evaluate.ranking.neighbours import scan
-from cbmir.evaluate.ranking.relevance import find_grades, find_relevance, judge
-from cbmir.evaluate.ranking.scan import CHUNK_IMAGES
-from cbmir.evaluate.ranking.trial import HELD_BYTES, Trial, read_trial, stream_gallery
+from cbmir.evaluate.ranking.relevance import judge
+from cbmir.evaluate.ranking.session import Session
+from cbmir.evaluate.ranking.trial import StoredGallery, Trial
+from cbmir.search.ranker import Ranking, ranker_named, rankers
 from cbmir.store import Collection
 
+PARTS_BYTES = 2 << 30
+"""Memory of the rankings of parts that are made at once."""
+
+_PLACE_BYTES = 20  # of a rank position: its key, position and score
 SIZES = tuple(Size(percent, percent=True) for percent in (1, 2, 5, 10, 20, 50, 100))
 
 
@@ -55,8 +58,28 @@ class SweepTerms:
             raise ProtocolError(f"no unit {self.unit!r} to draw; there are {', '.join(UNITS)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One smaller gallery.
+
+    Attributes:
+        asked: Images that were asked for.
+        number: Of the draw.
+        exclusion: What the queries may not find, and which part of the gallery is kept.
+    """
+
+    asked: int
+    number: int
+    exclusion: Exclusion
+
+    @property
+    def images(self) -> int | None:
+        """How many there are; None for the whole gallery."""
+        return None if self.exclusion.kept is None else int(self.exclusion.kept.sum())
+
+
 def evaluate_sweep(
-    collection: Collection, protocol: RetrievalProtocol | None = None, terms: SweepTerms | None = None
+    collection: Collection | Session, protocol: RetrievalProtocol | None = None, terms: SweepTerms | None = None
 ) -> SweepReport:
     """Measure how well a collection retrieves, with smaller and smaller parts of its gallery.
 
@@ -64,45 +87,59 @@ def evaluate_sweep(
     much of it there is and which classes have none is counted in each part anew, so that its figures are those of a
     collection that holds nothing else.
 
-    The search is exact. Each part is scanned by itself, which takes the time of a scan of the sum of their sizes. A
-    gallery of more than `HELD_BYTES` of vectors is read from the store once a draw, and again for every part that is
-    as large. Memory beyond that of a retrieval measurement: the vectors of two parts, at most `HELD_BYTES` each.
+    All parts are ranked at once: the vectors are read and multiplied once, whatever the number of parts. Memory beyond
+    that of a retrieval measurement: 20 bytes a rank position, query and part. Where that would exceed `PARTS_BYTES`, as
+    many parts as fit are ranked at once.
 
     Args:
-        collection: What is measured.
-        protocol: The terms, as of `evaluate_retrieval`; its searches don't count, and its seed is that of the draws of
-            galleries too.
+        collection: What is measured, or the session of a run that measures more.
+        protocol: The terms, as of `evaluate_retrieval`; the first of its searches counts, and its seed is that of the
+            draws of galleries too.
         terms: The galleries.
 
     Raises:
-        ProtocolError: there are no queries, no gallery or no labels, no size fits the gallery, or the collection
-            changed meanwhile.
+        ProtocolError: there are no queries, no gallery or no labels, no size fits the gallery, the search can't rank
+            a part of a gallery, or the collection changed meanwhile.
     """
-    protocol = replace(protocol or RetrievalProtocol(), searches=("exact",))
+    protocol = protocol or RetrievalProtocol()
+    protocol = replace(protocol, searches=protocol.searches[:1])
     terms = terms or SweepTerms()
-    trial = read_trial(collection, protocol)
+    _check_search(protocol.searches[0])
+    session = Session.of(collection)
+    trial = session.trial(protocol)
     counts, left_out = _fitting(terms.sizes, len(trial.gallery))
     exclusion = Exclusion(trial, protocol.excluded_fields)
-    setting = describe(collection, trial, exclusion, find_relevance(trial, exclusion))
+    setting = describe(session.collection, trial, exclusion, session.relevance(trial, exclusion))
     rows: list[SweepRow] = []
     total = terms.galleries * len(counts) - (terms.galleries - 1) * (len(trial.gallery) in counts)
+    step = max(1, PARTS_BYTES // (_PLACE_BYTES * protocol.depth * len(trial.queries)))
+    parts = _parts(trial, exclusion, terms, counts)
+    ranker = session.ranker(protocol.searches[0], protocol.device)
     with tqdm(total=total, desc="galleries", unit="gallery", leave=False, disable=None) as bar:
-        for number in range(1, terms.galleries + 1):
-            for asked, part in _parts(collection, trial, terms.unit, counts, number):
-                measured = _measured(collection, part, setting)
-                rows += _rows(measured, asked, len(part.gallery) / len(trial.gallery), number)
+        while some := list(islice(parts, step)):
+            gallery = StoredGallery(session.collection, trial)
+            exclusions = [part.exclusion for part in some]
+            rankings = ranker.rank(trial.query_vectors, gallery, exclusions, protocol.depth)
+            for part, ranking in zip(some, rankings, strict=True):
+                rows += _rows(_measured(session, trial, part, ranking, setting), part)
                 bar.update()
     rows.sort(key=lambda row: (row.asked, row.gallery))  # stable: figures stay in the order of a retrieval report
     no_patient = trial.gallery.codes["patient_id"] == 0
     return SweepReport(
         setting=setting,
-        encoder=collection.card,
+        encoder=session.collection.card,
         unit=terms.unit,
         without_patient=int(no_patient.sum()) if terms.unit == "patient" else 0,
         galleries=terms.galleries,
         sizes_left_out=left_out,
         rows=tuple(_spread(rows)),
     )
+
+
+def _check_search(search: str) -> None:
+    if not ranker_named(search).ranks_parts:
+        able = ", ".join(name for name, ranker in rankers().items() if ranker.ranks_parts)
+        raise ProtocolError(f"the search {search} can't be asked for a part of a gallery drawn at random; use {able}")
 
 
 def _fitting(sizes: Sequence[Size], total: int) -> tuple[list[int], tuple[str, ...]]:
@@ -114,62 +151,38 @@ def _fitting(sizes: Sequence[Size], total: int) -> tuple[list[int], tuple[str, .
     return sorted(counts, reverse=True), left_out
 
 
-def _parts(
-    collection: Collection, trial: Trial, unit: str, counts: Sequence[int], number: int
-) -> Iterator[tuple[int, Trial]]:
-    """The numbers of images asked for and the nested parts of one draw; the whole gallery in the first draw only."""
-    order = draw_order(units_of(trial.gallery, unit), trial.protocol.seed, number)
-    part, inside = trial, np.ones(len(trial.gallery), np.bool_)
-    for count in counts:
-        if count == len(trial.gallery):
-            if number == 1:
-                yield count, trial
-            continue
-        kept = order.first(count)
-        part, inside = _held(collection, _part(part, kept[inside])), kept
-        yield count, part
+def _parts(trial: Trial, exclusion: Exclusion, terms: SweepTerms, counts: Sequence[int]) -> Iterator[_Part]:
+    """The nested parts of each draw; the whole gallery in the first draw only."""
+    for number in range(1, terms.galleries + 1):
+        order = draw_order(units_of(trial.gallery, terms.unit), trial.protocol.seed, number)
+        for count in counts:
+            if count < len(trial.gallery):
+                yield _Part(count, number, exclusion.within(order.first(count)))
+            elif number == 1:
+                yield _Part(count, number, exclusion)
 
 
-def _part(trial: Trial, kept: NDArray[np.bool_]) -> Trial:
-    """A trial with some of the gallery."""
-    gallery = trial.gallery.take(kept)
-    vectors = None if trial.gallery_vectors is None else trial.gallery_vectors[kept]
-    return replace(trial, gallery=gallery, gallery_vectors=vectors, own_places=gallery.places(trial.queries.ids))
-
-
-def _held(collection: Collection, trial: Trial) -> Trial:
-    """A trial that holds the vectors of its gallery, unless they are too many."""
-    if trial.gallery_vectors is not None or len(trial.gallery) * collection.card.dim * 4 > HELD_BYTES:
-        return trial
-    held = np.empty((len(trial.gallery), collection.card.dim), np.float32)
-    for places, vectors in stream_gallery(collection, trial, CHUNK_IMAGES):
-        held[places] = vectors
-    return replace(trial, gallery_vectors=held)
-
-
-def _measured(collection: Collection, trial: Trial, setting: Setting) -> Measurement:
+def _measured(session: Session, trial: Trial, part: _Part, ranking: Ranking, setting: Setting) -> Measurement:
     """What a retrieval measurement with this gallery knows, on the setting of the whole."""
-    protocol = trial.protocol
-    exclusion = Exclusion(trial, protocol.excluded_fields)
-    relevance = find_relevance(trial, exclusion)
-    grades = find_grades(trial, exclusion) if protocol.graded else None
-    neighbours = scan(collection, trial, (exclusion,), protocol.depth, place(protocol.device, "fp32").device)[0]
-    answers = Answers(neighbours, judge(trial, relevance, grades, neighbours.places))
-    return Measurement(trial, exclusion, relevance, {"exact": answers}, None, setting, collection.card)
+    relevance = session.relevance(trial, part.exclusion)
+    gains = judge(trial, relevance, session.grades(trial, part.exclusion), ranking.positions)
+    answers = {trial.protocol.searches[0]: Answers(ranking, gains)}
+    return Measurement(trial, part.exclusion, relevance, answers, None, setting, session.collection.card)
 
 
-def _rows(measured: Measurement, asked: int, share: float, number: int) -> Iterator[SweepRow]:
+def _rows(measured: Measurement, part: _Part) -> Iterator[SweepRow]:
     trial, covered = measured.trial, measured.relevance.covered
+    images = len(trial.gallery) if part.images is None else part.images
     uncovered = {
         group: len(set(trial.classes[rows]) - set(trial.classes[rows & covered]))
         for group, rows in group_masks(trial).items()
     }
     for row in summarise(measured).rows:
         yield SweepRow(
-            asked=asked,
-            size=len(trial.gallery),
-            share=share,
-            gallery=number,
+            asked=part.asked,
+            size=images,
+            share=images / len(trial.gallery),
+            gallery=part.number,
             measure=row.measure,
             k=row.k,
             average=row.average,
