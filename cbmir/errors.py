@@ -107,3 +107,8 @@ class ProtocolError(CbmirError):
 
 class CutoffError(ProtocolError):
     """A cutoff k lies outside the ranks that were retrieved."""
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """What an error says, without line breaks, in at most `most` characters; the name of its class if it is empty."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import WeightsError
 
@@ -138,11 +138,16 @@ def origin(source: str, revision: str, weights: Path | None) -> str:
 
 def pulled_record(weights: Path) -> Mapping[str, str]:
     """What ``cbmir encoders pull`` wrote into a directory it made; empty for others."""
+    return json_object(weights / RECORD) or {}
+
+
+def json_object(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if the file is missing, can't be read, or holds something else."""
     try:
-        record = json.loads((weights / RECORD).read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def no_weights(network: str, weights: Path | None, error: Exception) -> WeightsError:
