@@ -27,7 +27,7 @@ import numpy as np
 from qdrant_client import models
 
 from benchmarks.made import batches
-from cbmir.collections.transfer.transfer import BATCH, transfer
+from cbmir.collections.transfer import BATCH, transfer
 from cbmir.fingerprint import external_card
 from cbmir.options import store_key
 from cbmir.schema import StoredPoint, Vectors

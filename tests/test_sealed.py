@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cbmir.collections.backup.backup import restore, snapshot
+from cbmir.collections.backups import restore, snapshot
 from cbmir.doctor import check_store
 from cbmir.errors import StoreError
 from cbmir.store import sealed

@@ -5,6 +5,7 @@ the same call. An image that one side has under a spelling of its path that an e
 the normal form, is one image: the copy ends with the normal form.
 """
 
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cbmir.collections.refusals import Refusal, whole
-from cbmir.collections.transfer.spellings import Aim, path_of, usual_id, usually_spelt
+from cbmir.collections.transfer_spellings import Aim, path_of, usual_id, usually_spelt
 from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, StoredPoint
-from cbmir.store.base import Collection, Progress
+from cbmir.store.base import Collection, Progress, Store
 from cbmir.store.sources import pass_on
 
 BATCH = 256
@@ -138,6 +139,34 @@ def transfer(
     _compare(sample, target)
     report = (target.name, target.card.fingerprint, read, written, read - written - len(refused))
     return TransferReport(*report, others, len(sample), len(removed), tuple(refused))
+
+
+def is_unused_version(store: Store, name: str) -> bool:
+    """Whether nobody searches a collection yet: a version of a server, ``NAME__vN``, to which no alias leads."""
+    if "://" not in store.location or not re.search(r"__v\d+$", name):
+        return False
+    from cbmir.store.server import ServerStore
+
+    return isinstance(store, ServerStore) and name not in store.aliases().values()
+
+
+def put_off_index(collection: Collection, *, wanted: bool) -> None:
+    """Build no graph until the collection is finished: many writes at once are quicker so.
+
+    Args:
+        collection: To be filled.
+        wanted: Whether the user has asked for it; else a key that may not is no error.
+
+    Raises:
+        StoreError: the key may not, and it was asked for.
+    """
+    from cbmir.store.retry import refused
+
+    try:
+        collection.defer_index()
+    except StoreError as error:
+        if wanted or not refused(error.__cause__):
+            raise
 
 
 @dataclass(frozen=True, slots=True)

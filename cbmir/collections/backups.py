@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cbmir.collections.backup import directory, server
-from cbmir.collections.backup.manifest import Manifest
-from cbmir.collections.backup.unfinished import writing
+from cbmir.collections import backup_directory, backup_server
+from cbmir.collections.backup_folder import writing
+from cbmir.collections.manifests import BackupManifest
 from cbmir.collections.seals import broken, verify
 from cbmir.errors import SourceError, StoreError
 from cbmir.store import Key, Store
@@ -68,11 +68,11 @@ def snapshot(
         with ExitStack() as stack:
             stack.enter_context(writing(folder))
             if isinstance(store, ServerStore):
-                made = server.fetch(store, name, _nodes(store, nodes, api_key, stack), folder)
+                made = backup_server.fetch(store, name, _nodes(store, nodes, api_key, stack), folder)
             else:
                 collection = stack.enter_context(store.open(name))
                 assert isinstance(collection, EdgeCollection)
-                made = directory.pack(collection, folder)
+                made = backup_directory.pack(collection, folder)
             made.write(folder)
     except OSError as error:
         raise SourceError(f"can't write the backup {folder}: {error.strerror or error}") from error
@@ -96,14 +96,14 @@ def restore(
         CollectionError: the collection exists already.
         StoreError: the store is of another kind, version or number of nodes, refused, or holds something else now.
     """
-    made = Manifest.read(folder)
+    made = BackupManifest.read(folder)
     verify(folder, made.files)
     aliases: Sequence[str] = ()
     with ExitStack() as stack:
         if made.kind == "server" and isinstance(store, ServerStore):
-            collection, aliases = server.send(folder, made, store, _nodes(store, nodes, api_key, stack), name)
+            collection, aliases = backup_server.send(folder, made, store, _nodes(store, nodes, api_key, stack), name)
         elif made.kind == "directory" and isinstance(store, EdgeStore):
-            collection = directory.unpack(folder, made, store, name or made.collection)
+            collection = backup_directory.unpack(folder, made, store, name or made.collection)
         else:
             raise StoreError(
                 f"{folder} is the backup of a {made.kind}, {store.location} is none; "
@@ -126,7 +126,7 @@ def check(folder: Path) -> list[str]:
     Raises:
         SourceError: it isn't a whole backup.
     """
-    return broken(folder, Manifest.read(folder).files)
+    return broken(folder, BackupManifest.read(folder).files)
 
 
 def _nodes(store: ServerStore, urls: Sequence[str], api_key: str | Key | None, stack: ExitStack) -> list[SnapshotNode]:
@@ -134,6 +134,6 @@ def _nodes(store: ServerStore, urls: Sequence[str], api_key: str | Key | None, s
     return [stack.enter_context(SnapshotNode(url, api_key)) for url in wanted]
 
 
-def _report(made: Manifest, folder: Path, own: str, aliases: Sequence[str]) -> BackupReport:
+def _report(made: BackupManifest, folder: Path, own: str, aliases: Sequence[str]) -> BackupReport:
     size = sum(seal.bytes for seal in made.files.values())
     return BackupReport(own, tuple(aliases), made.card.fingerprint, made.points, str(folder), len(made.files), size)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cbmir.collections.refusals import Refusal, whole
-from cbmir.collections.salvage.pieces import Found, copied, read_pieces
+from cbmir.collections.salvage_pieces import Found, copied, read_pieces
 from cbmir.errors import CollectionError, StoreDamagedError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, StoredPoint, is_unit

@@ -13,7 +13,7 @@ from cbmir.options import echo, json_option, opened, print_json, say, store_opti
 @json_option
 def versions_(name: str, location: str, as_json: bool) -> None:
     """Print the versions of a collection on a server, the newest first; * is the one in use."""
-    from cbmir.collections.versions.versions import versions
+    from cbmir.collections.versions import versions
 
     with opened(location) as store:
         found = versions(store, name)
@@ -30,7 +30,7 @@ def versions_(name: str, location: str, as_json: bool) -> None:
 @store_option
 def promote_(version: str, location: str) -> None:
     """Let NAME lead to the version NAME__vN, at once for all readers."""
-    from cbmir.collections.versions.versions import promote
+    from cbmir.collections.versions import promote
 
     with opened(location) as store:
         name = promote(store, version)
@@ -45,7 +45,7 @@ def rollback_(name: str, location: str) -> None:
 
     Each run goes back one version more. After an interrupted run, `versions` shows which one is in use.
     """
-    from cbmir.collections.versions.versions import rollback
+    from cbmir.collections.versions import rollback
 
     with opened(location) as store:
         version = rollback(store, name)

@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from cbmir.collections.exchange import manifest
-from cbmir.collections.exchange.manifest import Manifest
-from cbmir.collections.exchange.recordfile import SCHEMA, RecordFile, RecordWriter
+from cbmir.collections.manifests import EXPORT, ExportManifest
+from cbmir.collections.recordfile import SCHEMA, RecordFile, RecordWriter
 from cbmir.collections.refusals import Refusal, whole
 from cbmir.collections.seals import seal_of, verify
 from cbmir.errors import SourceError
@@ -78,7 +77,7 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
         SourceError: the files can't be written, or the folder holds something else.
         StoreError: the store refused, or the id of a point is none of ours.
     """
-    if (folder / manifest.NAME).exists():
+    if (folder / EXPORT.name).exists():
         _replaceable(folder)
     chosen = [f"{item.field}{item.op}{'|'.join(map(str, item.values))}" for item in where]
     where = resolve(where, collection)
@@ -87,11 +86,11 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
         folder.mkdir(parents=True, exist_ok=True)
         count, left_out, refused = _write(collection, where, partial)
         seals = {name: seal_of(path) for name, path in partial.items()}
-        (folder / manifest.NAME).unlink(missing_ok=True)
+        (folder / EXPORT.name).unlink(missing_ok=True)
         for name, path in partial.items():
             path.replace(folder / name)
         known = remembered(collection.metadata())
-        Manifest(collection.name, collection.card, count, chosen, seals, known).write(folder)
+        ExportManifest(collection.name, collection.card, count, chosen, seals, known).write(folder)
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
         raise SourceError(f"can't write the export {folder}: {' '.join(str(error).split())}") from error
     finally:
@@ -114,9 +113,9 @@ class Export:
     """
 
     def __init__(self, folder: Path) -> None:
-        read = Manifest.read(folder)
+        read = ExportManifest.read(folder)
         if missing := {VECTORS, RECORDS} - read.files.keys():
-            raise SourceError(f"{folder / manifest.NAME} is damaged: it doesn't tell of {', '.join(sorted(missing))}")
+            raise SourceError(f"{folder / EXPORT.name} is damaged: it doesn't tell of {', '.join(sorted(missing))}")
         verify(folder, read.files)
         self.name = read.collection
         self.card = read.card
@@ -166,13 +165,13 @@ class Export:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, read: Manifest) -> None:
+    def _check(self, read: ExportManifest) -> None:
         if self._vectors.card != read.card:
-            raise SourceError(f"the encoder of {self._folder / VECTORS} is another than that of {manifest.NAME}")
+            raise SourceError(f"the encoder of {self._folder / VECTORS} is another than that of {EXPORT.name}")
         counts = (read.count, self._vectors.count, self._records.count)
         if len(set(counts)) > 1:
             raise SourceError(
-                f"the files of {self._folder} don't fit together: {manifest.NAME} tells of {counts[0]:,} images, "
+                f"the files of {self._folder} don't fit together: {EXPORT.name} tells of {counts[0]:,} images, "
                 f"{VECTORS} has {counts[1]:,}, {RECORDS} {counts[2]:,}"
             )
         start = 0
@@ -189,7 +188,7 @@ class Export:
 def _replaceable(folder: Path) -> None:
     """Refuse a folder with a ``collection.json`` of something else, such as a collection of a store."""
     try:
-        Manifest.read(folder)
+        ExportManifest.read(folder)
     except SourceError as error:
         raise SourceError(f"{error}; choose another folder for the export") from error
 

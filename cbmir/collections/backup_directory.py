@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from cbmir.collections.backup.manifest import Manifest, now
+from cbmir.collections.manifests import BackupManifest, now
 from cbmir.collections.seals import seal_of
 from cbmir.errors import SourceError
 from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
@@ -19,7 +19,7 @@ _SINGLE = (_CARD, "files.json")
 _MAX_FILES = 100_000
 
 
-def pack(collection: EdgeCollection, folder: Path) -> Manifest:
+def pack(collection: EdgeCollection, folder: Path) -> BackupManifest:
     """Write an open collection to ``collection.tar.gz``, closed and held against others meanwhile.
 
     It is packed because of the holes: the engine makes files of 32 MiB for a handful of images. The folders of the
@@ -44,10 +44,10 @@ def pack(collection: EdgeCollection, folder: Path) -> Manifest:
         partial.replace(folder / TAR)
     finally:
         partial.unlink(missing_ok=True)
-    return Manifest("directory", ENGINE, collection.name, (), collection.card, points, {TAR: seal}, now())
+    return BackupManifest("directory", ENGINE, collection.name, (), collection.card, points, {TAR: seal}, now())
 
 
-def unpack(folder: Path, manifest: Manifest, store: EdgeStore, name: str) -> EdgeCollection:
+def unpack(folder: Path, manifest: BackupManifest, store: EdgeStore, name: str) -> EdgeCollection:
     """Make a collection of a checked backup.
 
     Raises:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cbmir.collections.backup.manifest import FORM, NAME
+from cbmir.collections.manifests import BACKUP
 from cbmir.errors import SourceError
 
 MARK = "backup.unfinished"
 """It is there from the first moment until the manifest is."""
 
-_OURS = re.compile(rf"(collection\.tar\.gz|node-\d+\.snapshot)(\.partial)?|{re.escape(NAME)}\.partial")
+_OURS = re.compile(rf"(collection\.tar\.gz|node-\d+\.snapshot)(\.partial)?|{re.escape(BACKUP.name)}\.partial")
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def writing(folder: Path) -> Iterator[None]:
         for name in _check(folder, begun):  # again: another run may have ended meanwhile
             (folder / name).unlink()
         mark.truncate()
-        json.dump({"format": FORM.format, "unfinished": True}, mark)
+        json.dump({"format": BACKUP.format, "unfinished": True}, mark)
         mark.flush()
         try:
             yield
@@ -64,4 +64,4 @@ def _is_begun(folder: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
-    return not text or f'"format": "{FORM.format}"' in text
+    return not text or f'"format": "{BACKUP.format}"' in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cbmir.collections.backup.manifest import Manifest, now
+from cbmir.collections.manifests import BackupManifest, now
 from cbmir.collections.seals import Seal
 from cbmir.errors import CollectionError, StoreError
 from cbmir.store import Collection
@@ -15,7 +15,7 @@ from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
 
 
-def fetch(store: ServerStore, name: str, nodes: Sequence[SnapshotNode], folder: Path) -> Manifest:
+def fetch(store: ServerStore, name: str, nodes: Sequence[SnapshotNode], folder: Path) -> BackupManifest:
     """Have every node pack its part of a collection, and fetch it; nothing is left on the nodes.
 
     Args:
@@ -37,11 +37,11 @@ def fetch(store: ServerStore, name: str, nodes: Sequence[SnapshotNode], folder: 
     with tqdm(files.items(), desc=f"snapshot of {own}", unit="node", leave=False, disable=None) as bar:
         seals = {file: _fetched(node, own, folder / file) for file, node in bar}
     leading = tuple(sorted(alias for alias, target in aliases.items() if target == own))
-    return Manifest("server", f"qdrant {nodes[0].version()}", own, leading, card, points, seals, now())
+    return BackupManifest("server", f"qdrant {nodes[0].version()}", own, leading, card, points, seals, now())
 
 
 def send(
-    folder: Path, manifest: Manifest, store: ServerStore, nodes: Sequence[SnapshotNode], name: str | None
+    folder: Path, manifest: BackupManifest, store: ServerStore, nodes: Sequence[SnapshotNode], name: str | None
 ) -> tuple[Collection, list[str]]:
     """Make a collection of a checked backup.
 
