@@ -32,7 +32,7 @@ from cbmir.fingerprint import external_card
 from cbmir.options import store_key
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection, open_store
-from cbmir.store.base import Progress
+from cbmir.store.collection import Progress
 from cbmir.store.server import ServerStore
 
 _STANDIN = Path(__file__).resolve().parent.parent / "tests" / "standin.py"

@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 from cbmir.collections.manifests import BackupManifest, now
 from cbmir.collections.seals import seal_of
 from cbmir.errors import SourceError
-from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, check_shard
+from cbmir.store.edge import EdgeStore
+from cbmir.store.edge_points import EdgeCollection
 from cbmir.store.roots import ROOTS
+from cbmir.store.shard import ENGINE, check_shard
 
 TAR = "collection.tar.gz"
 _CARD, _SHARD = "collection.json", "shard"

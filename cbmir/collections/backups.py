@@ -11,7 +11,8 @@ from cbmir.collections.manifests import BackupManifest
 from cbmir.collections.seals import broken, verify
 from cbmir.errors import SourceError, StoreError
 from cbmir.store import Key, Store
-from cbmir.store.edge import EdgeCollection, EdgeStore
+from cbmir.store.edge import EdgeStore
+from cbmir.store.edge_points import EdgeCollection
 from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
 from cbmir.units import counted

@@ -108,7 +108,8 @@ def salvage_(damaged: str, name: str, location: str, choice: CardChoice, as_json
     missing. The exit code is 3 where something is lost.
     """
     from cbmir.collections.salvage import salvage
-    from cbmir.store.edge import EdgeStore, read_card
+    from cbmir.store.edge import EdgeStore
+    from cbmir.store.edge_points import read_card
 
     with opened(location) as store:
         folder = Path(damaged)

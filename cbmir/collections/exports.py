@@ -22,7 +22,7 @@ from cbmir.collections.seals import seal_of, verify
 from cbmir.errors import SourceError
 from cbmir.filters import Where, resolve
 from cbmir.schema import StoredPoint
-from cbmir.store.base import SCROLL_BATCH, Collection
+from cbmir.store.collection import SCROLL_BATCH, Collection
 from cbmir.store.sources import remembered
 from cbmir.units import counted
 from cbmir.vectorfile import ColumnarFile, VectorWriter, open_embeddings

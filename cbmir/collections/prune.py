@@ -12,7 +12,7 @@ from cbmir.errors import ImageError, StoreError
 from cbmir.filters import Where, resolve
 from cbmir.paths import is_uri
 from cbmir.root import Root
-from cbmir.store.base import Collection
+from cbmir.store.collection import Collection
 
 BATCH = 1000
 _NAMED = 5  # folders in a message

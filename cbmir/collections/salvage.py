@@ -13,7 +13,7 @@ from cbmir.errors import CollectionError, StoreDamagedError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, StoredPoint, is_unit
 from cbmir.store import Collection, Store
-from cbmir.store.base import Progress
+from cbmir.store.collection import Progress
 from cbmir.store.edge import EdgeStore
 from cbmir.units import counted
 

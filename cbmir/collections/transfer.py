@@ -22,8 +22,9 @@ from cbmir.collections.transfer_spellings import Aim, path_of, usual_id, usually
 from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, StoredPoint
-from cbmir.store.base import Collection, Progress, Store
+from cbmir.store.collection import Collection, Progress
 from cbmir.store.sources import pass_on
+from cbmir.store.store import Store
 
 BATCH = 256
 SAMPLE = 200

@@ -8,7 +8,7 @@ from typing import Self
 from cbmir.filters import Condition
 from cbmir.paths import normal_path
 from cbmir.schema import StoredPoint, point_id
-from cbmir.store.base import Collection
+from cbmir.store.collection import Collection
 
 _Alike = tuple[str, str, str]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from cbmir.errors import CollectionError
 from cbmir.fingerprint import EncoderCard
-from cbmir.store.base import Store
 from cbmir.store.layout import DEFAULT, Layout
 from cbmir.store.server import ServerStore
+from cbmir.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
