@@ -463,7 +463,9 @@ def test_command__json_and_table(store, root, cbmir, tmp_path):
     table = cbmir(*words, "sharp")
     assert table.returncode == 0, table.stderr
     assert table.stdout.startswith("sharp: sharp, 8 dimensions, fingerprint ")
-    assert "could not be read" in table.stdout.splitlines()[-1]
+    *_, pictures, files = table.stdout.splitlines()
+    assert pictures.endswith(" could not be read")
+    assert str(tmp_path / "report.html") in files
 
 
 def test_command__missing_pictures_are_told_and_a_folder_without_them_is_before_the_work(store, root, cbmir, tmp_path):

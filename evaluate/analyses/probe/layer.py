@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cbmir.errors import FingerprintError, ProtocolError, WeightsError
 from cbmir.evaluate.analyses.classification.verdicts import Verdicts
 from cbmir.evaluate.analyses.classification.votes import Labels, Shares
-from cbmir.evaluate.rows import write_whole
+from cbmir.evaluate.results import write_whole
 from cbmir.schema import Vectors
 
 BLOCK = 1 << 16

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.probe.descent import Descent, Epoch, Examples, ProbeSettings
 from cbmir.evaluate.analyses.probe.layer import Probe, Task
-from cbmir.evaluate.rows import write_whole
+from cbmir.evaluate.results import write_whole
 
 BEST = "best.safetensors"
 LAST = "last.pt"
