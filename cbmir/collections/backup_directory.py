@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from cbmir.collections.manifests import BackupManifest, now
 from cbmir.collections.seals import seal_of
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.store.edge import EdgeStore
 from cbmir.store.edge_points import EdgeCollection
 from cbmir.store.roots import ROOTS
 from cbmir.store.shard import ENGINE, check_shard
+from cbmir.wholefile import replacing
 
 TAR = "collection.tar.gz"
 _CARD, _SHARD = "collection.json", "shard"
@@ -33,8 +34,7 @@ def pack(collection: EdgeCollection, folder: Path) -> BackupManifest:
     """
     points = collection.info().points
     collection.require_sound()
-    partial = folder / f"{TAR}.partial"
-    try:
+    with replacing(folder / TAR) as partial:
         with collection.at_rest(), tarfile.open(partial, "x:gz", compresslevel=1) as tar:
             for path in sorted(collection.folder.rglob("*")):
                 name = path.relative_to(collection.folder).as_posix()
@@ -43,9 +43,6 @@ def pack(collection: EdgeCollection, folder: Path) -> BackupManifest:
                 elif path.is_file() and _belongs(name):  # not the lock, nor what a killed process has left
                     tar.add(path, name)
         seal = seal_of(partial)
-        partial.replace(folder / TAR)
-    finally:
-        partial.unlink(missing_ok=True)
     return BackupManifest("directory", ENGINE, collection.name, (), collection.card, points, {TAR: seal}, now())
 
 
@@ -63,7 +60,7 @@ def unpack(folder: Path, manifest: BackupManifest, store: EdgeStore, name: str) 
             with tarfile.open(folder / TAR) as tar:
                 tar.extractall(made, filter=_Filter(made))  # noqa: S202  it lets plain files below it through only
         except (tarfile.TarError, EOFError, zlib.error, ValueError, MemoryError) as error:
-            raise SourceError(f"{folder / TAR} can't be unpacked: {' '.join(str(error).split())[:300]}") from error
+            raise SourceError(f"{folder / TAR} can't be unpacked: {one_line(error)}") from error
         check_shard(made)  # else a collection would be left that can't be opened
 
     if TAR not in manifest.files:

@@ -13,6 +13,7 @@ from cbmir.errors import CollectionError, StoreError
 from cbmir.store import Collection
 from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
+from cbmir.wholefile import replacing
 
 
 def fetch(store: ServerStore, name: str, nodes: Sequence[SnapshotNode], folder: Path) -> BackupManifest:
@@ -110,13 +111,11 @@ def _check(nodes: Sequence[SnapshotNode]) -> None:
 
 
 def _fetched(node: SnapshotNode, collection: str, path: Path) -> Seal:
-    partial = path.with_name(f"{path.name}.partial")
     made = node.create(collection)
     try:
-        sha256, size = node.fetch(collection, made, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            sha256, size = node.fetch(collection, made, partial)
     finally:
-        partial.unlink(missing_ok=True)
         with suppress(StoreError):  # the error that comes out is that of fetching
             node.delete(collection, made)
     return Seal(sha256, size)

@@ -19,7 +19,7 @@ from cbmir.collections.manifests import EXPORT, ExportManifest
 from cbmir.collections.recordfile import SCHEMA, RecordFile, RecordWriter
 from cbmir.collections.refusals import Refusal, whole
 from cbmir.collections.seals import seal_of, verify
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.filters import Where, resolve
 from cbmir.schema import StoredPoint
 from cbmir.store.collection import SCROLL_BATCH, Collection
@@ -92,7 +92,7 @@ def export(collection: Collection, folder: Path, where: Where = ()) -> ExportRep
         known = remembered(collection.metadata())
         ExportManifest(collection.name, collection.card, count, chosen, seals, known).write(folder)
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
-        raise SourceError(f"can't write the export {folder}: {' '.join(str(error).split())}") from error
+        raise SourceError(f"can't write the export {folder}: {one_line(error)}") from error
     finally:
         for path in partial.values():
             with suppress(OSError):

@@ -12,6 +12,7 @@ from cbmir.collections.seals import Seal, seals_in
 from cbmir.errors import SourceError
 from cbmir.fingerprint import EncoderCard
 from cbmir.textfile import NOT_READ, read_text
+from cbmir.wholefile import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,9 @@ class Form:
             OSError: it can't be written.
         """
         head = {"format": self.format, "version": self.version, "created_by": f"cbmir {__version__}"}
-        partial = folder / f"{self.name}.partial"
-        partial.unlink(missing_ok=True)  # and "x": a link that somebody has put there is not followed
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(json.dumps({**head, **data}, indent=2, ensure_ascii=False) + "\n")
-        partial.replace(folder / self.name)
+        text = json.dumps({**head, **data}, indent=2, ensure_ascii=False) + "\n"
+        with replacing(folder / self.name) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def read(self, folder: Path) -> dict[str, Any]:
         """What the file says.

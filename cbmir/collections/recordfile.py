@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.schema import PAYLOAD_FIELDS, Payload, PayloadField, StoredPoint
 
 GROUP_ROWS = 8192
@@ -99,7 +99,7 @@ class RecordFile:
         try:
             self._file = pq.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"can't read {path} as Parquet: {' '.join(str(error).split())}") from error
+            raise SourceError(f"can't read {path} as Parquet: {one_line(error)}") from error
         self.count: int = self._file.metadata.num_rows
         try:
             self._check()
@@ -146,7 +146,7 @@ class RecordFile:
         try:
             yield from self._file.iter_batches(size, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"{self._path} is damaged: {' '.join(str(error).split())}") from error
+            raise SourceError(f"{self._path} is damaged: {one_line(error)}") from error
 
     def _with_objects(self, payload: Payload) -> Payload:
         for name in _OBJECTS:

@@ -10,6 +10,7 @@ from queue import LifoQueue
 from typing import TYPE_CHECKING, Any
 
 from cbmir.encoders.device import cores
+from cbmir.errors import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ class Graph:
 
 
 def _tell(error: Exception) -> None:
-    _log.info("the network can't be compiled, torch runs it: %s", " ".join(str(error).split())[:200])
+    _log.info("the network can't be compiled, torch runs it: %s", one_line(error))
 
 
 _loading = threading.Lock()

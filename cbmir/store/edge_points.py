@@ -19,7 +19,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
 from cbmir.store.collection import SCROLL_BATCH, Collection, Progress
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
-from cbmir.store.folders import held, write_whole
+from cbmir.store.folders import held
 from cbmir.store.identity import card_from
 from cbmir.store.indexing import index_in_child
 from cbmir.store.info import CollectionInfo
@@ -29,6 +29,7 @@ from cbmir.store.roots import Roots, roots_from
 from cbmir.store.sealed import damages, remove_seals, sentence, write_seals
 from cbmir.store.shard import ENGINE, errors_of_engine, load_shard
 from cbmir.store.ways import Fields
+from cbmir.wholefile import atomic_write
 
 FLUSH_EVERY = 20_000
 """Points between flushes; a flush truncates the write-ahead log."""
@@ -258,7 +259,7 @@ class EdgeCollection(Collection):
     def _set_metadata(self, changes: Mapping[str, Any]) -> None:
         path = self.folder / "collection.json"
         try:
-            write_whole(path, json.dumps(self.metadata() | dict(changes), indent=2) + "\n")
+            atomic_write(path, json.dumps(self.metadata() | dict(changes), indent=2) + "\n")
         except OSError as error:
             raise failed_writing(f"can't write {path}: {error}", error) from error
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from cbmir.errors import StoreError
+from cbmir.errors import StoreError, one_line
 from cbmir.filters import Where, engine_key, to_qdrant
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
@@ -23,7 +23,7 @@ from cbmir.store.info import CollectionInfo
 from cbmir.store.keys import Right
 from cbmir.store.layout import OVERSAMPLING
 from cbmir.store.profile import SearchProfile
-from cbmir.store.retry import one_line, refused
+from cbmir.store.retry import refused
 from cbmir.store.roots import ROOTS, Roots
 from cbmir.store.ways import Fields
 

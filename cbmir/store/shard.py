@@ -9,7 +9,7 @@ from typing import Any
 
 import qdrant_edge as q
 
-from cbmir.errors import CbmirError, StoreDamagedError, StoreError, StoreLockedError
+from cbmir.errors import CbmirError, StoreDamagedError, StoreError, StoreLockedError, one_line
 from cbmir.schema import INDEXED_FIELDS, PayloadField
 from cbmir.store.layout import QUANTILE, Plan
 
@@ -28,15 +28,13 @@ def errors_of_engine(folder: Path) -> Iterator[None]:
     except CbmirError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        if "WouldBlock" in text:
+        if "WouldBlock" in str(error):
             raise StoreLockedError(f"{folder} is in use by another process; wait for it or stop it") from error
-        raise StoreError(f"the engine refused {folder}: {text}") from error
+        raise StoreError(f"the engine refused {folder}: {one_line(error)}") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        text = " ".join(str(error).split())
-        raise StoreDamagedError(f"{folder} is damaged, the engine gave up on it: {text}") from None
+        raise StoreDamagedError(f"{folder} is damaged, the engine gave up on it: {one_line(error)}") from None
 
 
 def load_shard(folder: Path) -> q.EdgeShard:
