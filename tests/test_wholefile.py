@@ -28,9 +28,14 @@ def test_atomic_write__of_what_can_not_be_written_leaves_the_old_file(tmp_path):
 def test_replacing__keeps_the_old_file_until_the_end(tmp_path):
     path = tmp_path / "a.h5"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["a.h5"]
     (tmp_path / "a.h5.partial").write_text("left by a killed run")
