@@ -38,8 +38,6 @@ def test_search__a_sheet_without_matplotlib_is_refused_before_the_search(without
 
 
 def test_report__without_matplotlib_is_refused(without, shelf, tmp_path, cbmir):
-    for name in [name for name in sys.modules if name.startswith("cbmir.evaluate.analyses.report.")]:
-        without(name) if name.endswith("drawing") else None
     without("matplotlib")
     done = cbmir("evaluate", "report", "eight", "--store", shelf, "--out", tmp_path / "page")
     assert done.returncode == 1
