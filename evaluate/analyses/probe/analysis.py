@@ -12,7 +12,6 @@ from cbmir.evaluate.configuration import (
     Listed,
     Option,
     Written,
-    WrittenFolder,
 )
 from cbmir.evaluate.protocol import RetrievalProtocol, conditions
 from cbmir.evaluate.results import Result
@@ -36,13 +35,6 @@ class ProbeConfiguration(Grouped):
         Option("Also train on N images a class. Repeatable.", metavar="N"),
     ] = ()
     draws_shots: Annotated[int, Field(ge=1), Option("Random draws of such images.")] = 5
-    checkpoints: Annotated[
-        WrittenFolder | None,
-        Option(
-            "Keep the probe here after each epoch. If a run is interrupted, the same command continues it.",
-            metavar="DIR",
-        ),
-    ] = None
     confusion: ConfusionFile = None
     curve: Annotated[Written | None, Option("Write the learning curve as CSV.", metavar="FILE")] = None
 
@@ -76,7 +68,6 @@ def probe(collection: Collection, asked: ProbeConfiguration) -> Result:
         measures=asked.measures,
         shots=asked.shots,
         draws=asked.draws_shots,
-        folder=asked.checkpoints,
     )
     result = evaluate_probe(collection, asked.protocol, terms).of("probe", asked)
     if asked.confusion:

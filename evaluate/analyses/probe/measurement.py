@@ -47,7 +47,6 @@ class ProbeTerms:
         measures: Which of `MEASURES` to report.
         shots: Numbers of training images a class for which probes are trained besides.
         draws: How many, each on images of its own.
-        folder: Where the probe on all training images is kept, and gone on with; None keeps nothing.
     """
 
     settings: ProbeSettings = field(default_factory=ProbeSettings)
@@ -55,7 +54,6 @@ class ProbeTerms:
     measures: tuple[str, ...] = MEASURES
     shots: tuple[int, ...] = ()
     draws: int = 5
-    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -159,7 +157,7 @@ def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: P
         raise ProtocolError(f"a probe is stopped on validation images: {error}") from error
     folds = _folds(collection, splits)
     task = Task(splits.coding.classes, collection.card.fingerprint, splits.coding.several)
-    training = train_probe(folds.train, folds.val, task, terms.settings, terms.folder)
+    training = train_probe(folds.train, folds.val, task, terms.settings)
     verdicts = training.probe.verdicts(folds.test.vectors, folds.test.labels)
     free, seen = (Exclusion(splits.test, some) for some in ((), (EXCLUDED["patient"],)))
     relevance = find_relevance(splits.test, free)
@@ -210,7 +208,6 @@ def _learning(splits: Splits, folds: Folds, training: Training, terms: ProbeTerm
         settings=asdict(terms.settings),
         epoch=training.probe.epoch,
         epochs=len(training.curve),
-        resumed=training.resumed,
         several=splits.coding.several,
         train_images=len(folds.train.labels),
         queries_seen=seen,
