@@ -7,7 +7,6 @@ import csv
 import html
 import json
 import math
-import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import cbmir
 from cbmir.errors import CbmirError
 from cbmir.formulas import harmless
+from cbmir.wholefile import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,11 +219,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         CbmirError: it can't be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        atomic_write(path, content)
     except OSError as error:
         raise CbmirError(f"can't write {path}: {error.strerror}") from error
 

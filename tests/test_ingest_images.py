@@ -253,7 +253,7 @@ def alive(pid):
 
 
 def test_default_name__is_fit_for_a_collection():
-    from cbmir.store.base import default_name
+    from cbmir.store.identity import default_name
 
     assert default_name("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
     assert default_name("efficientnet-lite0") == "efficientnet-lite0"

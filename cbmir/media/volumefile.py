@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from cbmir.errors import ImageError
+from cbmir.errors import ImageError, one_line
 from cbmir.limits import Limits
 from cbmir.media.files import MAX_VOLUME_BYTES, check_file
 from cbmir.media.kinds import HEAD_BYTES, remedy, volume_format
@@ -39,7 +39,7 @@ def read_volume(source: Path | bytes, limits: Limits | None = None) -> Volume:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # nibabel, pynrrd, zlib and numpy raise whatever they like on damaged data
-        raise ImageError(f"can't be read: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        raise ImageError(f"can't be read: {one_line(error)}") from error
 
 
 def lacks_orientation(path: Path) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.collections.refusals import record_of
-from cbmir.collections.versions.versions import begin, versions
+from cbmir.collections.versions import begin, versions
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
 from cbmir.ingest.report import IngestReport

@@ -16,6 +16,7 @@ from cbmir.evaluate.configuration import (
 )
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.results import Result
+from cbmir.extras import require
 
 
 class ReportConfiguration(Grouped, Excluding):
@@ -70,6 +71,7 @@ def report(chosen: Chosen, asked: ReportConfiguration) -> Result:
 
     If a collection can't be measured or an image can't be found, the report says why, and the exit code is 3.
     """
+    require("matplotlib", "plots", "a report")
     from cbmir.evaluate.analyses.report.report import make_report
     from cbmir.evaluate.analyses.report.terms import ReportTerms
 
