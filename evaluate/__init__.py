@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
     from cbmir.evaluate.analyses.recall.measurement import RecallTerms, measure_recall
     from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
-    from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
+    from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
     from cbmir.evaluate.analyses.sweep.measurement import SweepTerms, evaluate_sweep
     from cbmir.evaluate.functions import audit, classify, compare, probe, recall, report, retrieval, sweep
     from cbmir.evaluate.metrics import METRICS, Gains, metric
     from cbmir.evaluate.protocol import RetrievalProtocol, conditions
+    from cbmir.evaluate.results import Row
 
 __all__ = [
     "METRICS",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cbmir
 from cbmir.errors import CbmirError
@@ -29,6 +29,39 @@ if TYPE_CHECKING:
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "qdrant-edge-py", "qdrant-client")
 """Packages whose version can change a result."""
+
+
+Average = Literal["micro", "macro", "label"]
+"""``label``: of one value of the label field, in a classification of images with several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        measure: Name of a measure.
+        k: Its cutoff.
+        average: ``micro``, the mean over queries, or ``macro``, the mean over classes of the class means.
+        group: ``all`` queries, or those of a ``modality=...``.
+        value: The mean; NaN where no query has a value.
+        n: Queries in the mean.
+        coverage: Share of the group's queries with a relevant image in the gallery.
+        search: How the neighbours were found.
+        low: Lower end of the 95% interval, drawn over patients; NaN where there is none.
+        high: Upper end.
+    """
+
+    measure: str
+    k: int
+    average: Average
+    group: str
+    value: float
+    n: int
+    coverage: float
+    search: str
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.evaluate.analyses.retrieval.measurement import patients
 from cbmir.evaluate.metrics import Scores, group_sums
+from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
 from cbmir.evaluate.ranking.relevance import BLOCK
 from cbmir.evaluate.ranking.session import Session

@@ -11,9 +11,9 @@ from cbmir.evaluate.analyses.audit.copies import find_copies
 from cbmir.evaluate.analyses.audit.patients import find_shared_patients, splits_of
 from cbmir.evaluate.analyses.audit.report import AuditReport
 from cbmir.evaluate.analyses.audit.terms import AuditTerms
-from cbmir.evaluate.analyses.retrieval.measurement import patients
 from cbmir.evaluate.header import PatientCounts
 from cbmir.evaluate.protocol import wording
+from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE
 from cbmir.filters import resolve

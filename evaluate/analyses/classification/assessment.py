@@ -12,7 +12,7 @@ from cbmir.evaluate.analyses.classification.labels import ACCURACY, named
 from cbmir.evaluate.analyses.classification.roc import Curve, Draws, Values, counts, curve
 from cbmir.evaluate.analyses.classification.verdicts import Verdicts
 from cbmir.evaluate.analyses.classification.votes import NONE, Flags
-from cbmir.evaluate.analyses.retrieval.report import Average, Row
+from cbmir.evaluate.results import Average, Row
 from cbmir.evaluate.significance import Interval, Resampler
 
 EFFORT = 10_000_000_000

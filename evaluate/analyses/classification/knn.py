@@ -12,12 +12,12 @@ from cbmir.evaluate.analyses.classification.method import LeftOut, Voting
 from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from cbmir.evaluate.analyses.classification.votes import Flags
-from cbmir.evaluate.analyses.retrieval.measurement import describe, group_masks, patients
-from cbmir.evaluate.analyses.retrieval.report import Row
 from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.ranking.description import describe, group_masks, patients
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import Trial
+from cbmir.evaluate.results import Row
 from cbmir.evaluate.significance import Resampler
 from cbmir.filters import Where
 from cbmir.search.ranker import Ranking

@@ -10,10 +10,10 @@ from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import EVERYONE
 from cbmir.evaluate.analyses.classification.labels import ACCURACY, EXACT_MATCH, FIGURES, LabelFigures
 from cbmir.evaluate.analyses.classification.method import Learning, LeftOut, Voting
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row, setting_columns
-from cbmir.evaluate.analyses.retrieval.setting import Setting, unknown_patients
+from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
+from cbmir.evaluate.analyses.retrieval.setting import Setting, setting_columns, unknown_patients
 from cbmir.evaluate.header import Header, Omission
-from cbmir.evaluate.results import Asked, TabularResult, row_json, write_asked, write_table
+from cbmir.evaluate.results import Asked, Row, TabularResult, row_json, write_asked, write_table
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 

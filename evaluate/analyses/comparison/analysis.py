@@ -35,15 +35,14 @@ class CompareConfiguration(Asking, Excluding):
 
 
 @analysis("compare", CompareConfiguration, "several")
-def compare(collections: Chosen | Iterable[Collection], asked: CompareConfiguration) -> Result:
+def comparison(collections: Chosen | Iterable[Collection], asked: CompareConfiguration) -> Result:
     """Compare collections of a store with each other, on the queries that all of them have.
 
     The test swaps the scores of two collections at random, all queries of a patient together. Its p-values are adjusted
     with Holm's method for all pairs, measures, cutoffs and averages of the table. The difference is first minus second.
     """
-    from cbmir.evaluate.analyses.comparison.compare import compare as compare_named
     from cbmir.evaluate.analyses.comparison.compare import compare_collections
 
     if isinstance(collections, Chosen):
-        return compare_named(collections.store, collections.names, asked.protocol)
+        return compare(collections.store, collections.names, asked.protocol)
     return compare_collections(list(collections), asked.protocol)

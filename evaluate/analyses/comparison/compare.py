@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.comparison.report import CompareRow, ComparisonReport, Entry
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure, patients
-from cbmir.evaluate.analyses.retrieval.report import Average
+from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure
 from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.metrics import Codes, Scores, macro, micro
 from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.results import Average
 from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection, Store

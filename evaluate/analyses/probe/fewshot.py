@@ -12,7 +12,7 @@ from cbmir.evaluate.analyses.classification.votes import Labels
 from cbmir.evaluate.analyses.probe.descent import Examples, ProbeSettings
 from cbmir.evaluate.analyses.probe.layer import Task
 from cbmir.evaluate.analyses.probe.training import Training, train_probe
-from cbmir.evaluate.analyses.retrieval.report import Average
+from cbmir.evaluate.results import Average
 
 
 @dataclass(frozen=True, slots=True)

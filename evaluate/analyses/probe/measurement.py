@@ -21,14 +21,13 @@ from cbmir.evaluate.analyses.probe.fewshot import FewShot, few_shot
 from cbmir.evaluate.analyses.probe.fewshot import Splits as Folds
 from cbmir.evaluate.analyses.probe.layer import Task
 from cbmir.evaluate.analyses.probe.training import Training, train_probe
-from cbmir.evaluate.analyses.retrieval.measurement import describe
-from cbmir.evaluate.analyses.retrieval.report import Row
 from cbmir.evaluate.protocol import EXCLUDED, RetrievalProtocol
+from cbmir.evaluate.ranking.description import describe
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import find_relevance
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES
 from cbmir.evaluate.ranking.trial import Trial, stream_gallery
-from cbmir.evaluate.results import Asked, TabularResult, write_asked, write_table
+from cbmir.evaluate.results import Asked, Row, TabularResult, write_asked, write_table
 from cbmir.filters import Where
 from cbmir.schema import Vectors
 from cbmir.store import Collection

@@ -13,7 +13,7 @@ from cbmir.evaluate.analyses.report.drawing import Drawing
 from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap
 from cbmir.evaluate.analyses.report.findings import Finding, Measured
 from cbmir.evaluate.analyses.report.terms import ReportTerms
-from cbmir.evaluate.analyses.retrieval.report import Row
+from cbmir.evaluate.results import Row
 
 MOST_GROUPS = 20
 """Groups a chart shows, the most frequent; the CSV holds all."""

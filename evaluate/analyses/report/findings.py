@@ -16,11 +16,13 @@ from cbmir.evaluate.analyses.comparison.report import ComparisonReport
 from cbmir.evaluate.analyses.report.cases import Case, cases_of
 from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap, map_of
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure, patients, summarise
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
+from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure, summarise
+from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
 from cbmir.evaluate.metrics import METRICS, micro, valued
 from cbmir.evaluate.protocol import RetrievalProtocol, existing
+from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.session import Session
+from cbmir.evaluate.results import Row
 from cbmir.evaluate.significance import Resampler, holm, intervals
 from cbmir.filters import Where, resolve
 from cbmir.fingerprint import EncoderCard

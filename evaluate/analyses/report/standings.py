@@ -8,9 +8,8 @@ from typing import Any
 from cbmir.evaluate.analyses.comparison.report import ComparisonReport
 from cbmir.evaluate.analyses.report.findings import Finding, Measured
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, ReportTerms
-from cbmir.evaluate.analyses.retrieval.report import Average, Row
 from cbmir.evaluate.header import Header
-from cbmir.evaluate.results import row_json
+from cbmir.evaluate.results import Average, Row, row_json
 from cbmir.units import counted
 
 LEVEL = 0.05

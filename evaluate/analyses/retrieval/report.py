@@ -3,52 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-from cbmir.evaluate.analyses.retrieval.setting import Setting, Side
-from cbmir.evaluate.header import Header
+from cbmir.evaluate.analyses.retrieval.setting import Setting, Side, setting_columns
 from cbmir.evaluate.protocol import NAMED
-from cbmir.evaluate.results import Asked, TabularResult, row_json
+from cbmir.evaluate.results import Asked, Row, TabularResult, row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
-
-Average = Literal["micro", "macro", "label"]
-"""``label``: of one value of the label field, in a classification of images with several."""
 
 _RULES = {
     "any": "who shares a value of {}",
     "exact": "who has the same values of {}",
     "jaccard": "who shares half or more of the values of {} (Jaccard index)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure.
-
-    Attributes:
-        measure: Name of a measure.
-        k: Its cutoff.
-        average: ``micro``, the mean over queries, or ``macro``, the mean over classes of the class means.
-        group: ``all`` queries, or those of a ``modality=...``.
-        value: The mean; NaN where no query has a value.
-        n: Queries in the mean.
-        coverage: Share of the group's queries with a relevant image in the gallery.
-        search: How the neighbours were found.
-        low: Lower end of the 95% interval, drawn over patients; NaN where there is none.
-        high: Upper end.
-    """
-
-    measure: str
-    k: int
-    average: Average
-    group: str
-    value: float
-    n: int
-    coverage: float
-    search: str
-    low: float = math.nan
-    high: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -127,26 +94,6 @@ class RetrievalReport(TabularResult):
             name = f"{row.measure}@{row.k}"
             interval = f"{_figure(row.low)} to {_figure(row.high)}"
             yield f"{row.average:7} {row.search:12} {name:20} {_figure(row.value)}  {interval}"
-
-
-def setting_columns(setting: Setting, encoder: EncoderCard, header: Header) -> dict[str, object]:
-    """The columns of a CSV that say what its rows are results of.
-
-    Args:
-        setting: What was measured.
-        encoder: What made the vectors.
-        header: What the result says first.
-    """
-    return {
-        "collection": setting.collection,
-        "encoder": encoder.name,
-        "fingerprint": encoder.fingerprint,
-        **header.columns(),
-        "queries": setting.queries.filter,
-        "gallery": setting.gallery.filter,
-        "excluded_by": " ".join(setting.exclusion.by),
-        "version": setting.version,
-    }
 
 
 def _figures(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:

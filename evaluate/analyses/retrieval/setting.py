@@ -6,6 +6,7 @@ from typing import Literal
 
 import cbmir
 from cbmir.evaluate.header import Header, Omission, PatientCounts
+from cbmir.fingerprint import EncoderCard
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,26 @@ class Setting:
     def warning(self) -> str:
         """See `Barred.warning`."""
         return self.exclusion.warning(self.queries.images, self.gallery.images)
+
+
+def setting_columns(setting: Setting, encoder: EncoderCard, header: Header) -> dict[str, object]:
+    """The columns of a CSV that say what its rows are results of.
+
+    Args:
+        setting: What was measured.
+        encoder: What made the vectors.
+        header: What the result says first.
+    """
+    return {
+        "collection": setting.collection,
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        **header.columns(),
+        "queries": setting.queries.filter,
+        "gallery": setting.gallery.filter,
+        "excluded_by": " ".join(setting.exclusion.by),
+        "version": setting.version,
+    }
 
 
 EFFECTS = (

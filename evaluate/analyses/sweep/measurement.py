@@ -12,12 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.retrieval.measurement import Answers, Measurement, describe, group_masks, summarise
+from cbmir.evaluate.analyses.retrieval.measurement import Answers, Measurement, summarise
 from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.analyses.sweep.galleries import UNITS, Size, draw_order, units_of
 from cbmir.evaluate.analyses.sweep.report import SweepReport, SweepRow
 from cbmir.evaluate.metrics import micro
 from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.ranking.description import describe, group_masks
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import judge
 from cbmir.evaluate.ranking.session import Session

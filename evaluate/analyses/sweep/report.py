@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cbmir.evaluate.analyses.retrieval.report import Average, setting_columns
-from cbmir.evaluate.analyses.retrieval.setting import Setting
+from cbmir.evaluate.analyses.retrieval.setting import Setting, setting_columns
 from cbmir.evaluate.header import Header, Omission
-from cbmir.evaluate.results import Asked, TabularResult, row_json
+from cbmir.evaluate.results import Asked, Average, TabularResult, row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 
