@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from cbmir.evaluate.analyses.classification.assessment import Cohort
-from cbmir.evaluate.analyses.classification.classify import Asked, VoteRules, classify
-from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.knn import Asked, KnnTerms, VoteRules, classify, evaluate_classification
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, read_splits
-from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+from cbmir.evaluate.analyses.retrieval import evaluate_retrieval
 from cbmir.evaluate.metrics import at, macro, micro
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.ranking.exclusion import Exclusion

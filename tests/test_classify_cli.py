@@ -11,13 +11,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.classification.classify import VoteRules
-from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
+from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
 from cbmir.evaluate.analyses.classification.report import MEASURES
 from cbmir.evaluate.analyses.classification.splits import Coding, read_splits
+from cbmir.evaluate.analyses.classification.training import ProbeSettings
 from cbmir.evaluate.analyses.classification.votes import NONE
-from cbmir.evaluate.analyses.probe.descent import ProbeSettings
-from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
 from cbmir.evaluate.protocol import RetrievalProtocol, conditions, searches
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise

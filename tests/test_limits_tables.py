@@ -19,8 +19,7 @@ from cbmir.collections.backup_directory import _Filter
 from cbmir.collections.manifests import Form
 from cbmir.encoders import get
 from cbmir.errors import ProtocolError, SourceError
-from cbmir.evaluate.analyses.experiment.plan import read_plan
-from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.hdf5 import MAX_DEPTH
 from cbmir.ingest import SourceOptions, datasets, open_source

@@ -21,10 +21,10 @@ from cbmir.evaluate import (
     evaluate_retrieval,
     evaluate_sweep,
 )
-from cbmir.evaluate.analyses.comparison.compare import compare_collections
+from cbmir.evaluate.analyses.comparison import compare_collections
 from cbmir.evaluate.analyses.report.report import make_report
 from cbmir.evaluate.analyses.report.terms import ReportTerms
-from cbmir.evaluate.analyses.sweep.galleries import Size
+from cbmir.evaluate.analyses.sweep import Size
 from cbmir.evaluate.cli import command_of
 from cbmir.evaluate.protocol import searches
 from cbmir.evaluate.ranking.exact import ExactScan

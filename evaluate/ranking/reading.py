@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.header import NO_LABEL
 from cbmir.evaluate.ranking.trial import (
     PATHS,
     SCROLL_IMAGES,
@@ -28,6 +27,7 @@ from cbmir.evaluate.ranking.trial import (
     stacked,
     text_ids,
 )
+from cbmir.evaluate.setting import NO_LABEL
 from cbmir.filters import Condition, Where
 from cbmir.schema import FIELDS, StoredPoint, Vectors
 from cbmir.store import Collection

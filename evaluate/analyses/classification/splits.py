@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.votes import NONE, Flags, Labels
-from cbmir.evaluate.analyses.retrieval.setting import Side
 from cbmir.evaluate.protocol import RetrievalProtocol, existing, unlabelled, wording
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import Codes, Trial
+from cbmir.evaluate.setting import Side
 from cbmir.filters import Condition, Where
 from cbmir.store import Collection
 

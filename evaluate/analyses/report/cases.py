@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from cbmir.errors import FilterError, ImageError
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement
+from cbmir.evaluate.analyses.retrieval import Measurement
 from cbmir.evaluate.metrics import Codes, Scores
 from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.trial import NONE, text_ids

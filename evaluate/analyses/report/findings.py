@@ -1,4 +1,4 @@
-"""What a report knows of each collection, measured one after the other; only what the page needs is kept."""
+"""What a report shows of each collection, measured one after the other; only what the page needs is kept."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,17 +7,16 @@ from typing import TypeVar
 import numpy as np
 
 from cbmir.errors import FilterError, ProtocolError
-from cbmir.evaluate.analyses.classification.classify import VoteRules
-from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
 from cbmir.evaluate.analyses.classification.report import ClassificationReport
 from cbmir.evaluate.analyses.classification.splits import VALIDATION
-from cbmir.evaluate.analyses.comparison.compare import Contender, compare_scores, contender
-from cbmir.evaluate.analyses.comparison.report import ComparisonReport
+from cbmir.evaluate.analyses.comparison import Contender, compare_scores, contender
+from cbmir.evaluate.analyses.comparison_report import ComparisonReport
 from cbmir.evaluate.analyses.report.cases import Case, cases_of
 from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap, map_of
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure, summarise
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
+from cbmir.evaluate.analyses.retrieval import Measurement, measure, summarise
+from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.metrics import METRICS, micro, valued
 from cbmir.evaluate.protocol import RetrievalProtocol, existing
 from cbmir.evaluate.ranking.description import patients

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cbmir.evaluate.analyses.retrieval.setting import Setting
-from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.results import Asked, Average, TabularResult, row_json
+from cbmir.evaluate.setting import Header, Omission, PatientCounts, Setting
 from cbmir.units import counted
 
 

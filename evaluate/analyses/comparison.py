@@ -1,24 +1,28 @@
-"""Collections against each other on the same queries: which encoder ranks better, and is the difference chance?
+"""``cbmir evaluate compare``: which encoder ranks better, and is the difference chance?
 
 Every pair is compared on the queries that all collections have, so that all rows of a table speak of the same images.
 """
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.comparison.report import CompareRow, ComparisonReport, Entry
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure
-from cbmir.evaluate.analyses.retrieval.setting import Setting
+from cbmir.evaluate.analyses.comparison_report import CompareRow, ComparisonReport, Entry
+from cbmir.evaluate.analyses.retrieval import Measurement, measure
+from cbmir.evaluate.analysis import Chosen, analysis
+from cbmir.evaluate.configuration import Cutoffs, Measures, Option
 from cbmir.evaluate.metrics import Codes, Scores, macro, micro
-from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.options import Asking, Excluding, OneSearch, Relations
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
 from cbmir.evaluate.ranking.description import patients
-from cbmir.evaluate.results import Average
+from cbmir.evaluate.results import Average, Result
+from cbmir.evaluate.setting import Setting
 from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection, Store
@@ -196,3 +200,31 @@ def _pair(
                 low, high = ends[average].low[column], ends[average].high[column]
                 row = replace(row, low=float(low), high=float(high), p=float(tests[average].p[column]))
             yield row
+
+
+class CompareConfiguration(Asking, Excluding):
+    """What ``compare`` can be asked."""
+
+    measures: Annotated[
+        Measures, Option("Repeatable; each adds to the tests that are corrected for.", name="measure")
+    ] = ("precision_capped",)
+    k: Annotated[Cutoffs, Option("Cutoff. Repeatable; each adds to the tests that are corrected for.", name="k")] = (1,)
+    relations: Relations = None
+    search: OneSearch = BOTH[0]
+
+    @property
+    def protocol(self) -> RetrievalProtocol:
+        """The retrieval task."""
+        return RetrievalProtocol(**self._terms(), searches=(self.search,), by=())
+
+
+@analysis("compare", CompareConfiguration, "several")
+def comparison(collections: Chosen | Iterable[Collection], asked: CompareConfiguration) -> Result:
+    """Compare collections of a store with each other, on the queries that all of them have.
+
+    The test swaps the scores of two collections at random, all queries of a patient together. Its p-values are adjusted
+    with Holm's method for all pairs, measures, cutoffs and averages of the table. The difference is first minus second.
+    """
+    if isinstance(collections, Chosen):
+        return compare(collections.store, collections.names, asked.protocol)
+    return compare_collections(list(collections), asked.protocol)

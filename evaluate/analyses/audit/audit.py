@@ -1,21 +1,27 @@
-"""An audit of a collection, from its images to the report."""
+"""``cbmir evaluate audit``: what makes the results of a collection look better than they are."""
 
 from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
 
 from cbmir.encoders.contamination import contamination
 from cbmir.encoders.device import place
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.audit.confounders import find_confounders
 from cbmir.evaluate.analyses.audit.confounding import measure_confounding
 from cbmir.evaluate.analyses.audit.copies import find_copies
 from cbmir.evaluate.analyses.audit.patients import find_shared_patients, splits_of
 from cbmir.evaluate.analyses.audit.report import AuditReport
-from cbmir.evaluate.analyses.audit.terms import AuditTerms
-from cbmir.evaluate.header import PatientCounts
-from cbmir.evaluate.protocol import wording
+from cbmir.evaluate.analyses.audit.terms import USUAL, USUAL_EXTRA, AuditTerms, find_confounders
+from cbmir.evaluate.analysis import analysis
+from cbmir.evaluate.configuration import Option, Texts, Written
+from cbmir.evaluate.options import Excluding
+from cbmir.evaluate.protocol import MAX_K, wording
 from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE
+from cbmir.evaluate.results import Result
+from cbmir.evaluate.setting import PatientCounts
 from cbmir.filters import resolve
 from cbmir.schema import SPLITS
 from cbmir.store import Collection
@@ -66,3 +72,53 @@ def audit_collection(collection: Collection, terms: AuditTerms | None = None) ->
         datasets=datasets,
         contamination=tuple(contamination(collection.card, datasets)),
     )
+
+
+class AuditConfiguration(Excluding):
+    """What ``audit`` can be asked."""
+
+    threshold: Annotated[
+        float, Option("Images of two splits with at least this cosine are near copies.", metavar="COSINE")
+    ] = 0.99
+    confounders: Annotated[
+        Texts,
+        Option(
+            "Payload field, or extra.NAME. Repeatable.",
+            name="confounder",
+            metavar="FIELD",
+            default=f"{', '.join(USUAL)}, and what extra has of {', '.join(USUAL_EXTRA)}",
+        ),
+    ] = ()
+    k: Annotated[int, Field(ge=1, le=MAX_K), Option("Neighbours of the confounder index.")] = 10
+    pairs: Annotated[
+        Written | None,
+        Option("Write all pairs of near copies, .csv or .parquet, the nearest first.", metavar="FILE"),
+    ] = None
+
+
+@analysis("audit", AuditConfiguration)
+def audit(collection: Collection, asked: AuditConfiguration) -> Result:
+    """Look for what makes the results of a collection look better than they are.
+
+    Near copies across splits; patients in two splits; confounders that neighbours follow more than the label; and data
+    sets that the encoder has seen in training. Which cosine makes a near copy depends on the encoder: see the cosines
+    of the nearest images, and look at the pairs.
+    """
+    from cbmir.evaluate.analyses.audit.terms import AuditTerms
+
+    terms = AuditTerms(
+        where=asked.where,
+        label=asked.label,
+        unlabelled=asked.unlabelled,  # type: ignore[arg-type]  # checked
+        k=asked.k,
+        threshold=asked.threshold,
+        confounders=asked.confounders or None,
+        exclude=asked.exclude,
+        draws=asked.draws,
+        seed=asked.seed,
+        device=asked.device,
+    )
+    report = audit_collection(collection, terms).of("audit", asked)
+    if asked.pairs:
+        report.pairs.write(asked.pairs, report.asked)
+    return report

@@ -1,4 +1,4 @@
-"""Gradient descent of a linear probe: the settings, the images, and a run."""
+"""A linear probe, one layer on frozen vectors, and its training: seeded and stopped early."""
 
 import math
 import warnings
@@ -6,14 +6,96 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.classification.votes import NONE, Labels
-from cbmir.evaluate.analyses.probe.layer import Probe, Task
+from cbmir.evaluate.analyses.classification.votes import NONE, Labels, Shares, Verdicts
 from cbmir.schema import Vectors
 
 if TYPE_CHECKING:
     import torch
+
+
+BLOCK = 1 << 16
+"""Vectors scored at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a probe tells apart, and in whose vectors.
+
+    Attributes:
+        classes: Names of the classes, in the order of their codes.
+        fingerprint: Of the encoder that made the vectors.
+        several: Whether an image may have several classes, each a question of its own.
+    """
+
+    classes: tuple[str, ...]
+    fingerprint: str
+    several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A trained layer.
+
+    Attributes:
+        task: What it tells apart.
+        weight: (classes, dim).
+        bias: (classes,).
+        seed: That it was trained with.
+        epoch: After which it was taken, from 1.
+        val_accuracy: On the validation images after that epoch.
+    """
+
+    task: Task
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    seed: int
+    epoch: int
+    val_accuracy: float
+
+    def scores(self, vectors: Vectors) -> Shares:
+        """(n, classes) probabilities: softmax over the classes, or where an image may have several, a sigmoid of each.
+
+        Args:
+            vectors: (n, dim) of the encoder that the probe was trained on.
+
+        Raises:
+            ProtocolError: the vectors have another length.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.weight.shape[1]:
+            raise ProtocolError(f"a probe of {self.weight.shape[1]} dimensions met vectors of shape {vectors.shape}")
+        result = np.empty((len(vectors), len(self.bias)))
+        for start in range(0, len(vectors), BLOCK):
+            logits = (vectors[start : start + BLOCK] @ self.weight.T + self.bias).astype(np.float64)
+            result[start : start + BLOCK] = _sigmoid(logits) if self.task.several else _softmax(logits)
+        return result
+
+    def verdicts(self, vectors: Vectors, truth: Labels) -> Verdicts:
+        """What the probe says of some images: the likeliest class, or all with a probability of 1/2 or more.
+
+        Args:
+            vectors: (n, dim).
+            truth: Their classes, coded as the task's.
+        """
+        scores = self.scores(vectors)
+        said = scores >= 0.5 if self.task.several else scores.argmax(axis=1).astype(np.int32)
+        return Verdicts(truth, said, scores)
+
+
+def _softmax(logits: Shares) -> Shares:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: Shares = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def _sigmoid(logits: Shares) -> Shares:
+    small = np.exp(-np.abs(logits))  # never overflows
+    result: Shares = np.where(logits >= 0, 1, small) / (1 + small)
+    return result
+
 
 VALIDATED = 1 << 14
 """Validation images scored at once."""
@@ -209,3 +291,58 @@ class Descent:
         weight, bias = (item.detach().cpu().numpy().copy() for item in (self._layer.weight, self._layer.bias))
         last = self.curve[-1] if self.curve else Epoch(0, math.nan, math.nan, -1.0)
         return Probe(self._task, weight, bias, self._settings.seed, last.epoch, last.val_accuracy)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        probe: The weights of the best epoch.
+        curve: Every epoch.
+        unseen: Codes of classes without a training image.
+    """
+
+    probe: Probe
+    curve: tuple[Epoch, ...]
+    unseen: tuple[int, ...]
+
+
+def train_probe(train: Examples, val: Examples, task: Task, settings: ProbeSettings | None = None) -> Training:
+    """Train one linear layer with AdamW on cross-entropy, or on a binary one a class where images have several.
+
+    The weights of the epoch with the best validation accuracy are taken, the first of them. On one machine's CPU the
+    same images, settings and seed give the same weights.
+
+    Args:
+        train: What is learnt from.
+        val: What tells when to stop.
+        task: What is told apart.
+        settings: How; the default is the published protocol.
+
+    Raises:
+        ProtocolError: images and task don't fit each other, or the loss isn't finite.
+        EncoderError: the device isn't here.
+    """
+    settings = settings or ProbeSettings()
+    _check(train, val, task)
+    run = Descent(train, val, task, settings)
+    with tqdm(total=settings.epochs, desc="probe", unit="epoch", leave=False, disable=None) as bar:
+        while run.unfinished():
+            run.step()
+            bar.update()
+    seen = np.bincount(train.labels.pairs()[1], minlength=len(task.classes))
+    return Training(run.best, tuple(run.curve), tuple(np.flatnonzero(seen == 0).tolist()))
+
+
+def _check(train: Examples, val: Examples, task: Task) -> None:
+    for examples in (train, val):
+        if examples.labels.classes != len(task.classes):
+            raise ProtocolError(f"images of {examples.labels.classes} classes met a task of {len(task.classes)}")
+        if (examples.labels.members is not None) != task.several:
+            words = ("several classes", "one") if task.several else ("one class", "several")
+            raise ProtocolError(f"a task of {words[0]} an image met images coded for {words[1]}")
+    if train.vectors.shape[1] != val.vectors.shape[1]:
+        raise ProtocolError(
+            f"training vectors of {train.vectors.shape[1]} dimensions met validation vectors of {val.vectors.shape[1]}"
+        )

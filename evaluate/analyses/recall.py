@@ -7,22 +7,24 @@ that users get by default (``auto``), and the HNSW graph alone (``approximate``)
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from tqdm import tqdm
 
 import cbmir
 from cbmir.errors import CutoffError, ProtocolError
-from cbmir.evaluate.analyses.recall.cases import OTHER_PATIENTS, Case, cases
-from cbmir.evaluate.header import Header, Omission, PatientCounts
+from cbmir.evaluate.analyses.recall_cases import FILTERED, OTHER_PATIENTS, Case, cases
+from cbmir.evaluate.analysis import analysis
+from cbmir.evaluate.configuration import Conditions, Configuration, Listed, Option
 from cbmir.evaluate.protocol import MAX_K, existing, wording
-from cbmir.evaluate.results import Asked, TabularResult, row_json
+from cbmir.evaluate.results import Asked, Result, TabularResult, row_json
+from cbmir.evaluate.setting import Header, Omission, PatientCounts
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
-from cbmir.store import Collection
-from cbmir.store.tuning import TIE, recall
+from cbmir.store import Collection, tuning
 from cbmir.store.ways import Found, Wanted, search_ef
 from cbmir.units import counted
 
@@ -191,7 +193,7 @@ class RecallReport(TabularResult):
             "without payloads; each may find itself"
         )
         yield from self.header.lines()
-        yield f"relevant    what an exact search finds, or as near to {TIE:g}"
+        yield f"relevant    what an exact search finds, or as near to {tuning.TIE:g}"
         yield "way         auto: what users get by default; approximate: the HNSW graph, unchecked"
 
     def _swept(self) -> Iterator[str]:
@@ -279,7 +281,7 @@ class _Bench:
     def row(self, way: Wanted, ef: int | None = None) -> RecallRow:
         timed = self._timed(way, ef)
         pairs = zip(timed.answers, self._exact.answers, strict=True)
-        shares = np.array([recall(found.hits, exact.hits) for found, exact in pairs if exact.hits] or [1.0])
+        shares = np.array([tuning.recall(found.hits, exact.hits) for found, exact in pairs if exact.hits] or [1.0])
         p50_ms, p95_ms = 1000 * np.percentile(timed.seconds, (50, 95))
         return RecallRow(
             filter=self._case.name,
@@ -329,3 +331,51 @@ def _drawn(collection: Collection, terms: RecallTerms, where: Where) -> list[Sto
     if lost := len(drawn) - len(found):
         raise ProtocolError(f"{collection.name} lost {lost:,} images while it was measured; start again")
     return [found[ids[number]] for number in drawn]
+
+
+class RecallConfiguration(Configuration):
+    """What ``recall`` can be asked."""
+
+    k: Annotated[int, Field(ge=1, le=MAX_K), Option("Neighbours a query.")] = 10
+    filters: Annotated[
+        tuple[Conditions, ...],
+        Listed,
+        Option(
+            "Measure this filter beside no filter; join conditions by ' and '. Repeatable.",
+            name="filter",
+            metavar="CONDITION",
+            default=f"the most frequent value of {', '.join(FILTERED)}, pairs of them, another modality and region "
+            "than the query's, and all images but those of the query's patient",
+        ),
+    ] = ()
+    efs: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Listed,
+        Option(
+            "Beam width of the HNSW search to try without a filter; the engine takes k where that is larger. "
+            "Repeatable.",
+            name="ef",
+        ),
+    ] = (32, 64, 128, 256, 512)
+    queries: Annotated[
+        Conditions, Option("Stored images that queries are drawn from. Repeatable: all must hold.", metavar="FILTER")
+    ] = ()
+    count: Annotated[int, Field(ge=1), Option("Number of queries: stored vectors.")] = 200
+    seed: Annotated[int, Field(ge=0), Option("Of the draw of queries.")] = 0
+
+
+@analysis("recall", RecallConfiguration)
+def recall(collection: Collection, asked: RecallConfiguration) -> Result:
+    """Compare the default search, and the HNSW graph alone, with a scan of all vectors: recall and time by filter.
+
+    Queries are vectors drawn from the collection, sent one at a time; each may find itself.
+    """
+    terms = RecallTerms(
+        filters=asked.filters or None,
+        queries=asked.queries,
+        efs=asked.efs,
+        k=asked.k,
+        count=asked.count,
+        seed=asked.seed,
+    )
+    return measure_recall(collection, terms)

@@ -1,30 +1,134 @@
-"""How good the same encoder is with a smaller gallery: retrieval measured again and again, on nested random parts.
+"""``cbmir evaluate sweep``: how good the same encoder is with a smaller gallery.
 
-The question, figures against the size of the index, is from Denner et al., "Leveraging foundation models for
-content-based image retrieval in radiology", 2025, doi:10.1016/j.compbiomed.2025.110640.
+Retrieval is measured again and again, on nested random parts of the gallery. The question, results against the size of
+the index, is from Denner et al., "Leveraging foundation models for content-based image retrieval in radiology", 2025,
+doi:10.1016/j.compbiomed.2025.110640.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.retrieval.measurement import Answers, Measurement, summarise
-from cbmir.evaluate.analyses.retrieval.setting import Setting
-from cbmir.evaluate.analyses.sweep.galleries import UNITS, Size, draw_order, units_of
-from cbmir.evaluate.analyses.sweep.report import SweepReport, SweepRow
+from cbmir.evaluate.analyses.retrieval import Answers, Measurement, summarise
+from cbmir.evaluate.analyses.sweep_report import SweepReport, SweepRow
+from cbmir.evaluate.analysis import analysis
+from cbmir.evaluate.configuration import Listed, OneOf, Option, Unique
 from cbmir.evaluate.metrics import micro
+from cbmir.evaluate.options import CutoffsOption, Excluding, Grouped, MeasuresOption, Relations
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.ranking.description import describe, group_masks
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import judge
 from cbmir.evaluate.ranking.session import Session
-from cbmir.evaluate.ranking.trial import StoredGallery, Trial
+from cbmir.evaluate.ranking.trial import Images, StoredGallery, Trial
+from cbmir.evaluate.results import Result
+from cbmir.evaluate.setting import Setting
 from cbmir.search.ranker import Ranking, ranker_named, rankers
 from cbmir.store import Collection
+
+UNITS = ("image", "patient")
+"""What is drawn: single images, or all images of a patient at once."""
+
+_SIZE = re.compile(r"(\d+)|(\d+(?:\.\d+)?|\.\d+)%")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a gallery shall be.
+
+    Attributes:
+        number: Images, or percent of all.
+        percent: Which of the two.
+
+    Raises:
+        ProtocolError: it is not above 0, above 100 percent, or a part of an image.
+    """
+
+    number: float
+    percent: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.number <= (100 if self.percent else np.inf) or not (self.percent or self.number % 1 == 0):
+            raise ProtocolError(
+                f"a gallery can't have the size {self}; sizes are whole images from 1 on, or above 0% and up to 100%"
+            )
+
+    def __str__(self) -> str:
+        """As people write it; the inverse of `read`."""
+        return f"{self.number:.15g}{'%' if self.percent else ''}"
+
+    @classmethod
+    def read(cls, text: str) -> "Size":
+        """Read ``1000`` (images) or ``2.5%``.
+
+        Raises:
+            ProtocolError: it is neither.
+        """
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            raise ProtocolError(f"can't read the size {text!r}; write images, as 1000, or a part of the gallery, as 5%")
+        images, percent = match.groups()
+        return cls(float(images or percent), percent=images is None)
+
+    def images(self, total: int) -> int:
+        """Images that a gallery of this size has, the nearest number; 0 or more than `total` where there is none."""
+        return round(total * self.number / 100) if self.percent else int(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A random order of the units of a gallery; its first ones are the smaller galleries, so that these are nested.
+
+    Attributes:
+        ranks: (images,) place of each image's unit in the order, from 0.
+        ends: (units,) images of the units up to each place.
+    """
+
+    ranks: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def first(self, images: int) -> NDArray[np.bool_]:
+        """(images,) the gallery of the first units that have together the nearest number of images, one at least.
+
+        Of two numbers that are as near it has the lower one.
+        """
+        kept: NDArray[np.bool_] = self.ranks <= np.argmin(np.abs(self.ends - images))
+        return kept
+
+
+def units_of(gallery: Images, unit: str) -> NDArray[np.int64]:
+    """(images,) number of the unit of each image, by their first images; an image without a patient is a unit alone."""
+    if unit == "image":
+        return np.arange(len(gallery))
+    codes = gallery.codes["patient_id"].astype(np.int64)
+    codes = np.where(codes > 0, codes, -np.arange(len(gallery)))
+    _, first, units = np.unique(codes, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[units]
+
+
+def draw_order(units: NDArray[np.int64], seed: int, number: int) -> Order:
+    """A random order, the same for the same units, seed and number.
+
+    Images stand by rising id, which depends on neither encoder nor queries: collections whose whole galleries are the
+    same images get the same smaller ones.
+
+    Args:
+        units: (images,) see `units_of`.
+        seed: Of all draws.
+        number: Of this one.
+    """
+    shuffled = np.random.default_rng([seed, number]).permutation(int(units.max()) + 1)
+    ranks = shuffled[units]
+    return Order(ranks, np.cumsum(np.bincount(ranks)))
+
 
 PARTS_BYTES = 2 << 30
 """Memory of the rankings of parts that are made at once."""
@@ -212,3 +316,49 @@ def _spread(rows: Sequence[SweepRow]) -> Iterator[SweepRow]:
 def _figure(row: SweepRow) -> tuple[object, ...]:
     """What the rows of the galleries of one size have in common."""
     return row.asked, row.measure, row.k, row.average, row.group
+
+
+class SweepConfiguration(Grouped, Excluding):
+    """What ``sweep`` can be asked."""
+
+    measures: MeasuresOption = ("precision_capped", "precision")
+    k: CutoffsOption = (1, 10)
+    relations: Relations = None
+    sizes: Annotated[
+        tuple[Annotated[str, AfterValidator(lambda text: str(Size.read(text)))], ...],
+        Listed,
+        Unique,
+        Option(
+            "Images in a smaller gallery, or their share of the whole one. Repeatable.", name="size", metavar="N|P%"
+        ),
+    ] = ("1%", "2%", "5%", "10%", "20%", "50%", "100%")
+    galleries: Annotated[
+        int, Field(ge=1), Option("Random galleries of each size; --seed is the seed of these draws too.")
+    ] = 3
+    unit: Annotated[
+        str,
+        OneOf("unit to draw", lambda: UNITS),
+        Option(
+            "What is drawn. Whole patients come as near to a size as they can; an image without a patient id is drawn "
+            "alone."
+        ),
+    ] = UNITS[0]
+
+    @property
+    def protocol(self) -> RetrievalProtocol:
+        """The retrieval task."""
+        return RetrievalProtocol(**self._terms(), searches=("exact",))
+
+
+@analysis("sweep", SweepConfiguration)
+def sweep(collection: Collection, asked: SweepConfiguration) -> Result:
+    """Measure retrieval with smaller and smaller galleries, drawn at random from the whole one.
+
+    Galleries of one draw are nested. Each is judged by itself: its relevant images, its coverage and its classes are
+    those of a collection that holds nothing else. Read precision_capped and other measures that leave out queries
+    without a relevant image together with coverage: small galleries leave out the rare classes. The search is always
+    exact, as an approximate index can't be made smaller. Intervals say how much a value would change with other
+    patients among the queries; lowest and highest, how much it changed between galleries of one size.
+    """
+    terms = SweepTerms(sizes=tuple(map(Size.read, asked.sizes)), galleries=asked.galleries, unit=asked.unit)
+    return evaluate_sweep(collection, asked.protocol, terms)

@@ -1,13 +1,13 @@
-"""What was measured and how: tidy rows, and the terms without which they are no result."""
+"""What a retrieval measurement found: rows, a table for people, and the neighbours of all queries as a file."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cbmir.evaluate.analyses.retrieval.setting import Setting, Side, setting_columns
 from cbmir.evaluate.protocol import NAMED
 from cbmir.evaluate.results import Asked, Row, TabularResult, row_json
+from cbmir.evaluate.setting import Setting, Side, setting_columns
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 
