@@ -31,8 +31,8 @@ import click
 import numpy as np
 
 from benchmarks.ingest import Some, core_seconds, ours_figures, plain_timm, reference_images_per_s
+from cbmir.device import cores
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.device import cores
 from cbmir.ingest import SourceOptions, open_source
 from cbmir.ingest.loader import Wanted, load_image
 from cbmir.ingest.sources import SourceImage

@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from cbmir.device import cores
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.device import cores
 from cbmir.ingest import SourceOptions, ingest_images, open_source
 from cbmir.ingest.loader import Wanted, load_image
 from cbmir.ingest.sources import Source, SourceImage

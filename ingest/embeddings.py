@@ -16,8 +16,8 @@ from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest.interrupt import Interrupt
 from cbmir.ingest.moves import Moves
 from cbmir.ingest.pipeline import as_stored
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure, Source, SourceImage
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.sources import Source, SourceImage
 from cbmir.paths import PathPrefixes
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, is_unit, normalise
 from cbmir.store import Collection

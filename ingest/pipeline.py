@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from cbmir.device import cores
 from cbmir.encoders import Encoder
-from cbmir.encoders.device import cores
 from cbmir.encoders.needed import recognise
 from cbmir.ingest.encoding import AT_ONCE, Encoding, Item
 from cbmir.ingest.interrupt import Interrupt
 from cbmir.ingest.loader import Loaded, Loader, Wanted, chunk_size
 from cbmir.ingest.moves import Known, Moves
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure, Source, SourceImage
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.sources import Source, SourceImage
 from cbmir.ingest.thumbnails.place import MODE, Place, is_ours, remove
 from cbmir.ingest.writer import Writer
 from cbmir.media import DECODER

@@ -6,7 +6,8 @@ from pictures import write_picture
 
 from cbmir.errors import SourceError
 from cbmir.ingest import SourceOptions, open_source
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources import SourceImage
 
 
 def items(path, **options):

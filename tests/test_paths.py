@@ -15,7 +15,8 @@ from pictures import write_picture
 from cbmir.collections.prune.prune import prune
 from cbmir.errors import ImageError, SourceError
 from cbmir.ingest import SourceOptions, open_source
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources import SourceImage
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.root import OutsideError, Root
 from cbmir.schema import EmbeddedBatch, ImageRecord

@@ -15,8 +15,7 @@ from cbmir.errors import CollectionError, FingerprintError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.ingest import ingest_images, open_source
 from cbmir.ingest.reindex.reindex import StoredSource, check_target, open_target
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure
+from cbmir.ingest.report import Failure, IngestReport
 from cbmir.media import decode, preprocess, read
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord
 from cbmir.store import Layout, open_store

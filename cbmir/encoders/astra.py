@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cbmir.device import place
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.device import place
 from cbmir.encoders.fitting import fit
 from cbmir.encoders.volumes import VolumeEncoder
 from cbmir.encoders.weights import origin

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Any
 
-from cbmir.encoders.device import cores
+from cbmir.device import cores
 
 if TYPE_CHECKING:
     import torch

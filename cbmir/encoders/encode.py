@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cbmir.device import cores
 from cbmir.encoders.base import Encoder
-from cbmir.encoders.device import cores
 from cbmir.errors import ImageError
 from cbmir.schema import Vectors
 

@@ -4,15 +4,14 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cbmir.collections.refusals import record_of
 from cbmir.collections.versions.versions import begin, versions
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.sources import SourceImage
 from cbmir.paths import is_uri
 from cbmir.root import Root
-from cbmir.schema import StoredPoint
+from cbmir.schema import StoredPoint, record_of
 from cbmir.store import Collection, Layout, Store
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.ingest.report import Failure
 from cbmir.ingest.tables.columns import GIVEN_FIELDS
 from cbmir.ingest.tables.options import TableOptions
 from cbmir.ingest.tables.reading import Reading
@@ -40,24 +41,6 @@ class SourceImage:
         """Ids under which an earlier version may have stored the image; its own isn't among them."""
         ids = dict.fromkeys(point_id(self.record.dataset, key) for key in self.former_keys)
         return [id for id in ids if id != self.record.id]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that was not stored.
-
-    Attributes:
-        filepath: As the source names it.
-        place: Where it stands, such as ``table.csv row 17``.
-        reason: One line for people.
-    """
-
-    filepath: str
-    place: str
-    reason: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", " ".join(self.reason.split()))  # names of files may hold line breaks
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from cbmir.ingest.sources.base import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.base import SourceImage
 from cbmir.ingest.tables.tally import NAMED, Tally, alike, ordered_reasons, similar_ids, splits_of
 from cbmir.modalities import MODALITIES
 

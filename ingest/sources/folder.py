@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.base import SourceImage, SourceOptions, make_record
 from cbmir.ingest.sources.counting import Counting
 from cbmir.ingest.tables.reading import Reading
 from cbmir.ingest.tables.tally import tally_warnings

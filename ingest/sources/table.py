@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.base import SourceImage, SourceOptions, make_record
 from cbmir.ingest.sources.counting import LOOKED_FOR, Counting
 from cbmir.ingest.tables.columns import EXTRA, LABEL
 from cbmir.ingest.tables.labels import UNCERTAIN, flag_of, label_name

@@ -9,12 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cbmir.encoders.device import cores
+from cbmir.device import cores
 from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
 from cbmir.ingest.interrupt import Interrupt
 from cbmir.ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
-from cbmir.ingest.sources import Failure
+from cbmir.ingest.report import Failure
 from cbmir.ingest.thumbnails.place import Place, is_former, is_ours
 from cbmir.media import kind_of
 from cbmir.paths import is_uri

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import place
+from cbmir.device import place
 from cbmir.evaluate.analyses.retrieval.measurement import patients
 from cbmir.evaluate.metrics import Scores, group_sums
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion

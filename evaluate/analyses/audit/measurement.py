@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from cbmir.device import place
 from cbmir.encoders.contamination import contamination
-from cbmir.encoders.device import place
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.audit.confounders import find_confounders
 from cbmir.evaluate.analyses.audit.confounding import measure_confounding

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cbmir.encoders.device import place
+from cbmir.device import place
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Cohort
 from cbmir.evaluate.analyses.classification.classify import Asked, Classification, VoteRules, classify

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import place
+from cbmir.device import place
 from cbmir.evaluate.analyses.retrieval.report import Average, RetrievalReport, Row
 from cbmir.evaluate.analyses.retrieval.setting import Barred, Intervals, Setting, Side
 from cbmir.evaluate.header import PatientCounts

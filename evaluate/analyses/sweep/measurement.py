@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cbmir.encoders.device import place
+from cbmir.device import place
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.retrieval.measurement import Answers, Measurement, describe, group_masks, summarise
 from cbmir.evaluate.analyses.retrieval.setting import Setting
