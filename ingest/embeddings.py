@@ -129,7 +129,8 @@ class EmbeddingsFiles:
                     yield len(vector)
 
     def _find(self, image: SourceImage) -> Any:
-        others = (*image.former_keys, str(image.path.absolute()))
+        path = image.asset.path
+        others = (*image.former_keys, *([] if path is None else [str(path.absolute())]))
         found = (file.find(image.record, others) for file in self.files)
         return next((vector for vector in found if vector is not None), None)
 

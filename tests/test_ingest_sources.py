@@ -107,7 +107,7 @@ def test_table__label_column_extra_and_aliases(tmp_path):
     assert (record.view, record.age_years, record.split, record.dataset) == ("axial", 61.0, "train", "table")
     assert record.extra == {"licence": "MIT"}
     assert (record.modality, record.anatomic_region) == ("CT", "chest")
-    assert item.path == tmp_path / "a.png"
+    assert item.asset.path == tmp_path / "a.png"
 
 
 def test_table__parquet_gives_what_csv_gives(tmp_path):

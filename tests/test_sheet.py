@@ -21,7 +21,7 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import CollectionError, ImageError, SourceError
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest import ingest_images, open_source
-from cbmir.media import render
+from cbmir.media import Asset
 from cbmir.schema import EmbeddedBatch, Hit, ImageRecord, normalise
 from cbmir.search import Answer, Query, Searcher
 from cbmir.search.layout import FONT_PX, GAP_PX, HITS_A_LINE, LINE_PX, TILE_PX, cut, wrapped
@@ -236,7 +236,7 @@ def test_draw_sheet__volumes_of_every_format(tmp_path):
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.png"))
         for column, name in enumerate(["0.nii.gz", *(hit.payload["filepath"] for hit in answer.hits)]):
             drawn = tile(tmp_path / "a.png", column=column)
-            assert np.array_equal(drawn, shown(render(tmp_path / "ct" / name, encoder.card.window_hu)))
+            assert np.array_equal(drawn, shown(Asset(tmp_path / "ct" / name).render(encoder.card.window_hu)))
             assert drawn.std() > 20
 
 
