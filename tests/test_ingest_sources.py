@@ -148,7 +148,7 @@ def test_table__a_bad_row_is_a_failure_with_its_place(tmp_path, row, reason):
 def test_table__absolute_paths_below_the_root_become_relative(tmp_path):
     path = table(tmp_path, f"filepath\n{tmp_path}/images/a.png\n/elsewhere/b.png\n")
     inside, outside = items(path)
-    assert (inside.record.filepath, inside.path) == ("images/a.png", tmp_path / "images/a.png")
+    assert (inside.record.filepath, inside.asset.path) == ("images/a.png", tmp_path / "images/a.png")
     assert isinstance(outside, Failure)
     assert outside.reason == f"lies outside of the root {tmp_path}: give --root /"
 

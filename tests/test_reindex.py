@@ -184,6 +184,7 @@ def fill(server, name, card, records=(LATE,)):
 def test_reindex__failures_are_counted_and_hinder_the_promotion(server, data, pixels, cbmir):
     (data / "images/00002.png").unlink()
     (data / "images/00005.png").write_bytes(b"no picture")
+    (data / "ct.nii.gz").write_bytes(b"NRRD0005\n")
     strange = [
         ImageRecord(filepath="s3://bucket/a.png", dataset="d"),
         ImageRecord(filepath="ct.nii.gz", dataset="d", kind="volume"),

@@ -257,9 +257,8 @@ def test_ingest__the_folder_read_last_comes_first(tmp_path, monkeypatch):
     with open_store(Path("store")) as store, store.open("pixels") as collection:
         assert ingest_images(open_source(Path("moved/table.csv")), encoder, collection, 1).skipped == 3
         assert collection.roots == {"made": [str(tmp_path / "moved"), str(tmp_path / "made")]}
-        assert (
-            Shelf(collection).path({"filepath": "images/1.png", "dataset": "made"}) == tmp_path / "moved/images/1.png"
-        )
+        asset = Shelf(collection).asset({"filepath": "images/1.png", "dataset": "made"})
+        assert asset.path == tmp_path / "moved/images/1.png"
 
 
 def test_backup_and_export__have_no_folders_of_this_machine(archive, tmp_path):
