@@ -94,7 +94,7 @@ class Encoder:
     def encode(
         self, images: "Sequence[HoldsPixels] | HoldsPixels", *, batch_size: int | None = None, progress: bool = False
     ) -> Vectors:
-        """Vectors of images: paths, Pillow images or arrays; see `cbmir.encoders.encode.encode`.
+        """Vectors of images: paths, Pillow images, arrays or assets; see `cbmir.encoders.encode.encode`.
 
         Returns:
             (n, dim) float32 rows of unit length; of one image that is not in a list, (dim,).

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.bounds import check_payload
-from cbmir.errors import RecordError
+from cbmir.errors import RecordError, StoreError
 from cbmir.modalities import modality_code
+from cbmir.spellings import sex_of, split_of
 
 NAMESPACE = uuid.UUID("5b7a4a4e-6d0f-5e0c-9a52-0c6f3d1f2a10")
 """The UUIDv5 namespace of point ids; changing it would give every stored image another id."""
@@ -98,6 +99,25 @@ def label_slug(text: str) -> str:
     if not first or not all(rest):
         raise RecordError(f"label {text!r} has an empty part; a label reads modality/region/pathology")
     return "/".join([modality_code(first), *(slug(part) for part in rest)]) if rest else slug(first)
+
+
+def canonical(field: str, text: str) -> str:
+    """A value the way it is stored, in NFC: codes of modality, split and sex, slugs of regions and labels.
+
+    Raises:
+        RecordError: a label has an empty part.
+    """
+    if field == "modality":
+        return modality_code(text)
+    if field == "split":
+        return split_of(text.strip())
+    if field == "sex":
+        return sex_of(text.strip()) or unicodedata.normalize("NFC", text.strip())
+    if field in ("anatomic_region", "pathology"):
+        return slug(text)
+    if field in ("labels", "primary_label"):
+        return label_slug(text)
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def pathologies(labels: Iterable[str]) -> list[str]:
@@ -257,6 +277,19 @@ class StoredPoint:
     id: str
     payload: Mapping[str, Any]
     vector: Vectors | None = None
+
+
+def record_of(point: StoredPoint) -> ImageRecord:
+    """The image record of a stored point.
+
+    Raises:
+        StoreError: its id isn't the one that its data set and file path give.
+        RecordError: its payload is none of ours, or one that no engine can keep.
+    """
+    record = ImageRecord.from_payload(point.payload)
+    if record.id != point.id:
+        raise StoreError(f"point {point.id} has another id than its data set and file path give; it isn't ours")
+    return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Answer:
     reason: str | None = None
     way: Way | None = None
     notes: "tuple[Note, ...]" = ()
-    file: "Path | Asset | None" = None
+    file: "Asset | None" = None
 
 
 class Searcher:
@@ -115,9 +115,9 @@ class Searcher:
 
         Args:
             query: An image: the path of a file that is there, the bytes of one, a Pillow image, an array of 2 or 3
-                dimensions. Or a list of images. Or the id, ``dataset/filepath`` or file path of a stored image. Or a
-                vector (dim,). Or one of `cbmir.search.query.Query`, which says what it is and can be a text, or a
-                weighted set.
+                dimensions, or an asset. Or a list of images. Or the id, ``dataset/filepath`` or file path of a stored
+                image. Or a vector (dim,). Or one of `cbmir.search.query.Query`, which says what it is and can be a
+                text, or a weighted set.
             how: How to ask.
 
         Returns:
@@ -145,8 +145,7 @@ class Searcher:
             return (Answer("vector", tuple(found.hits), way=found.way),)
         several = isinstance(query, Sequence) and not isinstance(query, str | bytes)
         items: Any = query if several else [query]
-        images = [Path(item) if isinstance(item, str | Path) else Asset.of(item) for item in items]
-        answers = tuple(self.images(images, how))
+        answers = tuple(self.images([Asset.of(item) for item in items], how))
         if failed := [f"{answer.query} {answer.reason}" for answer in answers if answer.reason is not None]:
             raise ImageError("; ".join(failed))
         return answers
@@ -187,13 +186,13 @@ class Searcher:
 
     def images(self, images: "Iterable[Path | Asset]", query: Options | None = None) -> Iterator[Answer]:
         """Answers for many images, in their order; one that can't be used gives an answer with a reason."""
-        from cbmir.media import prepare  # Pillow: a search by id needs none
+        from cbmir.media import Asset, prepare  # Pillow: a search by id needs none
 
         query = self._resolved(query)
         if query.exclude_self:
             self._check_hashes()
         encoder = self.encoder
-        rest = iter(images)
+        rest = map(Asset.of, images)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
             usable, reasons = [], {}
             for number, image in enumerate(part):
@@ -204,7 +203,7 @@ class Searcher:
             answers = iter(self._embedded(encoder, usable, query))
             for number, image in enumerate(part):
                 failed = number in reasons
-                yield Answer(_name(image), reason=reasons[number], file=image) if failed else next(answers)
+                yield Answer(str(image), reason=reasons[number], file=image) if failed else next(answers)
 
     def like(self, name: str, query: Options | None = None) -> Answer:
         """The stored images most similar to a stored one, itself left out.
@@ -245,9 +244,7 @@ class Searcher:
     def _search(self, vectors: Vectors, query: Options, wheres: list[Where]) -> list[Found]:
         return self.collection.search(vectors, query.k, wheres, way=query.way)
 
-    def _embedded(
-        self, encoder: Encoder, images: "list[tuple[Path | Asset, Prepared]]", query: Options
-    ) -> Iterator[Answer]:
+    def _embedded(self, encoder: Encoder, images: "list[tuple[Asset, Prepared]]", query: Options) -> Iterator[Answer]:
         if not images:
             return
         vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
@@ -264,9 +261,9 @@ class Searcher:
         for (image, prepared), point, good in zip(images, stored, fine, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(_name(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
+                yield Answer(str(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
             else:
-                yield Answer(_name(image), stored=point, reason="has no vector (an even picture)", file=image)
+                yield Answer(str(image), stored=point, reason="has no vector (an even picture)", file=image)
 
     def _resolved(self, query: Options | None) -> Options:
         query = query or Options()
@@ -307,7 +304,7 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
     Returns:
         The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
     """
-    from cbmir.media import is_image, is_volume, passed_over_as, without_hidden
+    from cbmir.media import is_readable, passed_over_as, without_hidden
 
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -318,7 +315,7 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
                 for folder, folders, files in os.walk(path)
                 for name in without_hidden(folders, files, others)
             ]
-            images = sorted(item for item in below if is_image(item) or is_volume(item))
+            images = sorted(item for item in below if is_readable(item.name))
             others.update(passed_over_as(item) for item in set(below).difference(images))
             found += images
         else:
@@ -330,19 +327,16 @@ def check_queries(files: Sequence[Path]) -> None:
     """Refuse query files of which none can be used, before an encoder is loaded for them.
 
     Raises:
-        ImageError: not one of them can be opened; of a volume only its file is looked at.
+        ImageError: not one of them can be opened; of a volume only the first bytes are read.
     """
     from cbmir.media import Asset
-    from cbmir.media.files import MAX_VOLUME_BYTES, check_file
 
     reason = ""
     for file in files:
         asset = Asset(file)
         try:
-            if asset.kind == "volume":
-                check_file(file, MAX_VOLUME_BYTES)
-            else:
-                _ = asset.image
+            if asset.kind == "image":
+                asset.content()
             return
         except ImageError as error:
             reason = reason or f"{file} can't be used: {error}"
@@ -354,10 +348,6 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # too long, or no text
         return False
-
-
-def _name(image: "Path | Asset") -> str:
-    return str(image) if isinstance(image, Path) else image.name
 
 
 def _copies(query: Options, sha256: str) -> Where:

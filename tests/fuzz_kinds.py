@@ -31,7 +31,7 @@ from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.fingerprint import external_card
 from cbmir.ingest import open_source
-from cbmir.media import Asset, VolumePreprocessing, prepare, render, thumbnail
+from cbmir.media import Asset, VolumePreprocessing, prepare
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 from cbmir.vectorfile import write_embeddings
@@ -83,7 +83,7 @@ def _image(form: str, *options: dict[str, object]) -> Callable[[Path], Sequence[
 def _read_image(path: Path) -> None:
     asset = Asset(path)
     prepare(asset, HOW)
-    thumbnail(render(asset))
+    asset.thumbnail()
     asset.changed_since(1)
 
 
@@ -113,7 +113,7 @@ def _volumes(_: Path) -> Sequence[bytes]:
 def _read_volume(path: Path) -> None:
     asset = Asset(path)
     prepare(asset, VOLUME)
-    thumbnail(render(asset))
+    asset.thumbnail()
     asset.changed_since(1)
 
 

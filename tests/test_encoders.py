@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbmir.device import PRECISIONS, place
 from cbmir.encoders import Encoder, EncoderSettings, get, specs
-from cbmir.encoders.device import PRECISIONS, place
 from cbmir.encoders.registry import loaders
 from cbmir.encoders.weights import in_order, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError

@@ -14,8 +14,8 @@ import torch
 from pictures import write_picture
 from standin import Standin
 
+from cbmir.device import Placement
 from cbmir.encoders import EncoderSettings, EncoderSpec, get
-from cbmir.encoders.device import Placement
 from cbmir.encoders.needed import recognise
 from cbmir.encoders.network import TorchEncoder, encoder
 from cbmir.encoders.probes import TEXTS, images, preprocessed, probe_vectors, volume

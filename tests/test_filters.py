@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cbmir.aliases import ALIASES
 from cbmir.errors import FilterError, RecordError
 from cbmir.evaluate.protocol import wording
-from cbmir.filters import NAMED, Condition, any_of, canonical, parse, resolve, to_edge, to_qdrant
+from cbmir.filters import NAMED, Condition, any_of, parse, resolve, to_edge, to_qdrant
 from cbmir.fingerprint import external_card
-from cbmir.schema import FIELDS, INDEXED_FIELDS, point_id
+from cbmir.schema import FIELDS, INDEXED_FIELDS, canonical, point_id
 
 
 class Stored:

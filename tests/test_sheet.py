@@ -21,7 +21,7 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import CollectionError, ImageError, SourceError
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest import ingest_images, open_source
-from cbmir.media import render
+from cbmir.media import Asset
 from cbmir.schema import EmbeddedBatch, Hit, ImageRecord, normalise
 from cbmir.search import Answer, Options, Searcher
 from cbmir.search.layout import FONT_PX, GAP_PX, HITS_A_LINE, LINE_PX, TILE_PX, cut, wrapped
@@ -236,7 +236,7 @@ def test_draw_sheet__volumes_of_every_format(tmp_path):
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.png"))
         for column, name in enumerate(["0.nii.gz", *(hit.payload["filepath"] for hit in answer.hits)]):
             drawn = tile(tmp_path / "a.png", column=column)
-            assert np.array_equal(drawn, shown(render(tmp_path / "ct" / name, encoder.card.window_hu)))
+            assert np.array_equal(drawn, shown(Asset(tmp_path / "ct" / name).render(encoder.card.window_hu)))
             assert drawn.std() > 20
 
 
@@ -257,9 +257,8 @@ def test_ingest__the_folder_read_last_comes_first(tmp_path, monkeypatch):
     with open_store(Path("store")) as store, store.open("pixels") as collection:
         assert ingest_images(open_source(Path("moved/table.csv")), encoder, collection, 1).skipped == 3
         assert collection.roots == {"made": [str(tmp_path / "moved"), str(tmp_path / "made")]}
-        assert (
-            Shelf(collection).path({"filepath": "images/1.png", "dataset": "made"}) == tmp_path / "moved/images/1.png"
-        )
+        asset = Shelf(collection).asset({"filepath": "images/1.png", "dataset": "made"})
+        assert asset.path == tmp_path / "moved/images/1.png"
 
 
 def test_backup_and_export__have_no_folders_of_this_machine(archive, tmp_path):

@@ -102,8 +102,10 @@ def prune(
 
 
 def _is_file(root: Root, filepath: str) -> bool:
+    from cbmir.media import file_of  # Pillow: most commands about collections need none
+
     try:
-        return root.file(filepath).is_file()
+        return file_of(root, filepath).is_file()
     except ImageError:  # it leads out of the folder
         return False
 

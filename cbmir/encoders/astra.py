@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cbmir.device import place
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
 from cbmir.encoders.cards.astra import SPECS, VolumeSpec
-from cbmir.encoders.device import place
 from cbmir.encoders.fitting import fit
 from cbmir.encoders.volumes import VolumeEncoder
 from cbmir.encoders.weights import origin

@@ -10,7 +10,7 @@ from functools import cache
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Any
 
-from cbmir.encoders.device import cores
+from cbmir.device import cores
 from cbmir.errors import one_line
 from cbmir.extras import install, is_installed
 

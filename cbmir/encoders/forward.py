@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cbmir.device import Placement
 from cbmir.encoders.compiled import Graph
-from cbmir.encoders.device import Placement
 from cbmir.errors import EncoderError, one_line
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 
 from cbmir.aliases import field_of, plain
 from cbmir.errors import FilterError, RecordError
-from cbmir.filters.conditions import EXTRA, ORDER, Condition, Value, Where, canonical, own_column
+from cbmir.filters.conditions import EXTRA, ORDER, Condition, Value, Where, own_column
 from cbmir.modalities import modality_code
-from cbmir.schema import FIELDS, INDEXED_FIELDS, slug
+from cbmir.schema import FIELDS, INDEXED_FIELDS, canonical, slug
 
 NAMED = 20
 """How many existing values a message names."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from cbmir.encoders.device import place
+from cbmir.device import place
 from cbmir.evaluate.ranking.keys import cosines_of, places_of
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from cbmir.schema import Vectors

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import has_bf16, keep_memory
+from cbmir.device import has_bf16, keep_memory
 from cbmir.evaluate.ranking.half import LONG, HalfPass, Scores
 from cbmir.evaluate.ranking.keys import MISSING, Keys, Places, close, cosines_of, keys_of, places_of
 from cbmir.schema import Vectors

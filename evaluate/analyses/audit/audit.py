@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from cbmir.device import place
 from cbmir.encoders.contamination import contamination
-from cbmir.encoders.device import place
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.audit.confounding import measure_confounding
 from cbmir.evaluate.analyses.audit.copies import find_copies

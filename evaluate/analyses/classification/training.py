@@ -210,7 +210,7 @@ class Descent:
     def __init__(self, train: Examples, val: Examples, task: Task, settings: ProbeSettings) -> None:
         import torch
 
-        from cbmir.encoders.device import place
+        from cbmir.device import place
 
         self._task, self._settings = task, settings
         self._device = place(settings.device, "fp32").device

@@ -1,20 +1,9 @@
-"""What a file is, by its name or its first bytes, and what to do with a file of a kind that can't be read here."""
+"""Files that are passed over, and what to do with a file of a kind that can't be read here."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from cbmir.schema import RecordKind
-
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
-    *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k"),
-)
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mgh", ".mgz", ".nrrd")
-
-HEAD_BYTES = 540
-"""First bytes that tell every kind; the header of NIfTI-2 is the longest."""
 
 DICOM = "DICOM"
 """What a DICOM file without a usual suffix is counted as."""
@@ -47,16 +36,6 @@ _REMEDIES = {
 }
 
 
-def is_volume(name: str | Path) -> bool:
-    """Whether a file is a volume, by its name."""
-    return str(name).lower().endswith(VOLUME_SUFFIXES)
-
-
-def is_image(name: str | Path) -> bool:
-    """Whether a file is a 2D image, by its name."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden (``._1.png``, ``.ipynb_checkpoints``) or made by an operating system or a NAS.
 
@@ -83,33 +62,6 @@ def without_hidden(folders: list[str], files: Sequence[str], others: Counter[str
     return shown
 
 
-def kind_of(name: str | Path) -> RecordKind:
-    """The kind of a file that is known to be an image or a volume."""
-    return "volume" if is_volume(name) else "image"
-
-
-def kind_of_bytes(head: bytes) -> RecordKind:
-    """The kind of a file that is known to be an image or a volume, by its first `HEAD_BYTES`."""
-    return "volume" if head.startswith(b"\x1f\x8b") or volume_format(head) else "image"
-
-
-def volume_format(head: bytes) -> str | None:
-    """``NRRD``, ``NIfTI-1``, ``NIfTI-2``, ``pair`` (NIfTI in two files) or ``MGH``; None for anything else.
-
-    Args:
-        head: First `HEAD_BYTES` of the file, decompressed.
-    """
-    if head.startswith(b"NRRD"):
-        return "NRRD"
-    if head[344:348] == b"n+1\0":
-        return "NIfTI-1"
-    if head[4:8] == b"n+2\0":
-        return "NIfTI-2"
-    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
-        return "pair"
-    return "MGH" if head.startswith(b"\0\0\0\1") else None
-
-
 def remedy(name: str | Path, head: bytes = b"") -> str | None:
     """What to do with a file of a kind that can't be read here; None for a kind that isn't known at all.
 
@@ -121,7 +73,7 @@ def remedy(name: str | Path, head: bytes = b"") -> str | None:
         return _AS_DICOM
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return _AS_HEIF
-    if volume_format(head) == "pair":
+    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
         return _AS_PAIR
     name = Path(name).name.lower()
     return _REMEDIES.get(Path(name).suffix) or _REMEDIES.get(name)
