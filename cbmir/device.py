@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cbmir.errors import EncoderError
+from cbmir.errors import EncoderError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -109,5 +109,5 @@ def _device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise EncoderError(f"device {name!r} can't be used: {' '.join(str(error).split())[:200]}") from error
+        raise EncoderError(f"device {name!r} can't be used: {one_line(error)}") from error
     return name
