@@ -7,7 +7,7 @@ import pytest
 
 from cbmir.errors import FilterError
 from cbmir.filters import parse_all, resolve
-from cbmir.search import Query, Searcher
+from cbmir.search import Options, Searcher
 from cbmir.store.counts import Counts
 from cbmir.store.edge_points import EdgeCollection
 
@@ -55,7 +55,7 @@ FILTERS = (
 def test_search__a_batch_of_queries_counts_each_value_once(own, make_batch, asked, text):
     with Searcher(own) as searcher:
         for vector in make_batch(20, seed=1).vectors:
-            assert searcher.vectors(vector[None], Query(k=3, where=text))[0].hits
+            assert searcher.vectors(vector[None], Options(k=3, where=text))[0].hits
     assert asked
     assert set(asked.values()) == {1}, asked
 
