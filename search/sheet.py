@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import ImageError, SourceError
+from cbmir.extras import require
 from cbmir.search.searcher import Answer
 from cbmir.search.shelf import Shelf, refuse_missing
 
@@ -44,6 +45,7 @@ class SheetTerms:
 
     Raises:
         SourceError: the ending or a caption is unknown, or the path is a folder.
+        CbmirError: matplotlib is not installed.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class SheetTerms:
     title: str = ""
 
     def __post_init__(self) -> None:
+        require("matplotlib", "plots", "a sheet")
         if self.path.suffix.lower() not in FORMS:
             raise SourceError(f"a sheet can't be written as {self.path.name!r}: its name must end in {_or(FORMS)}")
         for caption in self.captions:

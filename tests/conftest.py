@@ -15,7 +15,8 @@ from hypothesis import settings
 from cbmir.__main__ import main
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
-from cbmir.store.edge import EdgeCollection, EdgeStore
+from cbmir.store.edge import EdgeStore
+from cbmir.store.edge_points import EdgeCollection
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on what a hub answers
 os.environ.pop("RUST_BACKTRACE", None)  # a panic of the engine shall look as it does to users

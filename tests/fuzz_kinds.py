@@ -24,11 +24,10 @@ from pictures import pixels, write_picture
 from PIL import Image
 from test_decoder_version import HOW
 
-from cbmir.collections.backup.backup import restore, snapshot
-from cbmir.collections.backup.manifest import Manifest as Backup
-from cbmir.collections.exchange.exchange import Export, export
-from cbmir.evaluate.analyses.experiment.plan import read_plan
-from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.collections.backups import restore, snapshot
+from cbmir.collections.exports import Export, export
+from cbmir.collections.manifests import BackupManifest as Backup
+from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.fingerprint import external_card
 from cbmir.ingest import open_source

@@ -8,8 +8,8 @@ from pathlib import Path
 import earlier_paths
 import pytest
 
-from cbmir.collections.exchange.exchange import Export
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections.exports import Export
+from cbmir.collections.transfer import transfer
 from cbmir.encoders import get
 from cbmir.ingest import SourceOptions, ingest_images, open_source
 from cbmir.ingest.embeddings import EmbeddingsFiles, ingest_embeddings

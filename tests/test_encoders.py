@@ -53,13 +53,6 @@ def _one_line(error: Exception) -> bool:
 # the registry
 
 
-def test_specs__are_complete_and_unique():
-    names = [spec.name for spec in specs()]
-    assert names == sorted(set(names))
-    for spec in specs():
-        assert all((spec.name, spec.architecture, spec.source, spec.licence, spec.trained_on))
-
-
 def test_loaders__import_no_torch():
     code = "import sys; from cbmir.encoders import specs; specs(); print('torch' in sys.modules, 'timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.astra import SPECS, VolumeSpec, load
+from cbmir.encoders.astra import load
+from cbmir.encoders.cards.astra import SPECS, VolumeSpec
 from cbmir.encoders.registry import pull
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.media import VolumePreprocessing

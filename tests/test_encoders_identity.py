@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -382,7 +383,7 @@ def test_recognise__a_key_that_may_not_change_the_collection_changes_nothing(tmp
 def test_recognise__a_directory_that_can_not_be_written_fails_nothing(tmp_path, monkeypatch):
     pixels = get("pixels", CPU)
     with EdgeStore(tmp_path / "store").create("pixels", replace(pixels.card, probes=None)) as collection:
-        (collection.folder / ".collection.json.part").mkdir()  # nothing can be written there
+        (collection.folder / f".collection.json.{os.getpid()}.part").mkdir()  # nothing can be written there
         recognise(collection, pixels)
         assert "probes" not in collection.metadata()
 

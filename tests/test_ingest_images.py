@@ -106,14 +106,14 @@ def test_ingest_images__even_pictures_are_counted_with_a_reason(tmp_path, encode
 
 
 def test_ingest_images__network_and_query_share_one_preprocessing(tmp_path):
-    from cbmir.search import Query, Searcher
+    from cbmir.search import Options, Searcher
 
     table = write_table(tmp_path / "data", 12)
     network = get("efficientnet-lite0-untrained", EncoderSettings(device="cpu"))
     with open_store(tmp_path / "store") as store, store.create("net", network.card) as collection:
         ingest_images(open_source(table), network, collection, 1)
     with Searcher(tmp_path / "store", "net") as searcher:
-        top = searcher.image(tmp_path / "data/images/00005.png", Query(k=1))[0]
+        top = searcher.image(tmp_path / "data/images/00005.png", Options(k=1))[0]
     assert top.payload["filepath"] == "images/00005.png"
     assert top.score == pytest.approx(1.0, abs=1e-5)
 
@@ -256,7 +256,7 @@ def alive(pid):
 
 
 def test_default_name__is_fit_for_a_collection():
-    from cbmir.store.base import default_name
+    from cbmir.store.identity import default_name
 
     assert default_name("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
     assert default_name("efficientnet-lite0") == "efficientnet-lite0"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import write_picture
 
-from cbmir.collections.prune.prune import prune
+from cbmir.collections.prune import prune
 from cbmir.errors import ImageError, SourceError
 from cbmir.ingest import SourceOptions, open_source
 from cbmir.ingest.report import Failure

@@ -8,8 +8,8 @@ import pytest
 from pictures import write_picture, write_table
 from qdrant_client import QdrantClient
 
-from cbmir.collections.transfer.transfer import transfer
-from cbmir.collections.versions.versions import begin, promote, rollback, versions
+from cbmir.collections.transfer import transfer
+from cbmir.collections.versions import begin, promote, rollback, versions
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import CollectionError, FingerprintError, StoreError
 from cbmir.fingerprint import external_card

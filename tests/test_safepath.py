@@ -198,8 +198,9 @@ def test_salvage__imports_nothing_from_the_working_directory(hostile, tmp_path, 
     with EdgeStore(tmp_path / "store") as store, store.create("eight", card) as collection:
         collection.upsert(make_batch(30))
     script = (
-        "import sys\nfrom pathlib import Path\nfrom cbmir.collections.salvage.salvage import salvage\n"
-        "from cbmir.store.edge import EdgeStore, read_card\nstore = EdgeStore(Path(sys.argv[1]))\n"
+        "import sys\nfrom pathlib import Path\nfrom cbmir.collections.salvage import salvage\n"
+        "from cbmir.store.edge import EdgeStore\nfrom cbmir.store.edge_points import read_card\n"
+        "store = EdgeStore(Path(sys.argv[1]))\n"
         "salvage(store.path / 'eight', store, 'new', read_card(store.path / 'eight'))\nprint(store.names())"
     )
     assert _run(hostile, [sys.executable, "-P", "-c", script], tmp_path / "store") == "['eight', 'new']\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_bounds import FATAL, nested
 
-from cbmir.collections.salvage.salvage import salvage
+from cbmir.collections.salvage import salvage
 from cbmir.errors import CollectionError, StoreError, StoreLockedError
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store.cbor import decode

@@ -23,7 +23,7 @@ from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest import ingest_images, open_source
 from cbmir.media import Asset
 from cbmir.schema import EmbeddedBatch, Hit, ImageRecord, normalise
-from cbmir.search import Answer, Query, Searcher
+from cbmir.search import Answer, Options, Searcher
 from cbmir.search.layout import FONT_PX, GAP_PX, HITS_A_LINE, LINE_PX, TILE_PX, cut, wrapped
 from cbmir.search.sheet import MAX_HITS, MAX_ROWS, SheetTerms, draw_sheet
 from cbmir.search.shelf import Shelf
@@ -88,7 +88,7 @@ def texts(svg):
 
 def test_draw_sheet__draws_the_very_images_of_each_data_set(archive, searcher, tmp_path):
     query = archive / "one/images/4.png"
-    (answer,) = searcher.images([query], Query(k=5))
+    (answer,) = searcher.images([query], Options(k=5))
     assert len({hit.payload["dataset"] for hit in answer.hits}) == 2
     drawn = draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "sheets/out.png"))
     assert (drawn.rows, drawn.hits, drawn.left_out, drawn.missing) == (1, 5, 0, {})
@@ -99,7 +99,7 @@ def test_draw_sheet__draws_the_very_images_of_each_data_set(archive, searcher, t
 
 
 def test_draw_sheet__is_what_its_name_says(searcher, tmp_path):
-    answers = [searcher.like("one/images/0.png", Query(k=8))]
+    answers = [searcher.like("one/images/0.png", Options(k=8))]
     beginnings = {"png": b"\x89PNG", "jpg": b"\xff\xd8\xff", "jpeg": b"\xff\xd8\xff", "PDF": b"%PDF-", "svg": b"<?xml"}
     for form, beginning in beginnings.items():
         for name in (f"a.{form}", f"b.{form}"):
@@ -132,7 +132,7 @@ def test_sheet_terms__refuse_captions_and_folders(tmp_path):
 
 
 def test_draw_sheet__captions_stand_below_hits_in_their_order(searcher, tmp_path):
-    answer = searcher.like("one/images/1.png", Query(k=17))
+    answer = searcher.like("one/images/1.png", Options(k=17))
     for captions in ((), ("dataset", "filename", "patient")):
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.svg", captions=captions))
         words = texts(tmp_path / "a.svg")
@@ -146,7 +146,7 @@ def test_draw_sheet__captions_stand_below_hits_in_their_order(searcher, tmp_path
 def test_draw_sheet__a_row_has_six_hits(searcher, tmp_path):
     sizes = {}
     for k in (3, 6, 7, 12, 13):
-        answer = searcher.like("one/images/1.png", Query(k=k))
+        answer = searcher.like("one/images/1.png", Options(k=k))
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / f"{k}.png"))
         with Image.open(tmp_path / f"{k}.png") as sheet:
             sizes[k] = sheet.size
@@ -201,14 +201,14 @@ def test_draw_sheet__a_missing_or_another_image_is_an_error_unless_allowed(tmp_p
 
 
 def test_draw_sheet__a_vector_has_no_image_and_lacks_none(searcher, tmp_path):
-    answer = Answer("v.npy row 0", searcher.like("one/images/0.png", Query(k=2)).hits)
+    answer = Answer("v.npy row 0", searcher.like("one/images/0.png", Options(k=2)).hits)
     drawn = draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.svg"))
     assert drawn.missing == {}
     assert {"a vector without an image", "v.npy row 0"} <= set(texts(tmp_path / "a.svg"))
 
 
 def test_draw_sheet__what_is_too_much_is_left_out_and_counted(searcher, tmp_path):
-    hit = searcher.like("one/images/0.png", Query(k=1)).hits[0]
+    hit = searcher.like("one/images/0.png", Options(k=1)).hits[0]
     many = Answer("q", tuple(Hit(hit.id, 0.5, rank, hit.payload) for rank in range(1, MAX_HITS + 6)))
     drawn = draw_sheet([many], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.png"))
     assert (drawn.rows, drawn.hits, drawn.left_out) == (1, MAX_HITS, 5)
@@ -336,7 +336,7 @@ def test_images__exclude_self_leaves_out_every_copy_of_the_query(tmp_path):
     with Searcher(place / "store") as searcher:
         assert searcher.collection.count() == 9
         for way in ("auto", "exact", "approximate"):
-            hits = searcher.image(place / "images/1.png", Query(k=9, exclude_self=True, way=way))
+            hits = searcher.image(place / "images/1.png", Options(k=9, exclude_self=True, way=way))
             assert len(hits) == 6
             assert {hit.payload["filepath"].rpartition("/")[2] for hit in hits} == {"0.png", "2.png", "3.png"}
     done = cbmir("search", "image", place / "images/1.png", "--store", place / "store", "--exclude-self", "--json")
@@ -351,7 +351,7 @@ def test_images__exclude_self_needs_hashes(tmp_path):
         collection.upsert(EmbeddedBatch((record,), vectors, encoder.card.fingerprint))
     query = write_picture(tmp_path / "q.png", 1)
     with Searcher(tmp_path / "store") as searcher, pytest.raises(CollectionError, match="no hashes of image files"):
-        searcher.image(query, Query(exclude_self=True))
+        searcher.image(query, Options(exclude_self=True))
 
 
 # texts

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
-from cbmir.collections.transfer import transfer as module
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections import transfer as module
+from cbmir.collections.transfer import transfer
 from cbmir.errors import FingerprintError, RecordError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from test_encoders_astra import SMALL, small_weights
 
 from cbmir.encoders import EncoderSettings, get
-from cbmir.encoders.astra import SPECS
+from cbmir.encoders.cards.astra import SPECS
 from cbmir.errors import ImageError
 from cbmir.ingest import ingest_images, open_source
 from cbmir.ingest.loader import Wanted, load_image

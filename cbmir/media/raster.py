@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
-from cbmir.errors import ImageError
+from cbmir.errors import ImageError, one_line
 from cbmir.limits import Limits
 from cbmir.media.filekind import DECODER, HEAD_BYTES, Decoded, DecodeOptions, FileKind, Note, register
 from cbmir.media.remedies import remedy
@@ -125,7 +125,7 @@ def _reasons(data: bytes, name: str = "") -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"is too large: {error}") from error
     except Exception as error:  # decoders raise whatever they like on damaged data
-        raise ImageError(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ImageError(f"can't be decoded: {one_line(error)}") from error
 
 
 def _unknown(data: bytes, name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO
 
-from cbmir.errors import ImageError
+from cbmir.errors import ImageError, one_line
 from cbmir.limits import Limits
 from cbmir.media.filekind import HEAD_BYTES, Decoded, DecodeOptions, FileKind, file_kinds
 from cbmir.media.remedies import remedy
@@ -62,7 +62,7 @@ def _decoded(recognises: Callable[[bytes], bool], read: Read, file: IO[bytes], o
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # nibabel, pynrrd, zlib and numpy raise whatever they like on damaged data
-        raise ImageError(f"can't be read: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        raise ImageError(f"can't be read: {one_line(error)}") from error
 
 
 def _changed_since(changed: Callable[[bytes], bool] | None, file: IO[bytes], decoder: int) -> bool:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cbmir.collections.versions.versions import begin, versions
+from cbmir.collections.versions import begin, versions
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
 from cbmir.ingest.report import Failure, IngestReport

@@ -1,10 +1,13 @@
-"""The charts of a report, each a matplotlib figure made from plain arrays; nothing of pyplot, nothing global."""
+"""The charts of a report, and how they are drawn: as SVG for the page and as PNG beside it."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -197,3 +200,35 @@ def _short(name: str) -> str:
     text = "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
     text = text if len(text) <= _NAME else f"{text[: _NAME - 13]}…{text[-12:]}"
     return text.replace("$", r"\$")
+
+
+DPI = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart with what it shows.
+
+    Attributes:
+        name: File name without suffix; letters, digits, - and _.
+        title: In a few words.
+        caption: Encoders, n, filters, exclusion.
+        svg: ``data:`` URI of an SVG image for an HTML page.
+        png: The same as a file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    png: bytes
+
+    @classmethod
+    def of(cls, figure: Figure, name: str, title: str, caption: str) -> "Drawing":
+        """Draw a chart."""
+        vector, pixels = io.BytesIO(), io.BytesIO()
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cbmir"}):  # none: texts stay texts
+            figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
+        encoded = base64.b64encode(vector.getvalue()).decode()
+        return cls(name, title, caption, f"data:image/svg+xml;base64,{encoded}", pixels.getvalue())
