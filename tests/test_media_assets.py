@@ -30,7 +30,7 @@ from cbmir.ingest.thumbnails.place import open_place
 from cbmir.media import Asset, prepare
 from cbmir.media.raster import KIND as RASTER
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
-from cbmir.search import Query, Searcher
+from cbmir.search import Options, Searcher
 from cbmir.search.shelf import Shelf
 from cbmir.store import open_store
 
@@ -137,7 +137,7 @@ def test_ingest_images__members_of_an_archive(archive, tmp_path):
         assert ingest_images(Members(), encoder, collection, 1).stored == 1
         assert ingest_images(Members(), encoder, collection, 1).skipped == 1
         with Searcher(collection) as searcher:
-            (answer,) = searcher.ask(Asset.at(archive["memory"]), Query(k=1))
+            (answer,) = searcher.ask(Asset.at(archive["memory"]), Options(k=1))
         assert (answer.query, answer.stored is not None) == ("memory://x/a.png", True)
         assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(
@@ -254,7 +254,7 @@ def test_ingest_images__a_volume_encoder_takes_what_is_a_volume(misnamed, tmp_pa
         again = ingest_images(open_source(misnamed), encoder, collection, 1)
         assert (again.stored, again.skipped, again.updated) == (0, 3, 0)
         with Searcher(collection, encoder=encoder) as searcher:
-            (answer,) = searcher.ask(misnamed / "volume.png", Query(k=3))
+            (answer,) = searcher.ask(misnamed / "volume.png", Options(k=3))
         assert answer.notes == ("misnamed",)
         assert {hit.payload["filepath"] for hit in answer.hits[:2]} == {"packed.jpg", "volume.png"}
 

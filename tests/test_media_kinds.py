@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cbmir.collections.prune import prune
 from pictures import environment, pixels
 from PIL import Image, ImageOps
 from stacks import KIND, StackSource, write_stack
 
-from cbmir.collections.prune import prune
 from cbmir.doctor import check_program
 from cbmir.encoders import get
 from cbmir.errors import ImageError
@@ -24,7 +24,7 @@ from cbmir.ingest.thumbnails.existing import set_thumbnails
 from cbmir.ingest.thumbnails.place import open_place
 from cbmir.media import Asset, Decoded, expected_kind, register, split_key, stored_asset, thumbnail, unregister
 from cbmir.root import Root
-from cbmir.search import Query, Searcher
+from cbmir.search import Options, Searcher
 from cbmir.search.sheet import SheetTerms, draw_sheet
 from cbmir.search.shelf import Shelf
 from cbmir.store import open_store
@@ -107,13 +107,13 @@ def test_thumbnails__of_a_collection_that_exists(filled, data, tmp_path):
 def test_search__a_frame_finds_itself_and_its_file_has_no_copies_of_it(filled, data):
     asset = Asset(data / "s2.stack", frame=3)
     with Searcher(filled) as searcher:
-        (answer,) = searcher.ask(asset, Query(k=3))
+        (answer,) = searcher.ask(asset, Options(k=3))
         assert (answer.hits[0].payload["filepath"], answer.hits[0].score) == ("s2.stack#3", pytest.approx(1, abs=1e-5))
         assert answer.stored is not None
         assert answer.stored.payload["filepath"] == "s2.stack#3"
-        (others,) = searcher.ask(asset, Query(k=99, exclude_self=True))
+        (others,) = searcher.ask(asset, Options(k=99, exclude_self=True))
         assert len(others.hits) == FILES * FRAMES - 1
-        assert searcher.like("s2.stack#3", Query(k=1)).hits[0].payload["filepath"] != "s2.stack#3"
+        assert searcher.like("s2.stack#3", Options(k=1)).hits[0].payload["filepath"] != "s2.stack#3"
         with pytest.raises(ImageError, match=r"s2\.stack holds 3 frames; name one"):
             searcher.ask(data / "s2.stack")
         with pytest.raises(ImageError, match=r"s2\.stack frame 4 holds 3 frames, none with number 4"):
@@ -122,7 +122,7 @@ def test_search__a_frame_finds_itself_and_its_file_has_no_copies_of_it(filled, d
 
 def test_sheet__queries_and_hits(filled, data, tmp_path):
     with Searcher(filled) as searcher:
-        answers = searcher.ask([Asset(data / "s0.stack", frame=1), Asset(data / "s3.stack", frame=2)], Query(k=2))
+        answers = searcher.ask([Asset(data / "s0.stack", frame=1), Asset(data / "s3.stack", frame=2)], Options(k=2))
     drawn = draw_sheet(answers, Shelf(filled), SheetTerms(path=tmp_path / "a.png"))
     assert (drawn.rows, drawn.missing) == (2, {})
     picture = Shelf(filled, data).draw({"filepath": "s1.stack#2", "dataset": "stacks"})

@@ -344,7 +344,11 @@ def test_command__table_json_and_csv_agree(store, cbmir, tmp_path):
         (["--size", "5x"], 2, "can't read the size '5x'; write images, as 1000, or a part of the gallery, as 5%"),
         (["--size", "0"], 2, "a gallery can't have the size 0"),
         (["--galleries", 0], 2, "0 is not in the range"),
-        (["--search", "approximate"], 2, "No such option"),
+        (
+            ["--search", "approximate"],
+            1,
+            "approximate can't be asked for a part of a gallery drawn at random; use exact",
+        ),
         (["--size", 61], 1, "error: the gallery has 60 images, none of the sizes 61 fits"),
         (["--gallery", "split=val"], 1, "error: no image for the gallery"),
     ],

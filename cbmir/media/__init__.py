@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from cbmir.media.asset import Asset, HoldsPixels, Prepared, prepare
+from cbmir.media.asset import Asset, HoldsPixels
 from cbmir.media.filekind import (
     DECODER,
     HEAD_BYTES,
@@ -23,6 +23,7 @@ from cbmir.media.filekind import (
 from cbmir.media.frames import file_of, frame_key, split_key, stored_asset
 from cbmir.media.locations import Location, sha256
 from cbmir.media.own import OwnPreprocessing
+from cbmir.media.prepared import Prepared, prepare
 from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
 from cbmir.media.raster import MAX_PIXELS, changed_since, decode, decode_noted
 from cbmir.media.remedies import (

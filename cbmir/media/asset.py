@@ -1,4 +1,4 @@
-"""A thing that pixels come from, and what is made of it: the input of an encoder, or an image for people."""
+"""A thing that pixels come from, and how it is shown to people."""
 
 import gzip
 import hashlib
@@ -6,7 +6,6 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -31,10 +30,8 @@ from cbmir.media.filekind import (
     recognised,
 )
 from cbmir.media.locations import Held, LocalFile, Location, Url, sha256
-from cbmir.media.own import OwnPreprocessing
-from cbmir.media.preprocessing import Preprocessing, preprocess
 from cbmir.media.thumbnail import slice_thumbnail, thumbnail
-from cbmir.media.volume import Volume, VolumePreprocessing, preprocess_volume
+from cbmir.media.volume import Volume
 from cbmir.schema import RecordKind
 from cbmir.unpacking import unpacked
 
@@ -346,55 +343,3 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
             f"is an array of shape {array.shape} and type {array.dtype}: give (height, width) of 8 or 16 bits or of "
             "floats, or (height, width, 3) of 8 bits"
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What an encoder takes of one image or volume.
-
-    Attributes:
-        pixels: `Pixels` or `Voxels`, of the shape that the preprocessing says.
-        sha256: See `Asset.sha256`.
-        kind: ``image`` or ``volume``.
-        width: Of the image or of a volume's axial slices, in pixels.
-        height: Of the same, in pixels.
-        depth: Axial slices of a volume; None for an image.
-        notes: What was done in decoding, see `Decoded`.
-    """
-
-    pixels: NDArray[Any]
-    sha256: str
-    kind: RecordKind
-    width: int
-    height: int
-    depth: int | None = None
-    notes: tuple[Note, ...] = ()
-
-
-def prepare(
-    asset: Asset | str | Path | bytes,
-    how: Preprocessing | VolumePreprocessing | OwnPreprocessing,
-    encoder: str = "the encoder",
-) -> Prepared:
-    """Turn an asset into what an encoder takes.
-
-    Args:
-        asset: What to read; give an `Asset` to look at its hash first, or to draw it too.
-        how: The encoder's preprocessing.
-        encoder: Name of the encoder, for messages.
-
-    Raises:
-        ImageError: the asset can't be read or decoded, goes beyond a limit, or is an image where a volume is needed or
-            the reverse.
-    """
-    asset = asset if isinstance(asset, Asset) else Asset(asset)
-    content: Any = asset.content(how.kind, encoder)
-    with asset.held():
-        if isinstance(how, OwnPreprocessing):
-            pixels = how.apply(content)
-        elif isinstance(how, VolumePreprocessing):
-            pixels = preprocess_volume(content, how)
-        else:
-            pixels = preprocess(content, how)
-    width, height, *depth = asset.size
-    return Prepared(pixels, asset.sha256, how.kind, width, height, depth[0] if depth else None, asset.notes)

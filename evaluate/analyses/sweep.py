@@ -22,8 +22,8 @@ from cbmir.evaluate.analyses.sweep_report import SweepReport, SweepRow
 from cbmir.evaluate.analysis import analysis
 from cbmir.evaluate.configuration import Listed, OneOf, Option, Unique
 from cbmir.evaluate.metrics import micro
-from cbmir.evaluate.options import CutoffsOption, Excluding, Grouped, MeasuresOption, Relations
-from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.options import CutoffsOption, Excluding, Grouped, MeasuresOption, OneSearch, Relations
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
 from cbmir.evaluate.ranking.description import describe, group_masks
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import judge
@@ -344,10 +344,12 @@ class SweepConfiguration(Grouped, Excluding):
         ),
     ] = UNITS[0]
 
+    search: OneSearch = BOTH[0]
+
     @property
     def protocol(self) -> RetrievalProtocol:
         """The retrieval task."""
-        return RetrievalProtocol(**self._terms(), searches=("exact",))
+        return RetrievalProtocol(**self._terms(), searches=(self.search,))
 
 
 @analysis("sweep", SweepConfiguration)

@@ -15,8 +15,8 @@ from cbmir.evaluate.analyses.audit.report import AuditReport
 from cbmir.evaluate.analyses.audit.terms import USUAL, USUAL_EXTRA, AuditTerms, find_confounders
 from cbmir.evaluate.analysis import analysis
 from cbmir.evaluate.configuration import Option, Texts, Written
-from cbmir.evaluate.options import Excluding
-from cbmir.evaluate.protocol import MAX_K, wording
+from cbmir.evaluate.options import Excluding, OneSearch
+from cbmir.evaluate.protocol import BOTH, MAX_K, wording
 from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE
@@ -90,6 +90,7 @@ class AuditConfiguration(Excluding):
         ),
     ] = ()
     k: Annotated[int, Field(ge=1, le=MAX_K), Option("Neighbours of the confounder index.")] = 10
+    search: OneSearch = BOTH[0]
     pairs: Annotated[
         Written | None,
         Option("Write all pairs of near copies, .csv or .parquet, the nearest first.", metavar="FILE"),
@@ -114,6 +115,7 @@ def audit(collection: Collection, asked: AuditConfiguration) -> Result:
         threshold=asked.threshold,
         confounders=asked.confounders or None,
         exclude=asked.exclude,
+        search=asked.search,
         draws=asked.draws,
         seed=asked.seed,
         device=asked.device,

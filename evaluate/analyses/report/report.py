@@ -31,8 +31,8 @@ from cbmir.evaluate.analyses.report.findings import Finding, Measured, compare_m
 from cbmir.evaluate.analyses.report.terms import PRECISIONS, TITLE, ReportTerms
 from cbmir.evaluate.analysis import Chosen, analysis
 from cbmir.evaluate.configuration import Cutoffs, OneOf, Option
-from cbmir.evaluate.options import Excluding, Grouped
-from cbmir.evaluate.protocol import RetrievalProtocol, wording
+from cbmir.evaluate.options import Excluding, Grouped, OneSearch
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol, wording
 from cbmir.evaluate.results import PACKAGES, Asked, Result
 from cbmir.extras import require
 from cbmir.store import Store
@@ -250,11 +250,12 @@ class ReportConfiguration(Grouped, Excluding):
         Option("Best queries, and as many worst, shown of each collection with their first hits; 0 for none."),
     ] = 6
     title: Annotated[str, Option("Of the page.")] = TITLE
+    search: OneSearch = BOTH[0]
 
     @property
     def protocol(self) -> RetrievalProtocol:
         """The retrieval task."""
-        return RetrievalProtocol(**self._terms(), measures=(self.measure,), searches=("exact",))
+        return RetrievalProtocol(**self._terms(), measures=(self.measure,), searches=(self.search,))
 
 
 @analysis("report", ReportConfiguration, "store", folder=True, decodes=True)
