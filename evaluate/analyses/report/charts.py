@@ -5,13 +5,14 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # an extra, which other analyses do without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 """Of Okabe and Ito, "Color Universal Design", 2008, without yellow, too light on white, and with grey for black."""
@@ -43,9 +44,9 @@ class Series:
     high: NDArray[np.float64]
 
 
-def curves(series: Sequence[Series], ylabel: str) -> Figure:
+def curves(series: Sequence[Series], ylabel: str) -> "Figure":
     """A line a series over 1, 2, ... places, with a band for its interval."""
-    figure = Figure(figsize=(_WIDE_IN, 4.2), layout="constrained")
+    figure = _figure((_WIDE_IN, 4.2))
     axes = _axes(figure)
     handles = []
     for number, item in enumerate(series):
@@ -65,10 +66,10 @@ def curves(series: Sequence[Series], ylabel: str) -> Figure:
     return figure
 
 
-def bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -> Figure:
+def bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -> "Figure":
     """A group a row, the first on top, and in it a bar a series with its interval."""
     rows = len(groups) * (len(series) + 0.8)
-    figure = Figure(figsize=(_WIDE_IN, 1.3 + 0.17 * rows), layout="constrained")
+    figure = _figure((_WIDE_IN, 1.3 + 0.17 * rows))
     axes = _axes(figure)
     handles = []
     centres = np.arange(len(groups), dtype=float)
@@ -93,7 +94,7 @@ def bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -> Figure
     return figure
 
 
-def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
+def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> "Figure":
     """Counts as a table of colours, each row by its share of the row's sum; few classes show their numbers.
 
     Args:
@@ -102,7 +103,7 @@ def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     """
     side = max(3.2, (0.34 if len(names) <= _NUMBERED else 0.27) * len(names) + 1.0)
     widest = max(len(_short(name)) for name in names) * 0.075
-    figure = Figure(figsize=(side + widest + 0.8, side + widest), layout="constrained")
+    figure = _figure((side + widest + 0.8, side + widest))
     axes = _axes(figure)
     sums = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, sums, out=np.zeros(counts.shape), where=sums > 0)
@@ -123,7 +124,7 @@ def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     return figure
 
 
-def scatter(points: NDArray[np.float64], groups: Sequence[str], labels: tuple[str, str]) -> Figure:
+def scatter(points: NDArray[np.float64], groups: Sequence[str], labels: tuple[str, str]) -> "Figure":
     """Points in the plane, coloured and marked by group; groups beyond the colours share a last one.
 
     Args:
@@ -131,7 +132,7 @@ def scatter(points: NDArray[np.float64], groups: Sequence[str], labels: tuple[st
         groups: (n,) of each point.
         labels: Of the axes.
     """
-    figure = Figure(figsize=(_WIDE_IN, 5.2), layout="constrained")
+    figure = _figure((_WIDE_IN, 5.2))
     axes = _axes(figure)
     handles: list[Any] = []
     texts: list[str] = []
@@ -170,13 +171,19 @@ def condensed(counts: NDArray[np.int64], names: Sequence[str], most: int) -> tup
     return np.array(sums, np.int64).reshape(len(groups), len(groups)), texts
 
 
-def _axes(figure: Figure) -> Axes:
+def _figure(size_in: tuple[float, float]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size_in, layout="constrained")
+
+
+def _axes(figure: "Figure") -> "Axes":
     axes: Axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
-def _dots(axes: Axes, points: NDArray[np.float64], colour: str, mark: str) -> Any:
+def _dots(axes: "Axes", points: NDArray[np.float64], colour: str, mark: str) -> Any:
     return axes.scatter(
         points[:, 0], points[:, 1], s=16, c=colour, marker=mark, alpha=0.65, linewidths=0.3, edgecolors="white"
     )
@@ -189,7 +196,7 @@ def _lowest(series: Sequence[Series]) -> float:
     return math.floor((lowest - 0.05) * 10) / 10 if lowest > 0.5 else 0.0
 
 
-def _legend(figure: Figure, handles: Sequence[Any], texts: Sequence[str]) -> None:
+def _legend(figure: "Figure", handles: Sequence[Any], texts: Sequence[str]) -> None:
     names = [_short(text) for text in texts]
     columns = 2 if max(map(len, names)) > 24 else 4
     figure.legend(handles, names, loc="outside upper left", ncols=min(columns, len(names)), frameon=False)
@@ -224,9 +231,11 @@ class Drawing:
     png: bytes
 
     @classmethod
-    def of(cls, figure: Figure, name: str, title: str, caption: str) -> "Drawing":
+    def of(cls, figure: "Figure", name: str, title: str, caption: str) -> "Drawing":
         """Draw a chart."""
         vector, pixels = io.BytesIO(), io.BytesIO()
+        import matplotlib as mpl
+
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cbmir"}):  # none: texts stay texts
             figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
             figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
