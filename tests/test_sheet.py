@@ -314,7 +314,7 @@ def test_command__asks_for_the_folder_before_the_search(archive, tmp_path):
         assert remedy in done.stderr
     allowed = cbmir(*words, "--allow-missing")
     assert allowed.returncode == 0
-    assert "1 of 1 queries drawn to" in allowed.stderr
+    assert "1 of 1 query drawn to" in allowed.stderr
     assert "4 images could not be drawn" in allowed.stderr
 
 

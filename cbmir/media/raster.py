@@ -28,9 +28,9 @@ MAX_PIXELS = 100_000_000
 
 Note = Literal["exif_orientation", "white_is_zero", "first_frame"]
 NOTES: Mapping[Note, str] = {
-    "exif_orientation": "{:,} images were turned or mirrored as their EXIF orientation says",
-    "white_is_zero": "{:,} TIFF images were inverted: their tag says that zero is white",
-    "first_frame": "{:,} files hold several frames (animations, MPO), of which the first was taken",
+    "exif_orientation": "images turned or mirrored as their EXIF orientation says: {:,}",
+    "white_is_zero": "TIFF images inverted, whose tag says that zero is white: {:,}",
+    "first_frame": "files with several frames (animations, MPO), of which the first was taken: {:,}",
 }
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS

@@ -51,6 +51,7 @@ from cbmir.store.layout import DEFAULT, OVERSAMPLING, QUANTILE, Layout, Plan, pl
 from cbmir.store.roots import Roots, roots_from
 from cbmir.store.sealed import damages, remove_seals, sentence, write_seals
 from cbmir.store.ways import SearchProfile
+from cbmir.units import counted
 
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
 FLUSH_EVERY = 20_000
@@ -393,7 +394,7 @@ class EdgeCollection(Collection):
 
         def waiting(seconds: float) -> None:
             if progress:
-                progress(f"indexing {points:,} vectors: {seconds:.0f} s")
+                progress(f"indexing {counted(points, 'vector')}: {seconds:.0f} s")
 
         with self.at_rest():
             index_in_child(self.folder, waiting)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from cbmir.filters import Condition, Where
 from cbmir.schema import Hit
+from cbmir.units import counted
 
 Way = Literal["exact", "graph", "approximate"]
 """How an answer was found. ``exact``: all images that pass were compared. ``graph``: by the HNSW graph, and the answer
@@ -161,7 +162,7 @@ class SearchProfile:
             text += (
                 f", {min(item.recall for item in self.filters):.3f} to {max(item.recall for item in self.filters):.3f}"
             )
-            text += f" with {len(self.filters)} common filters"
+            text += f" with {counted(len(self.filters), 'common filter')}"
         if lost:
             worst = lost[0]
             text += (

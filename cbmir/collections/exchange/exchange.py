@@ -172,8 +172,8 @@ class Export:
         counts = (read.count, self._vectors.count, self._records.count)
         if len(set(counts)) > 1:
             raise SourceError(
-                f"the files of {self._folder} don't fit together: {manifest.NAME} tells of {counts[0]:,} images, "
-                f"{VECTORS} has {counts[1]:,}, {RECORDS} {counts[2]:,}"
+                f"the files of {self._folder} don't fit together: {manifest.NAME} tells of "
+                f"{counted(counts[0], 'image')}, {VECTORS} has {counts[1]:,}, {RECORDS} {counts[2]:,}"
             )
         start = 0
         for ids in self._records.ids():
