@@ -15,6 +15,7 @@ from cbmir.evaluate.protocol import RetrievalProtocol, check_groups, existing, u
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
+from cbmir.units import counted
 
 NONE = -1
 """Place of what the gallery doesn't hold."""
@@ -182,7 +183,9 @@ def stream_gallery(collection: Collection, trial: Trial, chunk: int) -> Iterator
         seen += int(there.sum())
         yield from held.add(places[there], _stacked(points)[there])
     if seen != total:
-        raise ProtocolError(f"{collection.name} lost {total - seen:,} images while it was measured; start again")
+        raise ProtocolError(
+            f"{collection.name} lost {counted(total - seen, 'image')} while it was measured; start again"
+        )
     yield from held.rest()
 
 

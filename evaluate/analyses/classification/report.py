@@ -58,7 +58,8 @@ class ClassificationReport(Result):
         uncovered = Omission(
             "queries_without_relevant",
             self.setting.queries_without_relevant,
-            "queries without a gallery image of one of their classes: they count, and are mostly wrong",
+            "query",
+            "without a gallery image of one of their classes: counted, and mostly wrong",
         )
         val = {"val": self.method.val.side.unlabelled} if self.method.val else {}
         return replace(

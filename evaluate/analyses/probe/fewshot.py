@@ -100,7 +100,7 @@ def few_shot(splits: Splits, task: Task, shots: int, draws: int = 5, settings: P
         ProtocolError: shots or draws are below 1, or images and task don't fit.
     """
     if shots < 1 or draws < 1:
-        raise ProtocolError(f"{draws} draws of {shots} images a class were asked for; ask for 1 or more of both")
+        raise ProtocolError(f"draws {draws}, images a class {shots}; ask for 1 or more of both")
     settings = settings or ProbeSettings()
     done = tuple(_draws(splits, task, shots, [settings.seed + number for number in range(draws)], settings))
     having = np.bincount(splits.train.labels.pairs()[1], minlength=len(task.classes))

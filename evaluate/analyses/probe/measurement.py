@@ -31,6 +31,7 @@ from cbmir.evaluate.results import Result
 from cbmir.filters import Where
 from cbmir.schema import Vectors
 from cbmir.store import Collection
+from cbmir.units import counted
 
 SEARCH = "probe"
 """What rows of a probe say where others say how neighbours were found."""
@@ -117,8 +118,9 @@ class ProbeReport(Result):
     def _few_lines(self) -> Iterator[str]:
         wide = max(12, *map(len, self.report.setting.measures))
         for few in self.few:
-            short = f"; {len(few.short):,} classes have fewer" if few.short else ""
-            yield f"{few.shots} images a class, {len(few.draws)} draws, mean and standard deviation{short}:"
+            short = f"; classes with fewer: {len(few.short):,}" if few.short else ""
+            draws = counted(len(few.draws), "draw")
+            yield f"{counted(few.shots, 'image')} a class, {draws}, mean and standard deviation{short}:"
             for spread in few.spreads:
                 if spread.measure in self.report.setting.measures:
                     yield f"{spread.average:7} {spread.measure:{wide}} {figure(spread.mean)} {figure(spread.std)}"

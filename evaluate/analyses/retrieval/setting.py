@@ -6,6 +6,7 @@ from typing import Literal
 
 import cbmir
 from cbmir.evaluate.header import Header, Omission, PatientCounts
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +155,14 @@ class Setting:
                 Omission(
                     "queries_without_relevant",
                     self.queries_without_relevant,
-                    "queries without a relevant gallery image: 0 in precision, left out where a measure is 0/0",
+                    "query",
+                    "without a relevant gallery image: 0 in precision, left out where a measure is 0/0",
                 ),
                 Omission(
                     "classes_without_relevant",
                     len(self.classes_without_gallery),
-                    "classes of which no query has a relevant gallery image",
+                    "class",
+                    "of which no query has a relevant gallery image",
                 ),
             ),
             patients=self.patients,
@@ -195,7 +198,7 @@ def unknown_patients(without: tuple[int, int], images: tuple[int, int], effects:
         return f"no {who} has a patient_id: {effects[0]}"
     parts = []
     if queries:
-        parts.append(f"{queries:,} of {asked:,} queries have no patient_id: {effects[1]}")
+        parts.append(f"{queries:,} of {counted(asked, 'query')} without patient_id: {effects[1]}")
     if gallery:
-        parts.append(f"{gallery:,} of {there:,} gallery images have no patient_id: {effects[2]}")
+        parts.append(f"{gallery:,} of {counted(there, 'gallery image')} without patient_id: {effects[2]}")
     return "; ".join(parts)

@@ -25,6 +25,7 @@ from cbmir.evaluate.ranking.relevance import find_grades, find_relevance, judge
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES
 from cbmir.evaluate.ranking.trial import HELD_BYTES, Trial, read_trial, stream_gallery
 from cbmir.store import Collection
+from cbmir.units import counted
 
 SIZES = tuple(Size(percent, percent=True) for percent in (1, 2, 5, 10, 20, 50, 100))
 
@@ -49,7 +50,7 @@ class SweepTerms:
     def __post_init__(self) -> None:
         if not self.sizes or self.galleries < 1:
             raise ProtocolError(
-                f"{len(self.sizes)} sizes and {self.galleries} galleries a size are asked for; a sweep takes 1 or more"
+                f"sizes {len(self.sizes)}, galleries a size {self.galleries}; a sweep takes 1 or more of both"
             )
         if self.unit not in UNITS:
             raise ProtocolError(f"no unit {self.unit!r} to draw; there are {', '.join(UNITS)}")
@@ -110,7 +111,7 @@ def _fitting(sizes: Sequence[Size], total: int) -> tuple[list[int], tuple[str, .
     left_out = tuple(str(size) for size in sizes if not 1 <= size.images(total) <= total)
     counts = {count for size in sizes if 1 <= (count := size.images(total)) <= total}
     if not counts:
-        raise ProtocolError(f"the gallery has {total:,} images, none of the sizes {', '.join(left_out)} fits")
+        raise ProtocolError(f"the gallery has {counted(total, 'image')}, none of the sizes {', '.join(left_out)} fits")
     return sorted(counts, reverse=True), left_out
 
 
