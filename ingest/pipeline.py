@@ -12,6 +12,7 @@ import numpy as np
 from cbmir.encoders import Encoder
 from cbmir.encoders.device import cores
 from cbmir.encoders.needed import recognise
+from cbmir.encoders.registry import not_taken
 from cbmir.ingest.encoding import AT_ONCE, Encoding, Item
 from cbmir.ingest.interrupt import Interrupt
 from cbmir.ingest.loader import Loaded, Loader, Wanted, chunk_size
@@ -27,7 +28,6 @@ from cbmir.store import Collection
 MIN_BATCH = {"image": 64, "volume": 1}
 """Images or volumes encoded and written together at least, unless no more come."""
 
-_A = {"image": "an image", "volume": "a volume"}
 
 Seen = Callable[[int, str], object]
 """Told how many more items of the source are done with, and the stage that the others have waited for so far."""
@@ -204,7 +204,7 @@ class _Run:
                 self._fail(item.record, "came before in this source: one image has one row")
                 self._moves.remove_later(item.record.id, item.former_ids)
             elif item.record.kind != self._kind:
-                self._fail(item.record, f"is {_A[item.record.kind]}; {self._encoder.card.name} takes {self._kind}s")
+                self._fail(item.record, not_taken(item.record.kind, self._encoder.card.name))
             else:
                 self._ids.add(item.record.id)
                 images.append(item)

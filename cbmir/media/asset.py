@@ -29,8 +29,6 @@ HoldsPixels = Path | str | bytes | Image.Image | NDArray[Any]
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Modes of Pillow that PNG keeps as they are."""
 
-_A = {"image": "an image", "volume": "a volume"}
-
 
 class Asset:
     """A file or its bytes; it is read, hashed and decoded when that is first asked for, and once.
@@ -179,7 +177,9 @@ def prepare(
     """
     asset = asset if isinstance(asset, Asset) else Asset(asset)
     if asset.kind != how.kind:
-        raise ImageError(f"is {_A[asset.kind]}; {encoder} takes {how.kind}s")
+        from cbmir.encoders.registry import not_taken  # imports this module
+
+        raise ImageError(not_taken(asset.kind, encoder))
     if asset.kind == "volume":
         width, height, depth = asset.volume.values.shape
         return Prepared(_for_network(asset, asset.volume, how), asset.sha256, width, height, depth)
