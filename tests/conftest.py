@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import copied
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 from cbmir.__main__ import main
 from cbmir.fingerprint import EncoderCard, external_card
@@ -18,6 +20,9 @@ from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeCollection, EdgeStore
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on what a hub answers
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as several processes run: their threads would wait
+    os.environ.setdefault(_name, "1")  # for one another; torch and programs that tests start read it when they begin
+threadpool_limits(1, "blas")  # NumPy's is loaded already
 os.environ.pop("RUST_BACKTRACE", None)  # a panic of the engine shall look as it does to users
 
 settings.register_profile("cbmir", deadline=None, max_examples=60, derandomize=True)
@@ -76,10 +81,10 @@ def edge(tmp_path: Path) -> Iterator[EdgeStore]:
 
 
 @pytest.fixture
-def filled(edge: EdgeStore, card: EncoderCard, make_batch: Batch) -> Iterator[EdgeCollection]:
+def filled(edge: EdgeStore, shelf: Path) -> Iterator[EdgeCollection]:
     """A collection ``eight`` of thirty images in the store `edge`."""
-    with edge.create("eight", card) as collection:
-        collection.upsert(make_batch(30))
+    copied(shelf / "eight", edge.path / "eight")
+    with edge.open("eight") as collection:
         yield collection
 
 

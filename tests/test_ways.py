@@ -16,7 +16,7 @@ from cbmir.store.edge import EdgeStore
 from cbmir.store.tuning import floor_of, measure_filters
 from cbmir.store.ways import Chooser, FilterRecall, SearchProfile, said
 
-IMAGES, DIM, K = 12_000, 256, 10
+IMAGES, DIM, K = 6_000, 256, 10
 CARD = external_card("islands", DIM)
 FILTERS = (
     "modality=XR",
