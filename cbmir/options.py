@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from cbmir.errors import CbmirError
-from cbmir.filters import Where, any_of, parse_all
+from cbmir.filters import SHORT, Where, any_of, parse_all
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.permissions import private
 from cbmir.store import Collection, Key, Layout, Store, open_store
@@ -33,13 +33,14 @@ EXIT_FAILURES = 3
 """The work is finished, and some inputs failed and were counted."""
 
 EXIT_INTERRUPTED = 130
-_FILTERS = {
-    "modality": ("modality", "CT, MR, XR, US, ..."),
-    "region": ("anatomic_region", "chest, lung, ..."),
-    "pathology": ("pathology", "pneumonia, nodule, ..."),
-    "dataset": ("dataset", "name of a data set"),
-    "split": ("split", "train, val or test"),
+_EXAMPLES = {
+    "modality": "CT, MR, XR, US, ...",
+    "region": "chest, lung, ...",
+    "pathology": "pneumonia, nodule, ...",
+    "dataset": "name of a data set",
+    "split": "train, val or test",
 }
+"""Values of the filter options, for their help."""
 
 _store_key: ContextVar[Key | None] = ContextVar("store_key", default=None)
 
@@ -241,7 +242,7 @@ def filter_options(command: F) -> F:
     @functools.wraps(command)
     def with_filter(*args: Any, **options: Any) -> Any:
         where: Where = parse_all(*options.pop("conditions"))
-        for option, (field, _) in _FILTERS.items():
+        for option, field in SHORT.items():
             where += any_of(field, options.pop(option))
         return command(*args, where=where, **options)
 
@@ -253,7 +254,7 @@ def filter_options(command: F) -> F:
         metavar="CONDITION",
         help="age_years<60, sex=F, view!=lateral, 'labels~XR/chest/*', 'modality=CT|MR'; all given must hold.",
     )(wrapped)
-    for option, (_, values) in reversed(_FILTERS.items()):
+    for option, values in reversed(_EXAMPLES.items()):
         wrapped = click.option(f"--{option}", multiple=True, help=f"Any of: {values}. Repeatable.")(wrapped)
     return wrapped  # type: ignore[no-any-return]
 

@@ -4,13 +4,12 @@ A collection is one of `cbmir.connect`, or one that `cbmir.store.open_store` ope
 share are those of `Shared`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_type_hints
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.protocol import RetrievalProtocol, conditions
-from cbmir.filters import Where
+from cbmir.evaluate.analysis import Chosen
 from cbmir.store import Collection, Store
 
 if TYPE_CHECKING:
@@ -83,9 +82,8 @@ def retrieval(
         ProtocolError: a name or a value is unknown, or there are no queries, no gallery or no labels.
         FilterError: a condition can't be read.
     """
-    from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
-
-    return evaluate_retrieval(_opened(collection), _protocol(shared, k=k, measures=measures, searches=search))
+    result: RetrievalReport = _run("retrieval", _opened(collection), shared, k=k, measures=measures, search=search)
+    return result
 
 
 def classify(
@@ -112,12 +110,11 @@ def classify(
     Raises:
         ProtocolError: a name or a value is unknown, or images or labels are missing.
     """
-    from cbmir.evaluate.analyses.classification.classify import VoteRules
-    from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
-
-    rules = VoteRules(vote=vote, k=k, paper=paper)  # type: ignore[arg-type]  # checked there
-    terms = KnnTerms(rules=rules, max_k=max_k, val=_where(val) + _where(shared.get("where", ())))
-    return evaluate_classification(_opened(collection), _protocol(shared), terms)
+    rules = "paper" if paper else "default"
+    result: ClassificationReport = _run(
+        "classify", _opened(collection), shared, k=k, max_k=max_k, vote=vote, val=val, rules=rules
+    )
+    return result
 
 
 def probe(
@@ -142,16 +139,11 @@ def probe(
     Raises:
         ProtocolError: a name or a value is unknown, or images or labels are missing.
     """
-    from cbmir.evaluate.analyses.probe.descent import ProbeSettings
-    from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
-
     if "exclude" in shared:
         raise ProtocolError("exclude has no part in a probe, which learns from all of the gallery")
-    seed, device = shared.get("seed", 0), shared.get("device", "auto")
-    settings = ProbeSettings(epochs=epochs, learning_rate=learning_rate, seed=seed, device=device)
-    few = (shots,) if isinstance(shots, int) else tuple(shots)
-    terms = ProbeTerms(settings=settings, val=_where(val) + _where(shared.get("where", ())), shots=few)
-    return evaluate_probe(_opened(collection), _protocol(shared), terms)
+    own = {"val": val, "shots": shots, "epochs": epochs, "learning_rate": learning_rate}
+    result: ProbeReport = _run("probe", _opened(collection), shared, **own)
+    return result
 
 
 def compare(
@@ -174,12 +166,11 @@ def compare(
     Raises:
         ProtocolError: there are fewer than two, a name or a value is unknown, or no query is in all.
     """
-    from cbmir.evaluate.analyses.comparison.compare import compare_collections
-
     if "by" in shared:
         raise ProtocolError("by has no part in a comparison; narrow it with where, such as where='modality=CT'")
     opened = [_opened(item) for item in collections]
-    return compare_collections(opened, _protocol(shared, k=k, measures=measures, searches=search, by=()))
+    result: ComparisonReport = _run("compare", opened, shared, k=k, measures=measures, search=search)
+    return result
 
 
 def recall(
@@ -198,9 +189,8 @@ def recall(
         ProtocolError: there are no queries.
         CutoffError: k is out of range.
     """
-    from cbmir.evaluate.analyses.recall.measurement import RecallTerms, measure_recall
-
-    return measure_recall(_opened(collection), RecallTerms(queries=_where(queries), k=k, count=count, seed=seed))
+    result: RecallReport = _run("recall", _opened(collection), {}, queries=queries, k=k, count=count, seed=seed)
+    return result
 
 
 def audit(  # noqa: PLR0913  its terms are its arguments
@@ -227,18 +217,9 @@ def audit(  # noqa: PLR0913  its terms are its arguments
     Raises:
         ProtocolError: a name or a value is unknown, or there are no images.
     """
-    from cbmir.evaluate.analyses.audit.measurement import audit_collection
-    from cbmir.evaluate.analyses.audit.terms import AuditTerms
-
-    terms = AuditTerms(
-        where=_where(where),
-        label=label,
-        threshold=threshold,
-        k=k,
-        confounders=None if confounders is None else _texts(confounders),
-        exclude=_texts(exclude),
-    )
-    return audit_collection(_opened(collection), terms)
+    own = {"where": where, "label": label, "threshold": threshold, "k": k, "exclude": exclude}
+    result: AuditReport = _run("audit", _opened(collection), {}, **own, confounders=confounders or ())
+    return result
 
 
 def sweep(
@@ -263,11 +244,9 @@ def sweep(
     Raises:
         ProtocolError: a name or a value is unknown, or no size fits.
     """
-    from cbmir.evaluate.analyses.sweep.galleries import Size
-    from cbmir.evaluate.analyses.sweep.measurement import SweepTerms, evaluate_sweep
-
-    terms = SweepTerms(sizes=tuple(Size.read(text) for text in _texts(sizes)), galleries=galleries)
-    return evaluate_sweep(_opened(collection), _protocol(shared, k=k, measures=measures, searches="exact"), terms)
+    own = {"sizes": sizes, "galleries": galleries, "k": k, "measures": measures}
+    result: SweepReport = _run("sweep", _opened(collection), shared, **own)
+    return result
 
 
 def report(  # noqa: PLR0913  its terms are its arguments
@@ -298,22 +277,12 @@ def report(  # noqa: PLR0913  its terms are its arguments
         SourceError: the images are not where they should be.
         CbmirError: a file can't be written.
     """
-    from cbmir.evaluate.analyses.report.report import make_report
-    from cbmir.evaluate.analyses.report.terms import ReportTerms
-
-    terms = ReportTerms(
-        protocol=_protocol(shared, k=k, measures="precision_capped", searches="exact"),
-        where=_where(shared.get("where", ())),
-        root=Path(root) if root is not None else None,
-        allow_missing=allow_missing,
-        pictures=pictures,
-    )
     core = store if isinstance(store, Store) else store.core
-    made = make_report(core, _texts(collections), terms)
+    names = (collections,) if isinstance(collections, str) else tuple(collections)
+    own = {"k": k, "root": root, "pictures": pictures, "allow_missing": allow_missing}
+    made: Report = _run("report", Chosen(core, names), shared, **own)
     if out is not None:
-        from cbmir.evaluate.analyses.report.files import write_report
-
-        write_report(made, Path(out))
+        made.write(Path(out))
     return made
 
 
@@ -326,39 +295,13 @@ def _opened(collection: "AnyCollection") -> Collection:
     return found
 
 
-def _protocol(
-    shared: Shared,
-    *,
-    k: int | Sequence[int] = (1, 3, 5, 10),
-    measures: Texts = ("precision_capped", "precision"),
-    searches: Texts = "exact",
-    by: Texts = ("modality",),
-) -> RetrievalProtocol:
-    known = get_type_hints(Shared)
-    if unknown := [name for name in shared if name not in known]:
+def _run(name: str, collections: Any, shared: Mapping[str, Any], **own: Any) -> Any:
+    from cbmir.evaluate.registry import ANALYSES
+
+    analysis = ANALYSES[name]
+    known = [*get_type_hints(Shared), *analysis.configuration.model_fields]
+    if unknown := [key for key in shared if key not in known]:
         raise ProtocolError(
             f"there is no argument {unknown[0]!r}; besides those of the function itself there are {', '.join(known)}"
         )
-    both = _where(shared.get("where", ()))
-    relations = shared.get("relations")
-    plain = ("label", "relevance", "unlabelled", "draws", "seed", "device")
-    terms: dict[str, Any] = {name: value for name, value in shared.items() if name in plain}
-    return RetrievalProtocol(
-        queries=_where(shared.get("queries", "split=test")) + both,
-        gallery=_where(shared.get("gallery", "split=train")) + both,
-        relations=Path(relations) if relations is not None else None,
-        exclude=_texts(shared.get("exclude", ("patient",))),
-        by=_texts(shared.get("by", by)),
-        k=(k,) if isinstance(k, int) else tuple(k),
-        measures=_texts(measures),
-        searches=_texts(searches),  # type: ignore[arg-type]  # checked there
-        **terms,
-    )
-
-
-def _where(texts: Texts) -> Where:
-    return conditions(_texts(texts))
-
-
-def _texts(texts: Texts) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)
+    return analysis.run(collections, analysis.configuration(**{**shared, **own}))

@@ -33,8 +33,7 @@ MAX_K = 10_000
 NAMED = 10
 """How many existing values a message names."""
 
-Search = Literal["exact", "approximate", "qdrant-exact", "qdrant"]
-SEARCHES: tuple[Search, ...] = ("exact", "approximate", "qdrant-exact", "qdrant")
+SEARCHES: tuple[str, ...] = ("exact", "approximate", "qdrant-exact", "qdrant")
 """A scan of all vectors by us; the search that users get; a scan by the engine; the search that users get once more."""
 
 RULES = ("any", "exact", "jaccard")
@@ -102,7 +101,7 @@ class RetrievalProtocol:
     relations: Path | None = None
     measures: tuple[str, ...] = ("precision_capped", "precision")
     k: tuple[int, ...] = (1, 3, 5, 10)
-    searches: tuple[Search, ...] = SEARCHES[:2]
+    searches: tuple[str, ...] = SEARCHES[:2]
     exclude: tuple[str, ...] = ("patient",)
     by: tuple[str, ...] = ("modality",)
     draws: int = 10_000

@@ -29,7 +29,6 @@ from cbmir.collections.backup.manifest import Manifest as Backup
 from cbmir.collections.exchange.exchange import Export, export
 from cbmir.evaluate.analyses.experiment.plan import read_plan
 from cbmir.evaluate.analyses.experiment.reference import read_reference
-from cbmir.evaluate.cli import ANALYSES
 from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.fingerprint import external_card
 from cbmir.ingest import open_source
@@ -39,7 +38,6 @@ from cbmir.store.edge import EdgeStore
 from cbmir.vectorfile import write_embeddings
 
 VOLUME = VolumePreprocessing(input_voxels=(8, 8, 8), window_hu=(-1000, 1000), fit="squash")
-COMMANDS = {str(command.name): command for command in ANALYSES}
 CARD = external_card("eight", 8)
 
 
@@ -299,7 +297,7 @@ def _read_manifest(path: Path) -> None:
     try:
         Backup.read(folder)
     except CbmirError:
-        read_reference(path, COMMANDS)
+        read_reference(path)
 
 
 def _archive(folder: Path) -> Sequence[bytes]:
@@ -354,7 +352,7 @@ KINDS = {
     "hdf5-columnar": Kind(".h5", _columnar, _read_vectors, _VECTORS),
     "hdf5-published": Kind(".h5", _published, _read_vectors, _VECTORS),
     "toml": _reading(EXPERIMENT, ("evaluate", "run", "FILE", "--store", "STORE", "--out", "OUT"), ".toml",
-                     lambda path: read_plan(path, COMMANDS)),
+                     read_plan),
     "yaml": _reading(RELATIONS, _RETRIEVAL, ".yaml", Relations.read),
     "manifest": Kind(".json", _manifests, _read_manifest, ("collections", "import", "EXPORT", "--store", "NEW")),
     "archive": Kind(".tar", _archive, _read_archive, ("collections", "restore", "BACKUP", "--store", "NEW"), _packed),

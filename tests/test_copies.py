@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
-from cbmir.evaluate.options import conditions
-from cbmir.evaluate.protocol import RetrievalProtocol
+from cbmir.evaluate.protocol import RetrievalProtocol, conditions
 from cbmir.filters import parse
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise

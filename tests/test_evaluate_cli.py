@@ -61,7 +61,7 @@ def test_cli__prints_one_json_object(demo, tmp_path):
     result = CliRunner().invoke(cli, ["evaluate", "retrieval", *arguments, "--json", "--out", str(out)])
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
-    assert list(data) == ["protocol", "encoder", "rows"]
+    assert list(data) == ["protocol", "encoder", "rows", "analysis", "configuration", "versions"]
     assert all(list(row) == ROW for row in data["rows"])
     assert len(data["rows"]) == 2 * 2 * 2 * 3 * 2  # measures, k, averages, groups, searches
     assert {row["group"] for row in data["rows"]} == {"all", "modality=CT", "modality=XR"}

@@ -1,22 +1,29 @@
 """Experiments from a file: what is read, what is done, what is kept, and what a result says of itself."""
 
+import csv
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import pyarrow.parquet
 import pytest
 from builders import copied, put
 
+import cbmir as cbmir_package
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.experiment import provenance
 from cbmir.evaluate.analyses.experiment.plan import read_plan
 from cbmir.evaluate.analyses.experiment.provenance import state_of
 from cbmir.evaluate.analyses.experiment.reference import read_reference
-from cbmir.evaluate.cli import ANALYSES
+from cbmir.evaluate.analysis import Chosen
+from cbmir.evaluate.cli import evaluate
+from cbmir.evaluate.registry import ANALYSES
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 
-COMMANDS = {str(command.name): command for command in ANALYSES}
 DIM = 6
 
 
@@ -134,6 +141,115 @@ def test_run__a_result_is_that_of_the_command(folder, cbmir):
     assert json.loads((folder / "r/blunt/retrieval.json").read_text())["result"] == json.loads(alone.stdout)
 
 
+EVERYWHERE = {
+    "retrieval": "k = [1, 3]\nrelevance = 'jaccard'\nlabel = 'labels'\nexclude = 'dataset'\nsearch = 'exact'",
+    "classify": "max_k = 5\nmodality = 'CT'\nmeasure = ['f1', 'accuracy']",
+    "probe": "epochs = 2\nshots = 3",
+    "compare": "k = 2\nwhere = 'modality=CT'",
+    "recall": "count = 5\nef = 64\nfilter = 'split=test'",
+    "audit": "k = 3\nthreshold = 0.9\nconfounder = 'view'",
+    "sweep": "size = ['50%', 9]\ngalleries = 2",
+    "report": "k = 1\npictures = 0\nmap = 'none'\ninclude_same_patient = true",
+}
+"""Of every analysis the keys of a file."""
+
+TIMES = ("p50_ms", "p95_ms", "queries_per_s", "exact_p50_ms", "count_ms")
+
+
+def without_times(value: Any) -> Any:
+    """A result without what the clock decides."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in (*TIMES, "files")}
+    return [without_times(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def typed(table: dict[str, Any]) -> list[str]:
+    """The keys of a file as options of a command."""
+    words = []
+    for key, value in table.items():
+        flag = f"-{key}" if len(key) == 1 else f"--{key.replace('_', '-')}"
+        for item in value if isinstance(value, list) else [value]:
+            words += [flag] if item is True else [flag, str(item)]
+    return words
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_run__the_command_the_file_and_python_give_the_same(folder, cbmir, name):
+    """All three make the same configuration, and write it whole into JSON and CSV."""
+    text = EVERYWHERE[name]
+    text += "\ndraws = 20" if name != "recall" else ""
+    table = tomllib.loads(text)
+    file = written(folder, f'store = "store"\nout = "r"\ncollections = ["sharp", "blunt"]\n[{name}]\n{text}\n')
+    done = cbmir("evaluate", "run", file)
+    assert done.returncode == 0, done.stderr
+    analysis = ANALYSES[name]
+    alone = analysis.takes == "one"
+    where = folder / "r" / "sharp" if alone else folder / "r"
+    by_file = json.loads((where / f"{name}.json").read_text())["result"]
+
+    chosen = ["--collection", "sharp"] if alone else ["sharp", "blunt"]
+    out = folder / ("page" if analysis.folder else "alone.csv")
+    by_command = cbmir("evaluate", name, *chosen, "--store", folder / "store", *typed(table), "--out", out, "--json")
+    assert by_command.returncode == 0, by_command.stderr
+
+    store = cbmir_package.connect(folder / "store")
+    configuration = analysis.configuration(**table)
+    asked = store["sharp"].core if alone else Chosen(store.core, ("sharp", "blunt"))
+    by_python = analysis.run(asked, configuration).as_json()
+
+    expected = without_times(by_file)
+    assert without_times(json.loads(by_command.stdout)) == expected
+    assert without_times(json.loads(json.dumps(by_python))) == expected
+    assert expected["configuration"] == configuration.as_json()
+    assert set(expected["configuration"]) >= {spec.field for spec in configuration.options() if not spec.file} - {
+        "include_same_patient"
+    }
+    assert expected["versions"]["cbmir"]
+    for path in [out] if alone or name == "compare" else sorted(out.glob("csv/[!cm]*.csv")):
+        with path.open(newline="", encoding="utf-8") as lines:
+            row = next(csv.DictReader(lines))
+        columns = {key.removeprefix("configuration."): row[key] for key in row if key.startswith("configuration.")}
+        assert set(columns) == set(expected["configuration"])
+        for key, value in expected["configuration"].items():
+            plain = " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+            assert columns[key] == plain
+        assert f"cbmir {expected['versions']['cbmir']}" in row["versions"]
+
+
+def test_run__a_result_whose_csv_is_gone_or_whose_code_changed_is_made_again(folder, cbmir, monkeypatch):
+    file = written(folder, 'store = "store"\nout = "r"\ncollections = ["sharp"]\n[recall]\ncount = 5\nef = 64\n')
+
+    def state() -> str:
+        done = cbmir("evaluate", "run", file, "--json")
+        return str(json.loads(done.stdout)[0]["state"])
+
+    assert state() == "done"
+    assert state() == "kept"
+    (folder / "r/sharp/recall.csv").unlink()
+    assert state() == "done"
+    assert (folder / "r/sharp/recall.csv").exists()
+    assert state() == "kept"
+    monkeypatch.setattr(provenance, "code_digest", lambda: "of other files")
+    assert state() == "done"
+
+
+def test_code_digest__is_of_all_packages(tmp_path, monkeypatch):
+    """A changed line in evaluate, which a link or a package mapping brings in, changes the digest."""
+    for name in ("a.py", "evaluate/b.py"):
+        (tmp_path / "cbmir" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cbmir" / name).write_text("x = 1\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/c.py").write_text("y = 1\n")
+    (tmp_path / "cbmir/search").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(cbmir_package, "__file__", str(tmp_path / "cbmir/__init__.py"))
+    digests = set()
+    for path in (None, "cbmir/a.py", "cbmir/evaluate/b.py", "elsewhere/c.py"):
+        if path:
+            (tmp_path / path).write_text("z = 2\n")
+        digests.add(provenance.code_digest.__wrapped__())
+    assert len(digests) == 4
+
+
 def test_run__what_changed_is_done_again(folder, cbmir, monkeypatch):
     head = 'store = "store"\nout = "r"\n'
     text = head + '[retrieval]\nk = 1\nrelations = "relations.yaml"\nmeasure = "ndcg"\n[compare]\n'
@@ -201,16 +317,16 @@ def test_run__a_step_that_fails_does_not_stop_the_others(folder, cbmir):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[retrieval]\nk = 0\n", r"\[retrieval\] Invalid value for '-k': 0 is not in the range"),
-        (
-            "[retrieval]\nmeasure = 'accuracy'\n",
-            r"\[retrieval\] Invalid value for '--measure': 'accuracy' is not one of",
-        ),
-        ("[retrieval]\ncutoff = 3\n", r"\[retrieval\] has no option 'cutoff'; there are collection|queries"),
+        ("[retrieval]\nk = 0\n", r"\[retrieval\] k is 0: .* 1"),
+        ("[retrieval]\nk = true\n", r"\[retrieval\] k is True: .* integer"),
+        ("[retrieval]\nmeasure = 'accuracy'\n", r"\[retrieval\] no measure 'accuracy'; there are precision_capped"),
+        ("[retrieval]\nlabel = ['labels']\n", r"\[retrieval\] label is \['labels'\]: .* string"),
+        ("[retrieval]\nlabel = {x = 1}\n", r"\[retrieval\] label is a table, not a value"),
+        ("[retrieval]\ncutoff = 3\n", r"\[retrieval\] has no option 'cutoff'; there are label, .* queries"),
         ("[retrieval]\nout = 'x'\n", r"\[retrieval\] has no option 'out'"),
         ("[retrieval]\nstore = 'x'\n", r"\[retrieval\] has no option 'store'"),
-        ("[retrieval]\ninclude_same_patient = 1\n", "include-same-patient is true or false, not 1"),
-        ("[retrieval]\nrelations = 'nowhere.yaml'\n", r"nowhere.yaml' does not exist"),
+        ("[retrieval]\ninclude_same_patient = 1\n", "include-same-patient is 1: .* boolean"),
+        ("[retrieval]\nrelations = 'nowhere.yaml'\n", r"relations is .*nowhere.yaml.*: path does not point to a file"),
         ("retrieval = 3\n", "retrieval is 3, not a table of options"),
         ("[search]\n", "has 'search'; there are store, out, collections, all, retrieval"),
         ("store = 3\n[retrieval]\n", "store is 3, not a text"),
@@ -224,18 +340,18 @@ def test_run__a_step_that_fails_does_not_stop_the_others(folder, cbmir):
 )
 def test_read_plan__says_what_is_wrong(tmp_path, text, message):
     with pytest.raises(ProtocolError, match=message):
-        read_plan(written(tmp_path, text), COMMANDS)
+        read_plan(written(tmp_path, text))
 
 
 def test_read_plan__paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "relations.yaml").write_text("same: 2\n")
-    plan = read_plan(written(tmp_path, WHOLE), COMMANDS)
+    plan = read_plan(written(tmp_path, WHOLE))
     assert plan.store == str(tmp_path / "store")
     assert plan.out == tmp_path / "results"
     retrieval = plan.steps[0]
-    assert str(tmp_path / "relations.yaml") in retrieval.arguments
-    assert str(tmp_path / "there" / "knn.csv") in retrieval.typed(tmp_path / "there")
-    assert read_plan(written(tmp_path, WHOLE.replace('"store"', '"http://h:1"')), COMMANDS).store == "http://h:1"
+    assert retrieval.configuration.relations == tmp_path / "relations.yaml"
+    assert retrieval.written(tmp_path / "there") == {"export": tmp_path / "there" / "knn.csv"}
+    assert read_plan(written(tmp_path, WHOLE.replace('"store"', '"http://h:1"'))).store == "http://h:1"
 
 
 def test_run__needs_a_store_and_a_folder(tmp_path, cbmir):
@@ -319,15 +435,39 @@ def test_read_reference__says_what_is_wrong(tmp_path, text, message):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(ProtocolError, match=message):
-        read_reference(path, COMMANDS)
+        read_reference(path)
     with pytest.raises(ProtocolError, match="k is 'many', not a number"):
-        read_reference(config(tmp_path, k="many"), COMMANDS)
+        read_reference(config(tmp_path, k="many"))
 
 
-@pytest.mark.parametrize("command", ANALYSES, ids=lambda command: command.name)
-def test_analyses__can_be_asked_for_in_a_file(command):
+@pytest.mark.parametrize("name", ANALYSES)
+def test_analyses__can_be_asked_for_in_a_file(name):
+    command = evaluate.commands[name]
     options = {name for item in command.params if isinstance(item, click.Option) for name in item.opts}
     assert {"--store", "--out", "--json"} <= options
     arguments = [item for item in command.params if isinstance(item, click.Argument)]
     assert ("--collection" in options) != bool(arguments)
     assert all(item.nargs == -1 for item in arguments)
+
+
+def test_run__files_without_room_for_it_have_what_they_answer_beside_them(folder, cbmir):
+    """A Parquet file carries its configuration, a matrix or a table of a fixed layout has it in a file beside it."""
+    place = ("--store", folder / "store", "--collection", "sharp")
+    commands = {
+        ("retrieval", "--export", "a.parquet", "--export-long", "b.csv"): ("a.parquet", "b.csv"),
+        ("classify", "-k", 1, "--confusion", "c.csv"): ("c.csv",),
+        ("probe", "--epochs", 1, "--curve", "d.csv"): ("d.csv",),
+        ("audit", "--pairs", "e.parquet"): ("e.parquet",),
+    }
+    for words, files in commands.items():
+        given = [folder / word if str(word).endswith((".csv", ".parquet")) else word for word in words]
+        done = cbmir("evaluate", *given, *place, "--draws", 0, "--json")
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        expected = {key: result[key] for key in ("analysis", "configuration", "versions")}
+        for name in files:
+            if name.endswith(".parquet"):
+                found = pyarrow.parquet.read_schema(folder / name).metadata[b"cbmir"]
+            else:
+                found = (folder / f"{name}.json").read_bytes()
+            assert json.loads(found) == expected

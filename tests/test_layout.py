@@ -98,6 +98,17 @@ def test_imports__networks_inside_functions_only():
     assert wrong == []
 
 
+def test_imports__analyses_know_no_command_line():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / "evaluate").rglob("*.py")
+        for name in _modules(_tree(path))
+        if name.startswith(("click", "cbmir.options.", "cbmir.limit_options."))
+        if path.name not in ("cli.py", "__main__.py")
+    ]
+    assert wrong == []
+
+
 def test_output__goes_through_the_one_place_that_escapes_it():
     """Of `cbmir.options`: `echo`, `say` and `print_json`."""
     wrong = [

@@ -244,14 +244,14 @@ def test_relations__small_files_that_stand_for_much(tmp_path, text, reason):
 def test_read_plan__toml_that_its_reader_trips_over(tmp_path, text):
     (tmp_path / "e.toml").write_text(text)
     with pytest.raises(ProtocolError, match="can't read the experiment"):
-        read_plan(tmp_path / "e.toml", {})
+        read_plan(tmp_path / "e.toml")
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, "9" * 5000, '{"experiments_dir": 1', "3", "null"])
 def test_read_reference__json_that_its_reader_trips_over(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ProtocolError, match=r"can't read the experiment|is no config"):
-        read_reference(tmp_path / "config.json", {})
+        read_reference(tmp_path / "config.json")
 
 
 def test_read_text__no_more_than_people_write(tmp_path):
@@ -300,7 +300,7 @@ def test_read_reference__more_hits_than_anybody_looks_at(tmp_path, k):
     config = {"experiments_dir": "x", "h5_paths": [], "csv_paths": [], "k": k}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ProtocolError, match="not a number up to 100,000"):
-        read_reference(tmp_path / "config.json", {})
+        read_reference(tmp_path / "config.json")
 
 
 NO_PATHS = (

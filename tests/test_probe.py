@@ -1,6 +1,5 @@
 """The linear probe: a plain loop written out by hand, scikit-learn on separable data, and what a killed run leaves."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -9,13 +8,13 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
-from cbmir.errors import CbmirError, EncoderError, FingerprintError, ProtocolError, WeightsError
+from cbmir.errors import EncoderError, ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import Cohort, assess
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
 from cbmir.evaluate.analyses.probe.descent import Examples, ProbeSettings
 from cbmir.evaluate.analyses.probe.fewshot import Splits, drawn, few_shot
 from cbmir.evaluate.analyses.probe.layer import Probe, Task
-from cbmir.evaluate.analyses.probe.training import BEST, LAST, train_probe
+from cbmir.evaluate.analyses.probe.training import train_probe
 
 NAMES = ("CT/lung/nodule", "MR/brain/glioma", "XR/chest/normal")
 TASK = Task(NAMES, "f00d")
@@ -131,50 +130,6 @@ def test_probe__scores_are_probabilities(task, monkeypatch):
     assert probe.scores(vectors[:0]).shape == (0, 3)
 
 
-def test_train_probe__goes_on_where_it_was_stopped(tmp_path):
-    train, val = _examples(1), _examples(2, 40)
-    settings = replace(SHORT, patience=50)
-    whole = train_probe(train, val, TASK, settings)
-    part = train_probe(train, val, TASK, replace(settings, epochs=5), tmp_path)
-    assert (len(part.curve), part.resumed) == (5, 0)
-    rest = train_probe(train, val, TASK, settings, tmp_path)
-    assert rest.resumed == 5
-    assert rest.curve == whole.curve
-    np.testing.assert_array_equal(rest.probe.weight, whole.probe.weight)
-    before = (tmp_path / LAST).stat().st_mtime_ns
-    again = train_probe(train, val, TASK, settings, tmp_path)
-    assert (again.resumed, again.curve) == (12, whole.curve)
-    np.testing.assert_array_equal(again.probe.weight, whole.probe.weight)
-    assert (tmp_path / LAST).stat().st_mtime_ns == before  # nothing was done
-
-
-def test_train_probe__leaves_a_probe_that_can_be_loaded(tmp_path):
-    train, val = _examples(1, several=True), _examples(2, 40, several=True)
-    result = train_probe(train, val, SEVERAL, SHORT, tmp_path)
-    loaded = Probe.load(tmp_path / BEST)
-    assert (loaded.task, loaded.epoch, loaded.seed) == (SEVERAL, result.probe.epoch, 7)
-    np.testing.assert_array_equal(loaded.scores(val.vectors), result.probe.scores(val.vectors))
-    card = json.loads((tmp_path / "best.json").read_text())
-    assert card["classes"] == list(NAMES)
-    assert (card["fingerprint"], card["seed"], card["epoch"]) == ("f00d", 7, result.probe.epoch)
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["best.json", BEST, LAST]
-    loaded.require("f00d")
-    with pytest.raises(FingerprintError, match="trained on vectors with fingerprint f00d, these have beef"):
-        loaded.require("beef")
-
-
-def test_train_probe__refuses_the_folder_of_another_run(tmp_path):
-    train, val = _examples(1), _examples(2, 40)
-    train_probe(train, val, TASK, replace(SHORT, epochs=1), tmp_path)
-    with pytest.raises(ProtocolError, match=r"last\.pt is of a run with another seed; choose another folder"):
-        train_probe(train, val, TASK, replace(SHORT, seed=8), tmp_path)
-    with pytest.raises(ProtocolError, match="another fingerprint, training images"):
-        train_probe(_examples(4), val, replace(TASK, fingerprint="beef"), SHORT, tmp_path)
-    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:500])
-    with pytest.raises(WeightsError, match=r"last\.pt is damaged"):
-        train_probe(train, val, TASK, SHORT, tmp_path)
-
-
 def test_train_probe__reports_classes_it_never_saw():
     train = _examples(1)
     train = train.take(train.labels.codes != 1)
@@ -206,23 +161,10 @@ def test_train_probe__refuses():
         ProbeSettings(batch=0)
 
 
-def test_probe__load_refuses(tmp_path):
-    from safetensors.numpy import save_file
-
+def test_probe__refuses_vectors_of_another_length():
     probe = Probe(TASK, np.zeros((3, 6), np.float32), np.zeros(3, np.float32), 0, 1, 0.5)
-    probe.save(tmp_path / "probe.safetensors")
-    whole = (tmp_path / "probe.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[:-5])
-    (tmp_path / "later.safetensors").write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
-    save_file({"weight": np.zeros(3)}, tmp_path / "other.safetensors")
-    for name in ("missing", "cut", "later", "other"):
-        with pytest.raises(WeightsError, match=f"{name}.safetensors is no probe"):
-            Probe.load(tmp_path / f"{name}.safetensors")
     with pytest.raises(ProtocolError, match=r"a probe of 6 dimensions met vectors of shape \(2, 5\)"):
         probe.scores(np.zeros((2, 5), np.float32))
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CbmirError, match="can't write"):
-        probe.save(tmp_path / "file" / "probe.safetensors")
 
 
 def test_drawn__takes_as_many_of_each_class():

@@ -148,7 +148,7 @@ def test_command__table_json_and_csv_agree(shelf, cbmir, tmp_path):
         == [*("all", "all", "modality=CT|MR", "modality=CT|MR", "all")]
     )
     assert [row["ef"] for row in rows] == [int(line["ef"]) for line in lines] == [128, 128, 128, 128, 16]
-    assert all(line["k"] == "10" and line["fingerprint"] == answer["fingerprint"] for line in lines)
+    assert all(line["configuration.k"] == "10" and line["fingerprint"] == answer["fingerprint"] for line in lines)
     table = cbmir(*arguments).stdout
     assert "0 of 30 vectors in the HNSW graph" in table
     assert "recall@10" in table

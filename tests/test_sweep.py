@@ -319,7 +319,11 @@ def test_command__table_json_and_csv_agree(store, cbmir, tmp_path):
             line["group"],
         )
         assert row["value"] == float(line["value"])
-        assert (line["fingerprint"], line["seed"], line["gallery_filter"]) == (CARD.fingerprint, "0", "split=train")
+        assert (line["fingerprint"], line["configuration.seed"], line["gallery_filter"]) == (
+            CARD.fingerprint,
+            "0",
+            "split=train",
+        )
     assert answer["sizes_left_out"] == ["0.1%"]
     assert answer["protocol"]["search"] == ["exact"]
     assert answer["encoder"]["fingerprint"] == CARD.fingerprint

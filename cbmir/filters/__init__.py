@@ -12,6 +12,7 @@ field has the same name, ``extra.`` before it means the column. Write a name tha
 
 from cbmir.filters.conditions import (
     EXTRA,
+    SHORT,
     Condition,
     Op,
     Value,
@@ -31,6 +32,7 @@ from cbmir.filters.resolution import NAMED, Countable, check_column, resolve
 __all__ = [
     "EXTRA",
     "NAMED",
+    "SHORT",
     "Condition",
     "Countable",
     "Op",

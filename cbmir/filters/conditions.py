@@ -162,6 +162,16 @@ def _escaped(value: Value) -> str:
     return str(value).replace("|", r"\|")
 
 
+SHORT = {
+    "modality": "modality",
+    "region": "anatomic_region",
+    "pathology": "pathology",
+    "dataset": "dataset",
+    "split": "split",
+}
+"""Options that each give the values of one field, such as ``--region chest``, and that field."""
+
+
 def any_of(field: str, values: Iterable[str]) -> Where:
     """The condition behind a repeatable option such as ``--modality CT --modality MR``; none for no value."""
     typed = tuple(_typed(_indexed(field), value) for value in values)

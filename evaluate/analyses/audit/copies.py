@@ -16,6 +16,7 @@ from cbmir.evaluate.analyses.retrieval.export import write_parts
 from cbmir.evaluate.ranking.keys import cosines_of, places_of
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from cbmir.evaluate.ranking.trial import SCROLL_IMAGES, Images, Places, Trial, packed, text_ids
+from cbmir.evaluate.results import Asked
 from cbmir.schema import SPLITS
 from cbmir.store import Collection
 from cbmir.units import counted
@@ -111,14 +112,14 @@ class CopyPairs:
     def __len__(self) -> int:
         return len(self.first)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, asked: Asked | None = None) -> None:
         """Write them as .csv or .parquet, a row a pair.
 
         Raises:
             ProtocolError: the name of the file ends otherwise.
             CbmirError: the file can't be written.
         """
-        write_parts((self._table(start) for start in range(0, max(1, len(self)), _WRITTEN)), path)
+        write_parts((self._table(start) for start in range(0, max(1, len(self)), _WRITTEN)), path, asked)
 
     def _table(self, start: int) -> pa.Table:
         part = slice(start, start + _WRITTEN)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cbmir
@@ -14,8 +13,7 @@ from cbmir.evaluate.analyses.audit.patients import Patients
 from cbmir.evaluate.analyses.audit.terms import AuditTerms
 from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.protocol import NAMED, wording
-from cbmir.evaluate.results import Result
-from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.evaluate.results import Asked, TabularResult, row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 
@@ -46,7 +44,7 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class AuditReport(Result):
+class AuditReport(TabularResult):
     """The result of an audit.
 
     Attributes:
@@ -67,6 +65,7 @@ class AuditReport(Result):
         datasets: Images of each data set.
         contamination: What the encoder is known to have seen, by data set.
         version: Of cbmir.
+        asked: What it is the answer to.
     """
 
     collection: str
@@ -86,6 +85,7 @@ class AuditReport(Result):
     datasets: Mapping[str, int]
     contamination: tuple[Contamination, ...]
     version: str = cbmir.__version__
+    asked: Asked | None = None
 
     @property
     def without_split(self) -> int:
@@ -112,7 +112,7 @@ class AuditReport(Result):
         """All figures, tidy."""
         return (*self._copy_rows(), *self._patient_rows(), *self._confounding_rows(), *self._contamination_rows())
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it, with all patients in more than one split; what can't be told is null."""
         return {
             "protocol": {
@@ -134,17 +134,17 @@ class AuditReport(Result):
             "rows": [row_json(row) for row in self.rows],
         }
 
-    def write_csv(self, path: Path) -> None:
-        """Write the rows, each with its terms.
+    def csv_rows(self) -> tuple[AuditRow, ...]:
+        """All values."""
+        return self.rows
 
-        Raises:
-            CbmirError: the file can't be written.
-        """
+    def csv_terms(self) -> dict[str, object]:
+        """Collection, encoder, terms and header."""
         encoder = {"encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint}
         protocol = {
             name: " ".join(item) if isinstance(item, tuple) else item for name, item in self._protocol().items()
         }
-        write_rows(path, self.rows, {**protocol, **self.header.columns(), **encoder})
+        return {**protocol, **self.header.columns(), **encoder}
 
     def table(self) -> str:
         """The report for people: the terms, then the four parts."""

@@ -54,7 +54,6 @@ class Learning:
         settings: Of the training, see `cbmir.evaluate.analyses.probe.descent.ProbeSettings`.
         epoch: The one whose weights are measured.
         epochs: That were done.
-        resumed: Of these, by an earlier run.
         several: Whether images have several classes.
         train_images: With a label.
         queries_seen: Test images of which another image of the patient, or the image itself, was learnt from.
@@ -65,7 +64,6 @@ class Learning:
     settings: Mapping[str, Any]
     epoch: int
     epochs: int
-    resumed: int
     several: bool
     train_images: int
     queries_seen: int

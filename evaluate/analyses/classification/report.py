@@ -1,30 +1,27 @@
 """What a classifier was asked and how it did: tidy rows, the confusion of its classes, and what was left out."""
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cbmir.errors import CbmirError, ProtocolError
+from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import EVERYONE
 from cbmir.evaluate.analyses.classification.labels import ACCURACY, EXACT_MATCH, FIGURES, LabelFigures
 from cbmir.evaluate.analyses.classification.method import Learning, LeftOut, Voting
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
+from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row, setting_columns
 from cbmir.evaluate.analyses.retrieval.setting import Setting, unknown_patients
 from cbmir.evaluate.header import Header, Omission
-from cbmir.evaluate.results import Result
-from cbmir.evaluate.rows import row_json
+from cbmir.evaluate.results import Asked, TabularResult, row_json, write_asked, write_table
 from cbmir.fingerprint import EncoderCard
-from cbmir.formulas import harmless
 from cbmir.units import counted
 
 MEASURES = (ACCURACY, "f1", "precision", "recall", "roc_auc")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class ClassificationReport(Result):
+class ClassificationReport(TabularResult):
     """The result of a classification.
 
     Attributes:
@@ -39,6 +36,7 @@ class ClassificationReport(Result):
         together: The figures of all queries when nothing but the query itself is excluded; empty where that changes
             nothing.
         labels: Each class by itself, where images have several; else empty.
+        asked: What it is the answer to.
     """
 
     setting: Setting
@@ -50,6 +48,7 @@ class ClassificationReport(Result):
     left_out: LeftOut
     together: tuple[Row, ...] = ()
     labels: tuple[LabelFigures, ...] = ()
+    asked: Asked | None = None
 
     @property
     def header(self) -> Header:
@@ -91,9 +90,9 @@ class ClassificationReport(Result):
             for name in self._figures_of_labels
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it; a figure without a value is null, counts are [true, said, queries]."""
-        base = RetrievalReport(self.setting, self.encoder, self.rows, self.together).as_json()
+        base = RetrievalReport(self.setting, self.encoder, self.rows, self.together).content()
         counts = None
         if self.confusion is not None:
             table = self.confusion.tocoo()
@@ -109,14 +108,13 @@ class ClassificationReport(Result):
             "left_out": asdict(self.left_out),
         }
 
-    def write_csv(self, path: Path) -> None:
-        """Write the rows, and those of each class where images have several, each with what it is a result of.
+    def csv_rows(self) -> tuple[Row, ...]:
+        """The rows, and those of each class where images have several."""
+        return (*self.rows, *self.label_rows)
 
-        Raises:
-            CbmirError: the file can't be written.
-        """
-        rows = (*self.rows, *self.label_rows)
-        RetrievalReport(self.setting, self.encoder, rows).write_csv(path, self.header)
+    def csv_terms(self) -> dict[str, object]:
+        """Collection, encoder and header."""
+        return setting_columns(self.setting, self.encoder, self.header)
 
     def write_confusion(self, path: Path) -> None:
         """Write how often (columns) each class was said of the queries of a class (rows).
@@ -132,6 +130,7 @@ class ClassificationReport(Result):
             )
         rows = zip(self.classes, self.confusion.toarray().tolist(), strict=True)
         write_table(path, ["true", *self.classes], ([name, *counts] for name, counts in rows))
+        write_asked(path, self.asked)
 
     def table(self) -> str:
         """The report for people: the terms, the figures, how sure they are."""
@@ -199,21 +198,6 @@ class ClassificationReport(Result):
 def figure(value: float) -> str:
     """A figure in a table; - for none."""
     return f"{'-':>6}" if math.isnan(value) else f"{value:.4f}"
-
-
-def write_table(path: Path, header: Sequence[str], rows: Any) -> None:
-    """Write a CSV file.
-
-    Raises:
-        CbmirError: the file can't be written.
-    """
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(harmless(header))
-            writer.writerows(map(harmless, rows))
-    except OSError as error:
-        raise CbmirError(f"can't write {path}: {error.strerror}") from error
 
 
 def _figures(rows: Sequence[Row]) -> Iterator[str]:

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from cbmir.evaluate.analyses.retrieval.report import Average
 from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.header import Header, Omission, PatientCounts
-from cbmir.evaluate.results import Result
-from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.evaluate.results import Asked, TabularResult, row_json
 from cbmir.units import counted
 
 
@@ -87,7 +85,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class ComparisonReport(Result):
+class ComparisonReport(TabularResult):
     """The result of a comparison.
 
     Attributes:
@@ -97,6 +95,7 @@ class ComparisonReport(Result):
         clusters: Patients among these, and queries without one.
         rows: A row a pair, measure, cutoff and average.
         alone: Of the clusters, queries without a patient.
+        asked: What it is the answer to.
     """
 
     setting: Setting
@@ -105,6 +104,7 @@ class ComparisonReport(Result):
     clusters: int
     rows: tuple[CompareRow, ...]
     alone: int = 0
+    asked: Asked | None = None
 
     @property
     def same_gallery(self) -> bool:
@@ -150,7 +150,7 @@ class ComparisonReport(Result):
             scope=f"counted in each of the {len(self.entries):,} collections",
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it; a figure that doesn't exist is null."""
         setting = self.setting
         return {
@@ -176,27 +176,23 @@ class ComparisonReport(Result):
             "rows": [row_json(row) for row in self.rows],
         }
 
-    def write_csv(self, path: Path) -> None:
-        """Write the rows, each with its terms.
+    def csv_rows(self) -> tuple[CompareRow, ...]:
+        """A row a pair and value."""
+        return self.rows
 
-        Raises:
-            CbmirError: the file can't be written.
-        """
+    def csv_terms(self) -> dict[str, object]:
+        """Header, queries and gallery, and the encoders' fingerprints."""
         setting = self.setting
-        terms = {
+        return {
             **self.header.columns(),
             "queries": setting.queries.filter,
             "gallery": setting.gallery.filter,
             "excluded_by": " ".join(setting.exclusion.by),
-            "search": setting.search[0],
             "same_gallery": self.same_gallery,
             "tests": self.tests,
-            "draws": setting.intervals.draws,
-            "seed": setting.intervals.seed,
             "fingerprints": " ".join(f"{entry.collection}:{entry.fingerprint}" for entry in self.entries),
             "version": setting.version,
         }
-        write_rows(path, self.rows, terms)
 
     def table(self) -> str:
         """The report for people: the terms, then a line a row."""

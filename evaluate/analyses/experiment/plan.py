@@ -1,4 +1,4 @@
-"""What an experiment file asks for: a table a command of ``cbmir evaluate``, its keys the command's options.
+"""What an experiment file asks for: a table for each analysis, its keys the options of the command.
 
 store = "data/store"            # or --store
 out = "results"                 # or --out; relative to this file, like all paths in it
@@ -21,20 +21,20 @@ vote = "softmax"
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
-from cbmir.errors import ProtocolError
+from cbmir.errors import CbmirError, ProtocolError
+from cbmir.evaluate.analysis import Analysis
+from cbmir.evaluate.configuration import Configuration, Narrowed
+from cbmir.evaluate.registry import ANALYSES
+from cbmir.filters import SHORT
 from cbmir.textfile import NOT_READ, read_text
 
 SHARED = "all"
 _HEAD = ("store", "out", "collections")
-_OURS = {"store": "location", "collection": "name", "out": "out", "json": "as_json"}
-"""Options that a run sets itself, and the parameters they are passed as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +43,26 @@ class Step:
 
     Attributes:
         name: Of its results.
-        command: What does it.
-        arguments: Its options as they would be typed, without store, collection, ``--out`` and ``--json``.
-        read: Places among these of the names of files that it reads.
-        written: Places of those that it writes.
+        analysis: What does it.
+        configuration: What it is asked for. Files that it writes are named relative to the folder of its result.
     """
 
     name: str
-    command: click.Command
-    arguments: tuple[str, ...]
-    read: tuple[int, ...] = ()
-    written: tuple[int, ...] = ()
+    analysis: Analysis[Any]
+    configuration: Configuration
 
     @property
     def together(self) -> bool:
         """Whether it takes all collections at once instead of one after the other."""
-        return any(isinstance(item, click.Argument) for item in self.command.params)
+        return self.analysis.takes != "one"
 
-    def typed(self, folder: Path) -> list[str]:
-        """Its options, with the files that it writes in a folder."""
-        return [str(folder / word) if place in self.written else word for place, word in enumerate(self.arguments)]
+    def written(self, folder: Path) -> dict[str, Path]:
+        """The files that it writes besides its result, by field.
+
+        Args:
+            folder: Of its result.
+        """
+        return {field: folder / path for field, path in self.configuration.files("written")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,8 @@ class Plan:
     needs: str = ""
 
 
-def read_plan(path: Path, commands: Mapping[str, click.Command]) -> Plan:
+def read_plan(path: Path) -> Plan:
     """Read an experiment file; every option is checked before anything is measured.
-
-    Args:
-        path: TOML.
-        commands: What can be asked for, by name.
 
     Raises:
         ProtocolError: the file can't be read, or names something that doesn't exist.
@@ -100,48 +96,47 @@ def read_plan(path: Path, commands: Mapping[str, click.Command]) -> Plan:
         data = tomllib.loads(read_text(path))
     except NOT_READ as error:
         raise ProtocolError(f"can't read the experiment {path}: {error}") from error
-    known = (*_HEAD, SHARED, *commands)
+    known = (*_HEAD, SHARED, *ANALYSES)
     if strange := [key for key in data if key not in known]:
         raise ProtocolError(f"{path} has {strange[0]!r}; there are {', '.join(known)}")
     store, out, names = (data.get(key) for key in _HEAD)
     for key, value, kind in (("store", store, str), ("out", out, str), ("collections", names, list)):
         if value is not None and not isinstance(value, kind):
             raise ProtocolError(f"{path}: {key} is {value!r}, not a {'text' if kind is str else 'list'}")
-    steps = tuple(steps_of(path, data, commands))
+    steps = tuple(steps_of(path, data))
     if isinstance(store, str) and "://" not in store:
         store = str(path.parent / store)
     return Plan(path, store, path.parent / out if out else None, tuple(map(str, names or ())), steps)
 
 
-def steps_of(path: Path, data: Mapping[str, Any], commands: Mapping[str, click.Command]) -> Iterator[Step]:
+def steps_of(path: Path, data: Mapping[str, Any]) -> Iterator[Step]:
     """The analyses of an experiment.
 
     Args:
         path: Its file: paths of what is read are relative to it.
-        data: By name of a command, a table of its options or a list of such tables; `SHARED` for all of them.
-        commands: By name.
+        data: By name of an analysis, a table of its options or a list of such tables; `SHARED` for all of them.
 
     Raises:
         ProtocolError: there is none, two have one name, or an option doesn't exist or doesn't take its value.
     """
-    shared = data.get(SHARED, {})
-    asked = [(kind, table) for kind in commands for table in _tables(path, kind, data.get(kind))]
+    shared = _spelled(_checked(path, SHARED, data.get(SHARED, {})))
+    asked = [(ANALYSES[kind], table) for kind in ANALYSES for table in _tables(path, kind, data.get(kind))]
     if not asked:
-        raise ProtocolError(f"{path} asks for nothing; there are {', '.join(commands)}")
-    unused = set(_checked(path, SHARED, shared))
+        raise ProtocolError(f"{path} asks for nothing; there are {', '.join(ANALYSES)}")
+    unused = set(shared)
     names: set[str] = set()
-    for kind, table in asked:
-        command = commands[kind]
-        own = {key: value for key, value in table.items() if key != "name"}
-        common = {key: value for key, value in shared.items() if _option(command, key) and key not in own}
+    for analysis, table in asked:
+        own = _spelled({key: value for key, value in table.items() if key != "name"})
+        known = _known(analysis)
+        common = {key: value for key, value in shared.items() if key in known and key not in own}
         unused -= set(common) | set(own)
-        name = str(table.get("name", kind))
+        name = str(table.get("name", analysis.name))
         if name in names or not name.replace("-", "").replace("_", "").isalnum():
             raise ProtocolError(
-                f"{path}: [{kind}] needs a name of its own, of letters, digits, - and _; it has {name!r}"
+                f"{path}: [{analysis.name}] needs a name of its own, of letters, digits, - and _; it has {name!r}"
             )
         names.add(name)
-        yield _step(path, name, command, {**common, **own})
+        yield Step(name, analysis, _configured(path, analysis, {**common, **own}))
     if unused:
         raise ProtocolError(
             f"{path}: no analysis of the file has an option {sorted(unused)[0]!r}, which [{SHARED}] sets"
@@ -159,54 +154,30 @@ def _checked(path: Path, kind: str, table: Any) -> Mapping[str, Any]:
     return table
 
 
-def _option(command: click.Command, key: str) -> click.Option | None:
-    """The option that a key stands for."""
-    spelled = f"-{key}" if len(key) == 1 else f"--{key.replace('_', '-')}"
-    return next((item for item in command.params if isinstance(item, click.Option) and spelled in item.opts), None)
+def _spelled(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys as they are typed on the command line: ``max_k`` is ``max-k`` there."""
+    return {key.replace("_", "-"): value for key, value in table.items()}
 
 
-def _step(path: Path, name: str, command: click.Command, table: Mapping[str, Any]) -> Step:
-    """A step whose options are checked as the command itself does."""
-    kind = command.name or name
-    arguments: list[str] = []
-    read: list[int] = []
-    written: list[int] = []
+def _known(analysis: Analysis[Any]) -> dict[str, str]:
+    """The fields of an analysis by the keys of a file."""
+    known = {spec.name: spec.field for spec in analysis.configuration.options()}
+    if issubclass(analysis.configuration, Narrowed):
+        known |= {"where": "where", **{name: name for name in SHORT}}
+    return known
+
+
+def _configured(path: Path, analysis: Analysis[Any], table: Mapping[str, Any]) -> Configuration:
+    known = _known(analysis)
+    read = {spec.name for spec in analysis.configuration.options() if spec.file == "read"}
     for key, value in table.items():
-        option = _option(command, key)
-        if option is None or option.name in _OURS.values():
-            there = (item.opts[-1].lstrip("-") for item in command.params if isinstance(item, click.Option))
-            raise ProtocolError(
-                f"{path}: [{kind}] has no option {key!r}; there are {', '.join(i for i in there if i not in _OURS)}"
-            )
-        words = list(_words(path, option, value))
-        if isinstance(option.type, click.Path):
-            places = read if option.type.exists else written
-            places += range(len(arguments) + 1, len(arguments) + len(words), 2)
-        arguments += words
+        if key not in known:
+            raise ProtocolError(f"{path}: [{analysis.name}] has no option {key!r}; there are {', '.join(known)}")
+        if isinstance(value, dict):
+            raise ProtocolError(f"{path}: [{analysis.name}] {key} is a table, not a value")
+    values = {known[key]: path.parent / str(value) if key in read else value for key, value in table.items()}
     try:
-        command.make_context(kind, [*arguments, "--store", "unused", *_filler(command)])
-    except click.ClickException as error:
-        raise ProtocolError(f"{path}: [{kind}] {error.format_message()}") from error
-    return Step(name, command, tuple(arguments), tuple(read), tuple(written))
-
-
-def _filler(command: click.Command) -> Iterable[str]:
-    """What a command needs to be checked and a run gives it later."""
-    for item in command.params:
-        if isinstance(item, click.Argument):
-            yield "unused"
-        elif item.required and item.name == "out":
-            yield from ("--out", "unused")
-
-
-def _words(path: Path, option: click.Option, value: Any) -> Iterator[str]:
-    if option.is_flag:
-        if not isinstance(value, bool):
-            raise ProtocolError(f"{path}: {option.opts[-1].lstrip('-')} is true or false, not {value!r}")
-        if value:
-            yield option.opts[-1]
-        return
-    for item in value if isinstance(value, list) else [value]:
-        yield option.opts[-1]
-        read = isinstance(option.type, click.Path) and option.type.exists
-        yield str(path.parent / str(item)) if read else str(item)
+        configuration: Configuration = analysis.configuration(**values)
+    except CbmirError as error:
+        raise ProtocolError(f"{path}: [{analysis.name}] {error}") from error
+    return configuration

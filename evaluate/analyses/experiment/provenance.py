@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import platform
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 import cbmir
 from cbmir.evaluate.analyses.experiment.plan import Step
+from cbmir.evaluate.results import versions
 from cbmir.store import Collection
-
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "qdrant-edge-py", "qdrant-client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +60,27 @@ def provenance(step: Step, states: Sequence[State]) -> dict[str, Any]:
         step: The analysis.
         states: The collections that it reads.
     """
+    read = dict(step.configuration.files("read"))
     return {
-        "analysis": step.command.name,
-        "options": [Path(word).name if place in step.read else word for place, word in enumerate(step.arguments)],
-        "files": [_digest(Path(step.arguments[place])) for place in step.read],
+        "analysis": step.analysis.name,
+        "configuration": {**step.configuration.as_json(), **{field: path.name for field, path in read.items()}},
+        "files": [_digest(path) for path in read.values()],
         "collections": [asdict(state) for state in states],
-        "versions": {"cbmir": cbmir.__version__, "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
+        "code": code_digest(),
     }
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the source files of cbmir: a result is of the code that made it, not of a version number alone."""
+    digest = hashlib.sha256()
+    root = Path(cbmir.__file__).parent
+    folders = os.walk(root, followlinks=True)  # ingest, search and evaluate may be links
+    files = (Path(folder) / name for folder, _, names in folders for name in names if name.endswith(".py"))
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _digest(path: Path) -> str | None:

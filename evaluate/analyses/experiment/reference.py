@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.experiment.plan import Plan, steps_of
 from cbmir.textfile import NOT_READ, read_text
@@ -20,7 +18,7 @@ _MAX_K = 100_000
 _NEEDED = ("experiments_dir", "h5_paths", "csv_paths")
 
 
-def read_reference(path: Path, commands: Mapping[str, click.Command]) -> Plan:
+def read_reference(path: Path) -> Plan:
     """Read a ``config.json``: the paper's figures of one collection, named like the folder of the experiment.
 
     Queries are the validation and test images, the gallery the training images; nothing but the query is excluded.
@@ -29,7 +27,6 @@ def read_reference(path: Path, commands: Mapping[str, click.Command]) -> Plan:
 
     Args:
         path: The file.
-        commands: By name; ``retrieval``, ``classify`` and ``probe`` are used.
 
     Raises:
         ProtocolError: it can't be read, or isn't theirs.
@@ -46,7 +43,7 @@ def read_reference(path: Path, commands: Mapping[str, click.Command]) -> Plan:
     for table in config["csv_paths"]:
         needs += ["--table", str(table)]
     needs += ["--encoder", name, "--store", "STORE"]
-    steps = tuple(steps_of(path, _sections(path, config), commands))
+    steps = tuple(steps_of(path, _sections(path, config)))
     return Plan(path, None, None, (name,), steps, shlex.join(needs))
 
 
@@ -66,7 +63,6 @@ def _sections(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "classify": {"queries": ["split=test"], "max_k": depth, "protocol": "paper"},
         "probe": {
             "queries": ["split=test"],
-            "include_same_patient": False,
             **{ours: config[theirs] for theirs, ours in probe.items() if theirs in config},
         },
     }

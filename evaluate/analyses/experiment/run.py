@@ -1,8 +1,6 @@
 """Runs an experiment: each analysis of each collection once, its result beside what it is a result of."""
 
-import contextlib
 import hashlib
-import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -11,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import click
-
 from cbmir.errors import CbmirError, CollectionError
 from cbmir.evaluate.analyses.experiment.plan import Plan, Step
 from cbmir.evaluate.analyses.experiment.provenance import State, provenance, state_of
-from cbmir.evaluate.rows import write_whole
+from cbmir.evaluate.analysis import Analysis, Chosen
+from cbmir.evaluate.configuration import Configuration
+from cbmir.evaluate.results import Result, write_whole
 from cbmir.store import Store
 
 
@@ -49,9 +47,11 @@ class Outcome:
 def run(plan: Plan, store: Store, out: Path, *, again: bool = False) -> Iterator[Outcome]:
     """Do all that a plan asks for.
 
-    ``OUT/COLLECTION/STEP.json`` holds a result and its provenance, ``STEP.csv`` beside it the rows; steps that take all
-    collections together lie in OUT itself. A result is kept if what it depends on is the same: the options, the content
-    of the collections and the versions of the programs. It is written last, so that a killed run does its step again.
+    ``OUT/COLLECTION/STEP.json`` holds a result and its provenance, ``STEP.csv`` beside it the rows. Steps that take all
+    collections together lie in OUT itself. A result is kept if what it depends on is the same: its configuration, the
+    content of the collections, the code and the versions of the programs; and if its other files are still there. It is
+    written last, so that a killed run does its step again.
+
     A step that fails doesn't stop the others.
 
     Args:
@@ -92,44 +92,34 @@ def _step(step: Step, states: Sequence[State], store: Store, folder: Path, again
     key = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
     file = folder / f"{step.name}.json"
     name = None if step.together else states[0].collection
-    if not again and _key(file) == key:
+    out = folder / (step.name if step.analysis.folder else f"{step.name}.csv")
+    written = step.written(folder)
+    if not again and _key(file) == key and all(path.exists() for path in (out, *written.values())):
         return Outcome(name, step.name, "kept", file)
     started, began = datetime.now(UTC), time.monotonic()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        result = _result(_command_line(step, states, store, folder), step)
+        asked = step.configuration.model_copy(update=written)
+        names = tuple(state.collection for state in states)
+        result = _result(step.analysis, Chosen(store, names), asked)
+        files = result.write(out)
     except OSError as error:
         raise CbmirError(f"can't write to {folder}: {error.strerror}") from error
     except CbmirError as error:
         return Outcome(name, step.name, "failed", file, time.monotonic() - began, str(error))
     seconds = time.monotonic() - began
     origin |= {"key": key, "started": started.isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-    text = json.dumps({"provenance": origin, "result": result}, indent=1, ensure_ascii=False)
-    write_whole(file, text.encode())
+    made = {"files": [str(path.relative_to(folder)) for path in files]} if step.analysis.folder else {}
+    data = {"provenance": origin, "result": {**made, **result.as_json()}}
+    write_whole(file, json.dumps(data, indent=1, ensure_ascii=False).encode())
     return Outcome(name, step.name, "done", file, seconds)
 
 
-def _command_line(step: Step, states: Sequence[State], store: Store, folder: Path) -> list[str]:
-    names = [state.collection for state in states]
-    chosen = names if step.together else ["--collection", *names]
-    folders = [item for item in step.command.params if item.name == "out" and _is_folder(item)]
-    out = folder / (step.name if folders else f"{step.name}.csv")
-    return [*chosen, *step.typed(folder), "--store", store.location, "--out", str(out), "--json"]
-
-
-def _is_folder(option: click.Parameter) -> bool:
-    return isinstance(option.type, click.Path) and not option.type.file_okay
-
-
-def _result(arguments: list[str], step: Step) -> Any:
-    """What a command prints, in this process: the libraries are loaded once."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            step.command.main(arguments, prog_name=step.name, standalone_mode=False)
-    except click.ClickException as error:
-        raise CbmirError(error.format_message()) from error
-    return json.loads(said.getvalue())
+def _result(analysis: Analysis[Any], chosen: Chosen, asked: Configuration) -> Result:
+    if analysis.takes != "one":
+        return analysis.run(chosen, asked)
+    with chosen.store.open(chosen.names[0]) as collection:
+        return analysis.run(collection, asked)
 
 
 def _key(file: Path) -> str | None:

@@ -1,15 +1,13 @@
-"""Gradient descent of a linear probe: the settings, the images, and a run that can be stopped and taken up again."""
+"""Gradient descent of a linear probe: the settings, the images, and a run."""
 
-import io
 import math
 import warnings
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cbmir.errors import ProtocolError, WeightsError
+from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
 from cbmir.evaluate.analyses.probe.layer import Probe, Task
 from cbmir.schema import Vectors
@@ -166,47 +164,6 @@ class Descent:
         if improved:
             self.best = self._snapshot()
         return improved
-
-    def state(self, terms: dict[str, Any]) -> bytes:
-        """All that the next epoch depends on."""
-        import torch
-
-        best = self.best
-        state = {
-            "terms": terms,
-            "layer": self._layer.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "order": self._order.get_state(),
-            "curve": [astuple(epoch) for epoch in self.curve],
-            "best": (torch.tensor(best.weight), torch.tensor(best.bias), best.epoch, best.val_accuracy),
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        return buffer.getvalue()
-
-    def restore(self, path: Path, terms: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            WeightsError: the file is damaged.
-            ProtocolError: it was taken from another run.
-        """
-        import torch
-
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            theirs = state["terms"]
-        except Exception as error:  # unpickling a damaged file raises whatever it likes
-            raise WeightsError(f"{path} is damaged ({str(error).splitlines()[0]}); remove it to start anew") from error
-        if theirs != terms:
-            other = ", ".join(key for key in terms if theirs.get(key) != terms[key])
-            raise ProtocolError(f"{path} is of a run with another {other}; choose another folder, or remove it")
-        self._layer.load_state_dict(state["layer"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._order.set_state(state["order"])
-        self.curve = [Epoch(*values) for values in state["curve"]]
-        weight, bias, epoch, accuracy = state["best"]
-        self.best = Probe(self._task, weight.numpy(), bias.numpy(), self._settings.seed, epoch, accuracy)
 
     def _learn(self) -> float:
         """One pass over the training images in a random order; the mean loss."""

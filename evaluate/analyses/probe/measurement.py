@@ -13,7 +13,7 @@ from cbmir.evaluate.analyses.classification.assessment import assess
 from cbmir.evaluate.analyses.classification.knn import cohort_of
 from cbmir.evaluate.analyses.classification.labels import EXACT_MATCH, label_figures, named
 from cbmir.evaluate.analyses.classification.method import Learning, LeftOut
-from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, figure, write_table
+from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, figure
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from cbmir.evaluate.analyses.classification.votes import NONE
 from cbmir.evaluate.analyses.probe.descent import Epoch, Examples, ProbeSettings
@@ -22,12 +22,13 @@ from cbmir.evaluate.analyses.probe.fewshot import Splits as Folds
 from cbmir.evaluate.analyses.probe.layer import Task
 from cbmir.evaluate.analyses.probe.training import Training, train_probe
 from cbmir.evaluate.analyses.retrieval.measurement import describe
+from cbmir.evaluate.analyses.retrieval.report import Row
 from cbmir.evaluate.protocol import EXCLUDED, RetrievalProtocol
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import find_relevance
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES
 from cbmir.evaluate.ranking.trial import Trial, stream_gallery
-from cbmir.evaluate.results import Result
+from cbmir.evaluate.results import Asked, TabularResult, write_asked, write_table
 from cbmir.filters import Where
 from cbmir.schema import Vectors
 from cbmir.store import Collection
@@ -47,7 +48,6 @@ class ProbeTerms:
         measures: Which of `MEASURES` to report.
         shots: Numbers of training images a class for which probes are trained besides.
         draws: How many, each on images of its own.
-        folder: Where the probe on all training images is kept, and gone on with; None keeps nothing.
     """
 
     settings: ProbeSettings = field(default_factory=ProbeSettings)
@@ -55,30 +55,39 @@ class ProbeTerms:
     measures: tuple[str, ...] = MEASURES
     shots: tuple[int, ...] = ()
     draws: int = 5
-    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class ProbeReport(Result):
+class ProbeReport(TabularResult):
     """The result of training linear probes.
 
     Attributes:
         report: The figures of the probe on all training images.
         training: That probe and its learning curve.
         few: Those on few images, by rising number of them.
+        asked: What it is the answer to.
     """
 
     report: ClassificationReport
     training: Training
     few: tuple[FewShot, ...] = ()
+    asked: Asked | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it, with the learning curve and the figures from few images."""
         return {
-            **self.report.as_json(),
+            **self.report.content(),
             "curve": [dict(zip(self._columns(), astuple(epoch), strict=True)) for epoch in self.training.curve],
             "few_shot": [self._few_as_json(item) for item in self.few],
         }
+
+    def csv_rows(self) -> tuple[Row, ...]:
+        """Those of the probe on all training images."""
+        return self.report.csv_rows()
+
+    def csv_terms(self) -> dict[str, object]:
+        """Collection, encoder and header."""
+        return self.report.csv_terms()
 
     def write_curve(self, path: Path) -> None:
         """Write the learning curve, a row an epoch.
@@ -87,6 +96,7 @@ class ProbeReport(Result):
             CbmirError: the file can't be written.
         """
         write_table(path, self._columns(), map(astuple, self.training.curve))
+        write_asked(path, self.asked)
 
     def frame_rows(self) -> list[dict[str, Any]]:
         """Those of the probe on all training images."""
@@ -149,7 +159,7 @@ def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: P
         raise ProtocolError(f"a probe is stopped on validation images: {error}") from error
     folds = _folds(collection, splits)
     task = Task(splits.coding.classes, collection.card.fingerprint, splits.coding.several)
-    training = train_probe(folds.train, folds.val, task, terms.settings, terms.folder)
+    training = train_probe(folds.train, folds.val, task, terms.settings)
     verdicts = training.probe.verdicts(folds.test.vectors, folds.test.labels)
     free, seen = (Exclusion(splits.test, some) for some in ((), (EXCLUDED["patient"],)))
     relevance = find_relevance(splits.test, free)
@@ -200,7 +210,6 @@ def _learning(splits: Splits, folds: Folds, training: Training, terms: ProbeTerm
         settings=asdict(terms.settings),
         epoch=training.probe.epoch,
         epochs=len(training.curve),
-        resumed=training.resumed,
         several=splits.coding.several,
         train_images=len(folds.train.labels),
         queries_seen=seen,

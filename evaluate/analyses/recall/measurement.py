@@ -5,9 +5,8 @@ that users get by default (``auto``), and the HNSW graph alone (``approximate``)
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.evaluate.analyses.recall.cases import OTHER_PATIENTS, Case, cases
 from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.protocol import MAX_K, existing, wording
-from cbmir.evaluate.results import Result
-from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.evaluate.results import Asked, TabularResult, row_json
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection
@@ -103,7 +101,7 @@ class RecallRow:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RecallReport(Result):
+class RecallReport(TabularResult):
     """The result of a recall measurement.
 
     Attributes:
@@ -123,6 +121,7 @@ class RecallReport(Result):
         rows: No filter, then the others, both ways each.
         sweep: No filter, approximate, by rising beam width.
         version: Of cbmir.
+        asked: What it is the answer to.
     """
 
     collection: str
@@ -140,6 +139,7 @@ class RecallReport(Result):
     rows: tuple[RecallRow, ...]
     sweep: tuple[RecallRow, ...]
     version: str = cbmir.__version__
+    asked: Asked | None = None
 
     @property
     def header(self) -> Header:
@@ -162,35 +162,23 @@ class RecallReport(Result):
         )
         return Header(None, None, {}, left_out, {"queries": self.patients})
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it."""
         return {
-            **asdict(self),
+            **asdict(replace(self, asked=None)),
             **self.header.as_json(),
             "rows": [row_json(row) for row in self.rows],
             "sweep": [row_json(row) for row in self.sweep],
         }
 
-    def write_csv(self, path: Path) -> None:
-        """Write the rows and those of the sweep, each with its terms.
+    def csv_rows(self) -> tuple[RecallRow, ...]:
+        """The rows and those of the sweep."""
+        return self.rows + self.sweep
 
-        Raises:
-            CbmirError: the file can't be written.
-        """
-        names = (
-            "collection",
-            "encoder",
-            "fingerprint",
-            "store",
-            "vectors",
-            "indexed",
-            "k",
-            "queries",
-            "drawn_from",
-            "seed",
-        )
-        terms: Mapping[str, object] = {name: getattr(self, name) for name in (*names, "version")}
-        write_rows(path, self.rows + self.sweep, {**terms, **self.header.columns()})
+    def csv_terms(self) -> dict[str, object]:
+        """Collection, encoder and header."""
+        names = ("collection", "encoder", "fingerprint", "store", "vectors", "indexed", "queries", "version")
+        return {**{name: getattr(self, name) for name in names}, **self.header.columns()}
 
     def table(self) -> str:
         """The report for people: the terms, then the filters, then the sweep."""

@@ -122,8 +122,7 @@ def map_of(collection: Collection, where: Where, method: str, seed: int) -> Embe
 def principal(vectors: Vectors) -> tuple[Points, tuple[float, ...]]:
     """The first two principal components of n vectors, and their shares of the variance.
 
-    The sign of an axis is free; here the largest loading of each is positive, so that runs agree. An axis along which
-    nothing varies is 0.
+    An axis along which nothing varies is 0.
 
     Args:
         vectors: (n, dim), two or more.
@@ -131,16 +130,14 @@ def principal(vectors: Vectors) -> tuple[Points, tuple[float, ...]]:
     Returns:
         (n, 2) scores, and two shares in 0 to 1.
     """
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    left, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    from sklearn.decomposition import PCA
+
     points, shares = np.zeros((len(vectors), 2)), np.zeros(2)
-    total = float((spread**2).sum())
-    for axis in range(min(2, len(spread))):
-        if spread[axis] <= 1e-9 * max(1.0, spread[0]):
-            break
-        sign = np.sign(axes[axis, np.argmax(np.abs(axes[axis]))])
-        points[:, axis] = sign * left[:, axis] * spread[axis]
-        shares[axis] = spread[axis] ** 2 / total
+    axes = min(2, *vectors.shape)
+    with np.errstate(invalid="ignore"):  # shares of a variance of 0
+        components = PCA(axes, svd_solver="full")  # the largest loading of each axis is positive
+        points[:, :axes] = components.fit_transform(vectors.astype(np.float64))
+        shares[:axes] = np.nan_to_num(components.explained_variance_ratio_)
     return points, tuple(shares.tolist())
 
 

@@ -1,6 +1,7 @@
 """A report on its way out: the page, and beside it charts and figures as files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cbmir
@@ -11,7 +12,7 @@ from cbmir.evaluate.analyses.report.findings import Measured
 from cbmir.evaluate.analyses.report.page import render
 from cbmir.evaluate.analyses.report.report import Report
 from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
-from cbmir.evaluate.rows import write_rows, write_whole
+from cbmir.evaluate.results import Asked, write_rows, write_whole
 
 PAGE = "report.html"
 
@@ -41,30 +42,35 @@ def _write_csv(report: Report, folder: Path) -> Iterator[Path]:
         raise CbmirError(f"can't make the folder {folder}: {error.strerror}") from error
     if report.comparison:
         yield (path := folder / "comparison.csv")
-        report.comparison.write_csv(path)
+        replace(report.comparison, asked=report.asked).write_csv(path)
     for finding in report.findings:
         terms = {"collection": finding.collection, "encoder": finding.card.name}
         terms |= {"fingerprint": finding.card.fingerprint, "version": cbmir.__version__}
         if finding.measured:
-            yield from _write_figures(finding.measured, folder, finding.collection, terms)
+            yield from _write_figures(finding.measured, folder, finding.collection, terms, report.asked)
         if finding.drawn:
             yield (path := folder / f"map_{finding.collection}.csv")
             write_rows(
-                path, MapRow.of(finding.drawn), {**terms, "map": finding.drawn.method, "seed": finding.drawn.seed}
+                path,
+                MapRow.of(finding.drawn),
+                {**terms, "map": finding.drawn.method, "seed": finding.drawn.seed},
+                report.asked,
             )
 
 
-def _write_figures(measured: Measured, folder: Path, name: str, terms: dict[str, str]) -> Iterator[Path]:
+def _write_figures(
+    measured: Measured, folder: Path, name: str, terms: dict[str, str], asked: Asked | None
+) -> Iterator[Path]:
     retrieval, votes = measured.retrieval, measured.votes
     curve = RetrievalReport(retrieval.setting, retrieval.encoder, measured.curve)
     for kind, report in (("retrieval", retrieval), ("curve", curve), ("vote", votes)):
         yield (path := folder / f"{kind}_{name}.csv")
-        report.write_csv(path)
+        replace(report, asked=asked).write_csv(path)
     if votes.confusion is not None:
         yield (path := folder / f"confusion_{name}.csv")
         votes.write_confusion(path)
     if rows := CaseRow.of(measured.cases):
         yield (path := folder / f"cases_{name}.csv")
         setting = retrieval.setting
-        asked = {"queries": setting.queries.filter, "gallery": setting.gallery.filter, **setting.header.columns()}
-        write_rows(path, rows, {**terms, **asked})
+        there = {"queries": setting.queries.filter, "gallery": setting.gallery.filter, **setting.header.columns()}
+        write_rows(path, rows, {**terms, **there}, asked)

@@ -49,7 +49,6 @@ def render(report: Report, names: Sequence[str]) -> str:
     folder = files("cbmir.evaluate.analyses.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "svg": Markup,  # ours, see `cbmir.evaluate.analyses.report.drawing.inline`
         "figure": _figure,
         "interval": _interval,
         "signed": _signed,

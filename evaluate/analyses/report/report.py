@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 from typing import Any
 
@@ -12,7 +13,6 @@ from tqdm import tqdm
 import cbmir
 from cbmir.errors import CollectionError, ProtocolError
 from cbmir.evaluate.analyses.comparison.report import ComparisonReport
-from cbmir.evaluate.analyses.experiment.provenance import PACKAGES
 from cbmir.evaluate.analyses.report.cases import look_for_pictures
 from cbmir.evaluate.analyses.report.drawing import Drawing
 from cbmir.evaluate.analyses.report.figures import Panel, chart_name, draw_curves, draw_groups, draw_panel
@@ -20,8 +20,9 @@ from cbmir.evaluate.analyses.report.findings import Finding, Measured, compare_m
 from cbmir.evaluate.analyses.report.standings import Standing, standings, table
 from cbmir.evaluate.analyses.report.terms import ReportTerms
 from cbmir.evaluate.protocol import wording
-from cbmir.evaluate.results import Result
+from cbmir.evaluate.results import PACKAGES, Asked, Result
 from cbmir.store import Store
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,6 +41,7 @@ class Report(Result):
         groups: Charts of bars.
         panels: The charts of each collection, in the order of the findings.
         versions: Of programs and engine.
+        asked: What it is the answer to.
     """
 
     terms: ReportTerms
@@ -53,6 +55,7 @@ class Report(Result):
     groups: tuple[Drawing, ...]
     panels: tuple[Panel, ...]
     versions: dict[str, str]
+    asked: Asked | None = None
 
     @property
     def measured(self) -> tuple[Measured, ...]:
@@ -88,7 +91,7 @@ class Report(Result):
         for panel in self.panels:
             yield from (item for item in (panel.confusion, panel.plane) if item)
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """What was made, as JSON takes it."""
         return {
             "protocol": {
@@ -115,8 +118,23 @@ class Report(Result):
         ]
 
     def table(self) -> str:
-        """The table of encoders for people."""
-        return table(self.standings)
+        """The table of encoders for people, and how many images the page shows."""
+        return f"{table(self.standings)}\n{counted(self.pictures, 'picture')}, {self.missing:,} could not be read"
+
+    def write(self, out: Path) -> list[Path]:
+        """Write the page and its files into a folder; the page comes first."""
+        from cbmir.evaluate.analyses.report.files import write_report  # imports matplotlib
+
+        return write_report(self, out)
+
+    def shortcomings(self) -> list[str]:
+        """Collections that could not be measured, and images that are missing unless that was allowed."""
+        lines = [f"{item.collection} could not be measured: {item.reason}" for item in self.unmeasured]
+        if self.missing and not self.terms.allow_missing:
+            lines.append(
+                f"{counted(self.missing, 'picture')} missing in the page: give --root FOLDER, or --allow-missing"
+            )
+        return lines
 
     def _tiles(self, *, drawn: bool) -> int:
         tiles = (tile for item in self.measured for case in item.cases for tile in (case.query, *case.hits))

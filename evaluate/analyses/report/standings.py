@@ -10,7 +10,7 @@ from cbmir.evaluate.analyses.report.findings import Finding, Measured
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, ReportTerms
 from cbmir.evaluate.analyses.retrieval.report import Average, Row
 from cbmir.evaluate.header import Header
-from cbmir.evaluate.rows import row_json
+from cbmir.evaluate.results import row_json
 from cbmir.units import counted
 
 LEVEL = 0.05

@@ -1,5 +1,6 @@
 """The neighbours of all queries as a file, for other programs."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.evaluate.analyses.retrieval.measurement import Measurement
 from cbmir.evaluate.ranking.trial import NONE, SCROLL_IMAGES, Images, packed, text_ids
+from cbmir.evaluate.results import Asked, write_asked
 from cbmir.filters import Where
 from cbmir.store import Collection
 
@@ -20,7 +22,7 @@ _ROWS = 50_000
 """Hits written at once."""
 
 
-def write_wide(collection: Collection, measurement: Measurement, path: Path) -> None:
+def write_wide(collection: Collection, measurement: Measurement, path: Path, asked: Asked | None = None) -> None:
     """A row a query: the path of its file, and those of its hits in columns ``1`` to the deepest cutoff.
 
     The layout of the reference program's ``knn.csv``; a missing hit is empty.
@@ -30,7 +32,7 @@ def write_wide(collection: Collection, measurement: Measurement, path: Path) -> 
     """
     trial = measurement.trial
     places = _first(measurement).places
-    asked = _paths(collection, trial.queries_where, trial.queries)
+    query_paths = _paths(collection, trial.queries_where, trial.queries)
     there = _paths(collection, trial.gallery_where, trial.gallery)
     names = ["query", *(str(rank) for rank in range(1, places.shape[1] + 1))]
 
@@ -38,13 +40,13 @@ def write_wide(collection: Collection, measurement: Measurement, path: Path) -> 
         step = max(1, _ROWS // places.shape[1])
         for start in range(0, len(places), step):
             block = places[start : start + step]
-            columns = [pa.array(asked[start : start + step]), *(_taken(there, column) for column in block.T)]
+            columns = [pa.array(query_paths[start : start + step]), *(_taken(there, column) for column in block.T)]
             yield pa.table(dict(zip(names, columns, strict=True)))
 
-    write_parts(parts(), path)
+    write_parts(parts(), path, asked)
 
 
-def write_long(collection: Collection, measurement: Measurement, path: Path) -> None:
+def write_long(collection: Collection, measurement: Measurement, path: Path, asked: Asked | None = None) -> None:
     """A row a hit: ids and paths of query and hit, rank from 1, cosine, and grade of relevance.
 
     Raises:
@@ -53,7 +55,7 @@ def write_long(collection: Collection, measurement: Measurement, path: Path) -> 
     trial = measurement.trial
     neighbours = _first(measurement)
     grades = measurement.relevance.grades(trial, neighbours.places)
-    asked = _paths(collection, trial.queries_where, trial.queries)
+    query_paths = _paths(collection, trial.queries_where, trial.queries)
     there = _paths(collection, trial.gallery_where, trial.gallery)
 
     def parts() -> Iterator[pa.Table]:
@@ -65,7 +67,7 @@ def write_long(collection: Collection, measurement: Measurement, path: Path) -> 
             rows += start
             columns: dict[str, Any] = {
                 "query_id": text_ids(trial.queries.ids[rows]),
-                "query": asked[rows],
+                "query": query_paths[rows],
                 "rank": ranks + 1,
                 "hit_id": text_ids(trial.gallery.ids[places]),
                 "hit": there[places],
@@ -74,15 +76,18 @@ def write_long(collection: Collection, measurement: Measurement, path: Path) -> 
             }
             yield pa.table(columns)
 
-    write_parts(parts(), path)
+    write_parts(parts(), path, asked)
 
 
-def write_parts(parts: Iterator[pa.Table], path: Path) -> None:
+def write_parts(parts: Iterator[pa.Table], path: Path, asked: Asked | None = None) -> None:
     """Write a long table as .csv or .parquet, a part at a time.
+
+    What it is the answer to is in the metadata of a Parquet file under ``cbmir``, and in a file beside a CSV.
 
     Args:
         parts: One or more of the same columns.
         path: The file, which is replaced.
+        asked: What it is the answer to.
 
     Raises:
         ProtocolError: the name of the file ends otherwise.
@@ -94,12 +99,15 @@ def write_parts(parts: Iterator[pa.Table], path: Path) -> None:
     try:
         part = next(parts)
         opened = pa.csv.CSVWriter if form == ".csv" else pa.parquet.ParquetWriter
-        with opened(str(path), part.schema) as writer:
-            writer.write_table(part)
+        schema = part.schema.with_metadata({"cbmir": json.dumps(asked.as_json())} if asked else None)
+        with opened(str(path), schema) as writer:
+            writer.write_table(part.cast(schema))
             for part in parts:
-                writer.write_table(part)
+                writer.write_table(part.cast(schema))
     except OSError as error:
         raise CbmirError(f"can't write {path}: {error}") from error
+    if form == ".csv":
+        write_asked(path, asked)
 
 
 def _first(measurement: Measurement) -> Any:

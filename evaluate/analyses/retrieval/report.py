@@ -3,14 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from cbmir.evaluate.analyses.retrieval.setting import Setting, Side
 from cbmir.evaluate.header import Header
 from cbmir.evaluate.protocol import NAMED
-from cbmir.evaluate.results import Result
-from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.evaluate.results import Asked, TabularResult, row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 
@@ -54,7 +52,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RetrievalReport(Result):
+class RetrievalReport(TabularResult):
     """The result of a retrieval measurement.
 
     Attributes:
@@ -62,14 +60,16 @@ class RetrievalReport(Result):
         encoder: What made the vectors.
         rows: The figures; ``pandas.DataFrame(report.rows)`` makes a frame of them.
         together: Those of all queries when nothing but the query itself is excluded; empty where it is the same.
+        asked: What it is the answer to.
     """
 
     setting: Setting
     encoder: EncoderCard
     rows: tuple[Row, ...]
     together: tuple[Row, ...] = ()
+    asked: Asked | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it; a mean without any query is null."""
         encoder = {**self.encoder.as_json(), "fingerprint": self.encoder.fingerprint}
         data = {
@@ -81,28 +81,13 @@ class RetrievalReport(Result):
             data["rows_nothing_excluded"] = [row_json(row) for row in self.together]
         return data
 
-    def write_csv(self, path: Path, header: Header | None = None) -> None:
-        """Write the rows, each with what it is a result of, so that the files of several encoders can be joined.
+    def csv_rows(self) -> tuple[Row, ...]:
+        """The values of all searches and groups."""
+        return self.rows
 
-        Args:
-            path: The file, which is replaced.
-            header: Of a result that has more to say than the setting's.
-
-        Raises:
-            CbmirError: the file can't be written.
-        """
-        setting = self.setting
-        terms = {
-            "collection": setting.collection,
-            "encoder": self.encoder.name,
-            "fingerprint": self.encoder.fingerprint,
-            **(header or setting.header).columns(),
-            "queries": setting.queries.filter,
-            "gallery": setting.gallery.filter,
-            "same_patient": setting.exclusion.same_patient,
-            "version": setting.version,
-        }
-        write_rows(path, self.rows, terms)
+    def csv_terms(self) -> dict[str, object]:
+        """Collection, encoder and header."""
+        return setting_columns(self.setting, self.encoder, self.setting.header)
 
     def table(self) -> str:
         """The report for people: the terms, then measures and cutoffs in columns."""
@@ -142,6 +127,26 @@ class RetrievalReport(Result):
             name = f"{row.measure}@{row.k}"
             interval = f"{_figure(row.low)} to {_figure(row.high)}"
             yield f"{row.average:7} {row.search:12} {name:20} {_figure(row.value)}  {interval}"
+
+
+def setting_columns(setting: Setting, encoder: EncoderCard, header: Header) -> dict[str, object]:
+    """The columns of a CSV that say what its rows are results of.
+
+    Args:
+        setting: What was measured.
+        encoder: What made the vectors.
+        header: What the result says first.
+    """
+    return {
+        "collection": setting.collection,
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        **header.columns(),
+        "queries": setting.queries.filter,
+        "gallery": setting.gallery.filter,
+        "excluded_by": " ".join(setting.exclusion.by),
+        "version": setting.version,
+    }
 
 
 def _figures(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from cbmir.evaluate.analyses.retrieval.report import Average
+from cbmir.evaluate.analyses.retrieval.report import Average, setting_columns
 from cbmir.evaluate.analyses.retrieval.setting import Setting
 from cbmir.evaluate.header import Header, Omission
-from cbmir.evaluate.results import Result
-from cbmir.evaluate.rows import row_json, write_rows
+from cbmir.evaluate.results import Asked, TabularResult, row_json
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 
@@ -63,7 +61,7 @@ class SweepRow:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SweepReport(Result):
+class SweepReport(TabularResult):
     """The result of a sweep over gallery sizes.
 
     Attributes:
@@ -75,6 +73,7 @@ class SweepReport(Result):
         galleries: Draws a size; their seed is that of the intervals.
         sizes_left_out: Sizes that were asked for and have less than one image, or more than there are.
         rows: By rising size, then by draw.
+        asked: What it is the answer to.
     """
 
     setting: Setting
@@ -84,6 +83,7 @@ class SweepReport(Result):
     galleries: int
     sizes_left_out: tuple[str, ...]
     rows: tuple[SweepRow, ...]
+    asked: Asked | None = None
 
     @property
     def header(self) -> Header:
@@ -92,7 +92,7 @@ class SweepReport(Result):
         header = self.setting.header
         return replace(header, left_out=(*header.left_out, sizes))
 
-    def as_json(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """The report as JSON takes it; a figure that doesn't exist is null."""
         return {
             "protocol": {**asdict(self.setting), **self.header.as_json()},
@@ -104,28 +104,16 @@ class SweepReport(Result):
             "rows": [row_json(row) for row in self.rows],
         }
 
-    def write_csv(self, path: Path) -> None:
-        """Write the rows, each with its terms; ``gallery_filter`` is which images the whole gallery has.
+    def csv_rows(self) -> tuple[SweepRow, ...]:
+        """A row a gallery and value."""
+        return self.rows
 
-        Raises:
-            CbmirError: the file can't be written.
-        """
-        setting = self.setting
-        terms = {
-            "collection": setting.collection,
-            "encoder": self.encoder.name,
-            "fingerprint": self.encoder.fingerprint,
-            **self.header.columns(),
-            "relevance": setting.relevance,
-            "queries": setting.queries.filter,
-            "gallery_filter": setting.gallery.filter,
-            "excluded_by": " ".join(setting.exclusion.by),
-            "unit": self.unit,
-            "draws": setting.intervals.draws,
-            "seed": setting.intervals.seed,
-            "version": setting.version,
+    def csv_terms(self) -> dict[str, object]:
+        """Collection, encoder and header; ``gallery_filter`` is which images the whole gallery has."""
+        columns = setting_columns(self.setting, self.encoder, self.header)
+        return {"gallery_filter" if name == "gallery" else name: value for name, value in columns.items()} | {
+            "unit": self.unit
         }
-        write_rows(path, self.rows, terms)
 
     def table(self) -> str:
         """The report for people: the terms, then a line a size, over queries and over classes."""
