@@ -1,6 +1,7 @@
 """What the tests share: small collections of known content, and the program run as users run it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,13 +31,21 @@ settings.load_profile("cbmir")
 
 Batch = Callable[..., EmbeddedBatch]
 
-SLOW = ("test_safepath.py", "test_names.py", "test_samples.py", "test_encoders_checkpoints.py", "test_ways.py")
+LONGEST = ("test_safepath.py", "test_names.py", "test_encoders_checkpoints.py", "test_earlier_paths.py")
 """Files that take minutes: begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where slow tests are left out, files of slow tests only are not imported: their libraries take long."""
+    if not config.option.markexpr.startswith(("not slow", "not (slow")) or collection_path.suffix != ".py":
+        return None
+    whole = re.search(r"^pytestmark = \[?\s*pytest\.mark\.slow", collection_path.read_text("utf-8"), re.MULTILINE)
+    return True if whole else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files; otherwise the order stays."""
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

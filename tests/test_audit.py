@@ -22,6 +22,8 @@ from cbmir.schema import SPLITS, ImageRecord
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 DIM = 16
 
 

@@ -27,6 +27,8 @@ from cbmir.errors import CollectionError, SourceError, StoreError, StoreLockedEr
 from cbmir.store import Store, open_store
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 KEY = "a-secret-key"
 
 

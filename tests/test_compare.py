@@ -18,6 +18,8 @@ from cbmir.fingerprint import external_card
 from cbmir.schema import ImageRecord, normalise
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 DIM = 8
 QUERIES, GALLERY, CLASSES = 60, 90, 3
 PROTOCOL = RetrievalProtocol(measures=("precision_capped",), k=(1, 5), searches=("exact",), draws=2000)

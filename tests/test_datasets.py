@@ -703,6 +703,7 @@ def real_table(name):
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
 
+@pytest.mark.slow
 def test_nih14__real_table_at_scale(tmp_path):
     entries = real_table("Data_Entry_2017_v2020.csv.gz")
     table = pd.read_csv(entries)
@@ -725,6 +726,7 @@ def test_nih14__real_table_at_scale(tmp_path):
     assert listing.notes == ()
 
 
+@pytest.mark.slow
 def test_chexpert__real_table_at_scale(tmp_path):
     """The rules as published, step by step, on all 223,414 rows."""
     train = real_table("chexpert_train.csv.gz")

@@ -13,6 +13,8 @@ from cbmir.media import DECODER, Preprocessing, prepare, sha256
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 HOW = Preprocessing((32, 32), "squash", 32, "bilinear", (0.5,), (0.5,), channels=1)
 
 

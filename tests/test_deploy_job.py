@@ -20,6 +20,8 @@ from standin import Standin
 
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "deploy" / "job.py"
 KEY = "the-full-key"

@@ -15,6 +15,8 @@ from cbmir.schema import INDEXED_FIELDS
 from cbmir.store.base import CollectionInfo
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 
 def states(done):
     return {item["name"]: (item["state"], item["text"]) for item in json.loads(done.stdout)}

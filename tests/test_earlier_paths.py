@@ -18,6 +18,8 @@ from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import EmbeddedBatch, ImageRecord, point_id
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "pixels": {normal_path(name) for name in earlier_paths.IMAGES.values()},
     "vectors": {

@@ -19,6 +19,8 @@ from cbmir.media import VolumePreprocessing
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+pytestmark = pytest.mark.slow
+
 ASTRA, MERLIN = SPECS
 BLOCKS = (2, 1, 1, 2)
 INPUT = (32, 28, 24)

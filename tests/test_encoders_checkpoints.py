@@ -32,6 +32,8 @@ timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.slow
 functional = torch.nn.functional
 
 MEDCLIP_MEAN, MEDCLIP_STD = 0.5862785803043838, 0.27950088968644304

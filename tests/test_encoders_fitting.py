@@ -23,6 +23,8 @@ from cbmir.errors import WeightsError
 timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 TINY = "timm:test_resnet"
 State = dict[str, Any]
 

@@ -28,6 +28,8 @@ from cbmir.store.edge import EdgeStore
 
 timm = pytest.importorskip("timm")
 
+pytestmark = pytest.mark.slow
+
 CPU = EncoderSettings(device="cpu", precision="fp32")
 LITE0 = "efficientnet-lite0"
 HOW = Preprocessing((32, 32), "shortest", 36, "bilinear", (0.5,) * 3, (0.25,) * 3)

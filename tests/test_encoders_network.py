@@ -20,6 +20,8 @@ from cbmir.encoders.network import encoder
 from cbmir.errors import EncoderError
 from cbmir.media import Preprocessing, preprocess
 
+pytestmark = pytest.mark.slow
+
 HOW = Preprocessing((16, 16), "squash", 16, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 SPEC = EncoderSpec(name="made", architecture="made", source="none", licence="none", trained_on="nothing")
 CPU = EncoderSettings(device="cpu", precision="fp32")

@@ -24,6 +24,8 @@ from cbmir.evaluate.registry import ANALYSES
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 DIM = 6
 
 

@@ -23,7 +23,7 @@ GROUPS = (
 )
 """Kinds that a few inputs of share a process, which takes longer to start than to read them."""
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="measures memory as POSIX does")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="measures memory as POSIX does")]
 
 
 def fuzzed(kinds, inputs, commands, folder):

@@ -21,6 +21,8 @@ from cbmir.schema import normalise
 from cbmir.store import open_store
 from cbmir.vectorfile import open_embeddings, write_embeddings
 
+pytestmark = pytest.mark.slow
+
 COUNT = 24
 DIM = 6
 

@@ -21,6 +21,8 @@ from cbmir.ingest.loader import Loader, Wanted, chunk_size, load_image
 from cbmir.media import Preprocessing, VolumePreprocessing
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def encoder():

@@ -23,7 +23,10 @@ TIMEOUT_S = 180
 MARK = "CBMIR_TEST_RUN"
 """Variable that all processes of one run inherit, so that survivors can be told by it."""
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for surviving processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for surviving processes in /proc"),
+]
 
 Points = dict[str, tuple[dict[str, Any], bytes]]
 

@@ -17,6 +17,8 @@ from cbmir.ingest.sources import Failure
 from cbmir.store import Layout, open_store
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 

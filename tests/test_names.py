@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 THEIRS = ("evaluate", "datasets", "multiprocess", "dill", "xxhash")
 """Hugging Face's package, and what of its dependencies ours doesn't need."""

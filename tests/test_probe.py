@@ -16,6 +16,8 @@ from cbmir.evaluate.analyses.probe.fewshot import Splits, drawn, few_shot
 from cbmir.evaluate.analyses.probe.layer import Probe, Task
 from cbmir.evaluate.analyses.probe.training import train_probe
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("CT/lung/nodule", "MR/brain/glioma", "XR/chest/normal")
 TASK = Task(NAMES, "f00d")
 SEVERAL = Task(NAMES, "f00d", several=True)

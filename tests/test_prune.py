@@ -9,6 +9,8 @@ from cbmir.errors import FilterError, StoreError
 from cbmir.filters import parse
 from cbmir.schema import EmbeddedBatch, ImageRecord
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path):

@@ -26,6 +26,8 @@ from cbmir.store.server import ServerStore
 
 timm = pytest.importorskip("timm")
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 LATE = ImageRecord(filepath="late.png", dataset="d")
 NETWORK = "timm:test_vit"

@@ -39,6 +39,8 @@ from cbmir.filters import parse
 from cbmir.schema import ImageRecord
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 DIM = 8
 CLASSES = ("CT/chest/<script>alert(1)</script>", 'MR/brain/a$b$c & "d"', "XR/hand/plain")
 IMAGES = 90

@@ -13,6 +13,8 @@ from pictures import environment, write_picture
 from cbmir.safepath import trusted
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 12
 
 

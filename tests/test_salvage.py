@@ -16,6 +16,8 @@ from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store.cbor import decode
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, card, make_batch):

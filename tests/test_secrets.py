@@ -17,6 +17,8 @@ from PIL import Image
 from standin import Standin
 from standin_rest import Rest
 
+pytestmark = pytest.mark.slow
+
 KEY = "a-secret-key-0123456789"
 OTHER = "another-secret-key-9876543210"
 

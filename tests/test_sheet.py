@@ -29,6 +29,8 @@ from cbmir.search.sheet import MAX_HITS, MAX_ROWS, SheetTerms, draw_sheet
 from cbmir.search.shelf import Shelf
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 TOP = LINE_PX + 2 * GAP_PX
 LABELS = ("XR/chest/pneumonia", "CT/lung/nodule", "")
 

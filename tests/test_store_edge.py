@@ -25,6 +25,8 @@ from cbmir.store import open_store
 from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, optimize
 from cbmir.store.folders import held, put_aside
 
+pytestmark = pytest.mark.slow
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a child's death with its parent is a Linux feature")
 
 HOLD = """

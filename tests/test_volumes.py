@@ -36,6 +36,8 @@ from cbmir.store import open_store
 
 nibabel = pytest.importorskip("nibabel")
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (31, 26, 17)
 SQUASH = VolumePreprocessing(input_voxels=(24, 19, 17), window_hu=(-1000, 200), fit="squash", foreground_hu=-1000)
 CROP = VolumePreprocessing(input_voxels=(24, 19, 17), window_hu=(-1000, 1000), fit="crop", spacing_mm=(1.5, 1.5, 3))

@@ -16,6 +16,8 @@ from cbmir.store.edge import EdgeStore
 from cbmir.store.tuning import floor_of, measure_filters
 from cbmir.store.ways import Chooser, FilterRecall, SearchProfile, said
 
+pytestmark = pytest.mark.slow
+
 IMAGES, DIM, K = 6_000, 256, 10
 CARD = external_card("islands", DIM)
 FILTERS = (
