@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cbmir.collections.prune import prune
 from pictures import environment, pixels
 from PIL import Image, ImageOps
 from stacks import KIND, StackSource, write_stack
 
+from cbmir.collections.prune import prune
 from cbmir.doctor import check_program
 from cbmir.encoders import get
 from cbmir.errors import ImageError

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cbmir.units import counted
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 """Of Okabe and Ito, "Color Universal Design", 2008, without yellow, too light on white, and with grey for black."""
 
@@ -166,7 +168,7 @@ def condensed(counts: NDArray[np.int64], names: Sequence[str], most: int) -> tup
     kept = np.sort(kept)  # the order of the names: modalities and regions side by side
     groups = [np.array([code]) for code in kept] + ([rest] if len(rest) else [])
     sums = [counts[np.ix_(row, column)].sum() for row in groups for column in groups]
-    texts = [names[code] for code in kept] + ([f"{len(rest)} others"] if len(rest) else [])
+    texts = [names[code] for code in kept] + ([counted(len(rest), "other")] if len(rest) else [])
     return np.array(sums, np.int64).reshape(len(groups), len(groups)), texts
 
 
