@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-server check audit bench soak fuzz clean
+.PHONY: setup demo test quick test-server check audit bench soak fuzz clean
 
 setup: $(READY)
 
@@ -17,6 +17,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not soak" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+quick: setup
+	$(BIN)/python -m pytest -m "not (slow or soak or server or gpu or samples)" -n logical --maxprocesses 4 --dist loadfile
 
 test-server: setup
 	$(BIN)/python -m pytest -m server

@@ -147,7 +147,9 @@ def check_collection(store: Store, collection: Collection) -> Check:
         wait = "it gets there by itself; look again in a minute, and at that node's log if it stays so"
         return Check(name, "warning", f"{text}; {', '.join(recovering)}: {wait}")
     if bare := collection.bare():
-        return Check(name, "warning", f"{text}; {bare:,} have no vector and are never found: ingest them again")
+        return Check(
+            name, "warning", f"{text}; points without a vector, which no search finds: {bare:,}; ingest them again"
+        )
     if info.deferred:
         put_off = "its graph was put off by --defer-index, and searches compare all images"
         return Check(name, "warning", f"{text}; {put_off}: cbmir collections optimize {name}")

@@ -16,6 +16,7 @@ from cbmir.limits import Limits
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import ImageRecord, StoredPoint, Vectors, point_id
 from cbmir.store import Collection
+from cbmir.units import counted
 from cbmir.wholefile import replacing
 
 FORMAT = "cbmir-embeddings"
@@ -201,7 +202,7 @@ def _check_size(path: Path, column: h5py.Dataset) -> None:
         ValueError: it does.
     """
     if column.nbytes > _RATIO * path.stat().st_size:
-        raise ValueError(f"it has {len(column):,} rows by its header, more than its bytes can hold")
+        raise ValueError(f"it has {counted(len(column), 'row')} by its header, more than its bytes can hold")
 
 
 def open_embeddings(path: Path, prefixes: PathPrefixes | None = None) -> EmbeddingsFile:

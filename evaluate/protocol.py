@@ -232,7 +232,7 @@ def unlabelled(collection: Collection, where: Where, label: str, role: str) -> P
     """The error for images of which none has the label field; names the fields that they have."""
     there = [field for field in LABELS if collection.facet(field, where, limit=1)]
     return ProtocolError(
-        f"none of the {collection.count(where):,} images of the {role} in {collection.name} has {label}; "
+        f"of {counted(collection.count(where), 'image')} of the {role} in {collection.name} none has {label}; "
         f"choose another --label, they have {', '.join(there) or 'none of ' + ', '.join(LABELS)}"
     )
 

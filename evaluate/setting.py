@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import cbmir
 from cbmir.fingerprint import EncoderCard
+from cbmir.units import counted
 
 NO_LABEL = "no label"
 """The class of images without a label, where they take part; a stored label has no space in it."""
@@ -38,10 +39,10 @@ class PatientCounts:
     @property
     def words(self) -> str:
         """How many there are, for people; images are never called patients."""
-        alone = f"{self.images_without_id:,} {_plural('image', self.images_without_id)}"
+        alone = counted(self.images_without_id, "image")
         if not self.patients:
             return f"{alone}, as none has a patient id (each counted on its own)"
-        patients = f"{self.patients:,} {_plural('patient', self.patients)}"
+        patients = counted(self.patients, "patient")
         if not self.images_without_id:
             return patients
         return f"{patients} and {alone} without a patient id (each counted on its own)"
@@ -66,12 +67,19 @@ class Omission:
     Attributes:
         name: Key in JSON and column in CSV.
         count: How many.
-        words: What they are, for people.
+        noun: What they are, in the singular.
+        words: What it is about them, for people.
     """
 
     name: str
     count: int
+    noun: str
     words: str
+
+    @property
+    def text(self) -> str:
+        """For people: ``1 query without ...``."""
+        return f"{counted(self.count, self.noun)} {self.words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +138,13 @@ class Header:
         yield "label", f"{self.label}{self._further()}" if self.label else "none: this evaluation judges by no label"
         if self.label:
             yield "unlabelled", f"{self.unlabelled}: {self._unlabelled()}"
-        omitted = [f"{item.count:,} {item.words}" for item in self.left_out if item.count or everything]
+        omitted = [item.text for item in self.left_out if item.count or everything]
         for text in omitted or ["nothing else" if self.label else "nothing"]:
             yield "left out", text
         yield "patients", self._patients()
         if self.queries_with_copies:
             count = self.queries_with_copies
-            queries = f"{count:,} {'query' if count == 1 else 'queries'}"
+            queries = counted(count, "query")
             text = "whose file is the same as theirs, for it isn't excluded as one of their patient"
             yield (
                 "copies",
@@ -148,21 +156,22 @@ class Header:
         return (f"{term:11} {text}" for term, text in self.pairs())
 
     def _unlabelled(self) -> str:
-        *parts, last = (f"{count:,} {_noun(role)}" for role, count in self.without_label.items())
+        *parts, last = (counted(count, _noun(role)) for role, count in self.without_label.items())
         counts = f"{', '.join(parts)} and {last}" if parts else last
         counts += f" ({self.scope})" if self.scope else ""
         if self.unlabelled == "include":
-            return f"{counts} without {self.label} are the class '{NO_LABEL}'"
+            return f"{counts} without {self.label}, taken as the class '{NO_LABEL}'"
         left_out = "such queries are left out, such gallery images are never relevant, never vote and teach nothing"
         if "images" in self.without_label:
             left_out = "in no figure of the label"
-        return f"{counts} have no {self.label}: {left_out}"
+        return f"{counts} without {self.label}: {left_out}"
 
     def _further(self) -> str:
-        counts = [f"{count:,} of {_noun(role)}" for role, count in self.further_labels.items() if count]
+        counts = [f"{role} {count:,}" for role, count in self.further_labels.items() if count]
         if not counts:
             return ""
-        return f", the first label of each image: further labels, {' and '.join(counts)}, don't count (--label labels)"
+        further = f"further labels ({', '.join(counts)}) don't count; --label labels takes them"
+        return f", the first label of each image: {further}"
 
     def _patients(self) -> str:
         if not any(counts.patients for counts in self.patients.values()):
@@ -172,12 +181,8 @@ class Header:
 
 
 def _noun(role: str) -> str:
-    """Images of a role, in the plural."""
-    return role if role in ("queries", "images") else f"{role} images"
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
+    """An image of a role."""
+    return {"queries": "query", "images": "image"}.get(role, f"{role} image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,12 +331,14 @@ class Setting:
                 Omission(
                     "queries_without_relevant",
                     self.queries_without_relevant,
-                    "queries without a relevant gallery image: 0 in precision, left out where a measure is 0/0",
+                    "query",
+                    "without a relevant gallery image: 0 in precision, left out where a measure is 0/0",
                 ),
                 Omission(
                     "classes_without_relevant",
                     len(self.classes_without_gallery),
-                    "classes of which no query has a relevant gallery image",
+                    "class",
+                    "of which no query has a relevant gallery image",
                 ),
             ),
             patients=self.patients,
@@ -387,7 +394,7 @@ def unknown_patients(without: tuple[int, int], images: tuple[int, int], effects:
         return f"no {who} has a patient_id: {effects[0]}"
     parts = []
     if queries:
-        parts.append(f"{queries:,} of {asked:,} queries have no patient_id: {effects[1]}")
+        parts.append(f"{queries:,} of {counted(asked, 'query')} without patient_id: {effects[1]}")
     if gallery:
-        parts.append(f"{gallery:,} of {there:,} gallery images have no patient_id: {effects[2]}")
+        parts.append(f"{gallery:,} of {counted(there, 'gallery image')} without patient_id: {effects[2]}")
     return "; ".join(parts)

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from cbmir.units import counted
+
 ENCODERS = ("pixels", "efficientnet-lite0-untrained", "efficientnet-lite0")
 _BEST = ENCODERS[-1]
 PROTOCOLS = {
@@ -69,7 +71,8 @@ def _comparison(results: list[dict[str, Any]]) -> str:
     queries, gallery = protocol["queries"], protocol["gallery"]
     lines = [
         f"\nprecision at k by {protocol['label']} (modality x anatomy), exact search, same source left out",
-        f"{queries['images']:,} queries ({queries['filter']}) against {gallery['images']:,} ({gallery['filter']})",
+        f"{counted(queries['images'], 'query')} ({queries['filter']}) "
+        f"against {gallery['images']:,} ({gallery['filter']})",
         f"{'encoder':30} {'fingerprint':16}   P@1   P@5  P@10  macro P@1",
     ]
     for result in results:

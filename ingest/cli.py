@@ -276,7 +276,10 @@ def merge(tables: tuple[Path, ...], out: Path, root: Path | None, as_json: bool)
         print_json(merged.as_json())
     for path, count in merged.rows.items():
         say(f"{path}: {counted(count, 'row')}")
-    say(f"table: {out}, {merged.columns} columns, {merged.labels} labels, of which shared: {len(merged.shared)}")
+    say(
+        f"table: {out}, {counted(merged.columns, 'column')}, {counted(merged.labels, 'label')}, "
+        f"of which shared: {len(merged.shared)}"
+    )
     if merged.root is not None:
         say(f"paths are relative to {merged.root}: give cbmir ingest images --root {shlex.quote(merged.root)}")
 

@@ -150,12 +150,11 @@ class IngestReport:
             )
         if self.decoded_again:
             lines.append(
-                f"{self.decoded_again:,} known files were read otherwise by an earlier cbmir: they are embedded again"
+                f"embedded again, as an earlier cbmir read them otherwise: {counted(self.decoded_again, 'known file')}"
             )
         lines += noted(self.notes)
         if self.without_row:
-            has, was = ("has", "was") if self.without_row == 1 else ("have", "were")
-            lines.append(f"{counted(self.without_row, 'vector')} {has} no row in a table and {was} left out")
+            lines.append(f"left out, without a row in a table: {counted(self.without_row, 'vector')}")
         said = {note for reading in self.readings for note in reading.notes}
         lines += [line for line in passed_over(self.ignored) if line not in said]
         if self.stored and self.running_on:

@@ -128,7 +128,7 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
     if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
-        say(f"{unknown} of {len(answers)} query images are not stored, so their patients are unknown and not left out")
+        say(f"patients not left out, as the query image is not stored: {unknown} of {counted(len(answers), 'query')}")
     return _print(answers, options, sheet)
 
 
@@ -240,7 +240,7 @@ def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None"
         from cbmir.search.sheet import draw_sheet
 
         drawn = draw_sheet(answers, *sheet)
-        left_out = f"; {drawn.left_out:,} hits beyond the first {drawn.hits} left out" if drawn.left_out else ""
+        left_out = f"; hits beyond the first {drawn.hits} left out: {drawn.left_out:,}" if drawn.left_out else ""
         missing = f"; {counted(len(drawn.missing), 'image')} could not be drawn" if drawn.missing else ""
-        say(f"{drawn.rows} of {len(answers)} queries drawn to {options['sheet']}{left_out}{missing}")
+        say(f"{drawn.rows} of {counted(len(answers), 'query')} drawn to {options['sheet']}{left_out}{missing}")
     return EXIT_FAILURES if failed else 0

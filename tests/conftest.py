@@ -1,6 +1,7 @@
 """What the tests share: small collections of known content, and the program run as users run it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import copied
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 from cbmir.__main__ import main
 from cbmir.fingerprint import EncoderCard, external_card
@@ -19,6 +22,9 @@ from cbmir.store.edge import EdgeStore
 from cbmir.store.edge_points import EdgeCollection
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on what a hub answers
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as several processes run: their threads would wait
+    os.environ.setdefault(_name, "1")  # for one another; torch and programs that tests start read it when they begin
+threadpool_limits(1, "blas")  # NumPy's is loaded already
 os.environ.pop("RUST_BACKTRACE", None)  # a panic of the engine shall look as it does to users
 
 settings.register_profile("cbmir", deadline=None, max_examples=60, derandomize=True)
@@ -26,13 +32,21 @@ settings.load_profile("cbmir")
 
 Batch = Callable[..., EmbeddedBatch]
 
-SLOW = ("test_safepath.py", "test_names.py", "test_samples.py", "test_encoders_checkpoints.py", "test_ways.py")
+LONGEST = ("test_safepath.py", "test_names.py", "test_encoders_checkpoints.py", "test_earlier_paths.py")
 """Files that take minutes: begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where slow tests are left out, files of slow tests only are not imported: their libraries take long."""
+    if not config.option.markexpr.startswith(("not slow", "not (slow")) or collection_path.suffix != ".py":
+        return None
+    whole = re.search(r"^pytestmark = \[?\s*pytest\.mark\.slow", collection_path.read_text("utf-8"), re.MULTILINE)
+    return True if whole else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files; otherwise the order stays."""
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +91,10 @@ def edge(tmp_path: Path) -> Iterator[EdgeStore]:
 
 
 @pytest.fixture
-def filled(edge: EdgeStore, card: EncoderCard, make_batch: Batch) -> Iterator[EdgeCollection]:
+def filled(edge: EdgeStore, shelf: Path) -> Iterator[EdgeCollection]:
     """A collection ``eight`` of thirty images in the store `edge`."""
-    with edge.create("eight", card) as collection:
-        collection.upsert(make_batch(30))
+    copied(shelf / "eight", edge.path / "eight")
+    with edge.open("eight") as collection:
         yield collection
 
 

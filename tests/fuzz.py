@@ -1,6 +1,7 @@
-"""Feed damaged files of one kind to what reads them: ``python tests/fuzz.py KIND INPUTS COMMANDS SEED FOLDER``.
+"""Feed damaged files to what reads them: ``python tests/fuzz.py KIND,KIND INPUTS COMMANDS SEED FOLDER``.
 
-Prints JSON: how many were read or refused, what was neither, the slowest, and the memory. `tests/test_fuzz.py` runs it.
+Prints JSON, a line a kind: how many were read or refused, what was neither, the slowest, and the memory.
+`tests/test_fuzz.py` runs it.
 """
 
 import contextlib
@@ -157,5 +158,8 @@ def _resident() -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    kind_, inputs_, commands_, seed_, folder_ = sys.argv[1:]
-    print(json.dumps(fuzz(kind_, int(inputs_), int(commands_), int(seed_), Path(folder_).resolve())))
+    kinds_, inputs_, commands_, seed_, folder_ = sys.argv[1:]
+    for kind_ in kinds_.split(","):
+        place_ = Path(folder_).resolve() / kind_
+        place_.mkdir()
+        print(json.dumps(fuzz(kind_, int(inputs_), int(commands_), int(seed_), place_)), flush=True)

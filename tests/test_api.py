@@ -17,6 +17,8 @@ from cbmir.filters import parse, parse_all
 from cbmir.media import Asset
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 

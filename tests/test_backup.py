@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import contents, copied
 from faults import Fault, Faults
 from standin import Standin
 from standin_rest import Rest, node_of
@@ -23,8 +24,10 @@ from cbmir.collections.backups import check, restore, snapshot
 from cbmir.collections.manifests import BACKUP, BackupManifest
 from cbmir.collections.seals import Seal, seal_of
 from cbmir.errors import CollectionError, SourceError, StoreError, StoreLockedError
-from cbmir.store import Collection, Store, open_store
+from cbmir.store import Store, open_store
 from cbmir.store.edge import EdgeStore
+
+pytestmark = pytest.mark.slow
 
 KEY = "a-secret-key"
 
@@ -32,11 +35,6 @@ KEY = "a-secret-key"
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cbmir.store.retry.time.sleep", lambda _: None)
-
-
-def contents(collection: Collection) -> dict[str, tuple]:
-    points = [point for page in collection.scroll(vectors=True) for point in page]
-    return {point.id: (point.payload, point.vector.tobytes()) for point in points}
 
 
 def rewritten(folder: Path, **changes: object) -> None:
@@ -47,15 +45,25 @@ def rewritten(folder: Path, **changes: object) -> None:
 # a directory
 
 
-@pytest.fixture
-def backup(edge, filled, tmp_path) -> Path:
-    before = contents(filled)
-    filled.close()
-    report = snapshot(edge, "eight", tmp_path / "backup")
+@pytest.fixture(scope="module")
+def taken(shelf, tmp_path_factory) -> Path:
+    """A backup of the collection that `filled` holds."""
+    folder = tmp_path_factory.mktemp("taken")
+    store = EdgeStore(copied(shelf, folder / "store"))
+    with store.open("eight") as collection:
+        before = contents(collection)
+    report = snapshot(store, "eight", folder / "backup")
     assert (report.collection, report.points, report.files) == ("eight", 30, 1)
-    with edge.open("eight") as collection:
+    with store.open("eight") as collection:
         assert contents(collection) == before
-    return tmp_path / "backup"
+    return folder / "backup"
+
+
+@pytest.fixture
+def backup(filled, taken, tmp_path) -> Path:
+    """A copy of the backup, to be changed or restored beside the collection it is of."""
+    filled.close()
+    return copied(taken, tmp_path / "backup")
 
 
 def test_restore__a_directory_answers_as_before(edge, backup, tmp_path, make_batch):
@@ -448,7 +456,7 @@ def test_restore__onto_as_many_nodes_only(nodes, store, card, make_batch, tmp_pa
     with store.create("eight", card) as collection:
         collection.upsert(make_batch(3))
     snapshot(store, "eight", tmp_path / "backup", api_key=KEY)
-    with open_store(nodes[0].url, KEY) as cluster, pytest.raises(StoreError, match="is of 1 nodes, 2 were named"):
+    with open_store(nodes[0].url, KEY) as cluster, pytest.raises(StoreError, match=r"is of 1 node and can .* named: 2"):
         restore(tmp_path / "backup", cluster, nodes=[node.url for node in nodes], api_key=KEY)
     with pytest.raises(StoreError, match="is a server of its own and no node of a cluster"):
         snapshot(store, "eight", tmp_path / "mixed", [store.location, nodes[0].url], KEY)

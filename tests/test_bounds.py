@@ -23,6 +23,8 @@ from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 FATAL = 122
 """Levels from which on the embedded engine can't read its write-ahead log again."""
 

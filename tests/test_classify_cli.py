@@ -22,6 +22,8 @@ from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 CARD = external_card("clusters", 8)
 NAMES = tuple(f"{modality}/chest/{finding}" for modality in ("CT", "XR") for finding in ("a", "b", "c"))
 SIZES = {"train": 120, "val": 60, "test": 60}

@@ -28,7 +28,7 @@ SEED = 20
 TIMEOUT_S = 180
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="copies files with holes by GNU cp")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="copies files with holes by GNU cp")]
 
 Points = dict[str, tuple[str, bytes]]
 """Payload and vector of each point, byte for byte."""

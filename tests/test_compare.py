@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import put
 from scipy.stats import permutation_test
 
 from cbmir.errors import CbmirError, CollectionError, ProtocolError
@@ -13,8 +15,10 @@ from cbmir.evaluate import RetrievalProtocol
 from cbmir.evaluate.analyses.comparison import Contender, compare, compare_scores
 from cbmir.evaluate.setting import Barred, Intervals, Setting, Side
 from cbmir.fingerprint import external_card
-from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.schema import ImageRecord, normalise
 from cbmir.store import open_store
+
+pytestmark = pytest.mark.slow
 
 DIM = 8
 QUERIES, GALLERY, CLASSES = 60, 90, 3
@@ -35,6 +39,9 @@ def a_record(number, **changes):
     )
 
 
+RECORDS = [a_record(number) for number in range(QUERIES + GALLERY)]
+
+
 def vectors(noise, seed=0):
     """(QUERIES + GALLERY, DIM) a centre a class, blurred."""
     rng = np.random.default_rng(seed)
@@ -43,24 +50,17 @@ def vectors(noise, seed=0):
     return normalise((centres[codes] + noise * rng.standard_normal((len(codes), DIM))).astype(np.float32))
 
 
-def put(store, name, stored, records=None):
-    card = external_card(name, DIM)
-    records = records or [a_record(number) for number in range(QUERIES + GALLERY)]
-    with store.create(name, card) as collection:
-        collection.upsert(EmbeddedBatch(tuple(records), stored, card.fingerprint))
-
-
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """sharp and copy have the same vectors, blunt has noise; odd lacks queries and gallery images, and relabels one."""
     with open_store(tmp_path_factory.mktemp("shelf") / "store") as store:
-        put(store, "sharp", vectors(0.05))
-        put(store, "copy", vectors(0.05))
-        put(store, "blunt", vectors(9.0, seed=1))
+        put(store, "sharp", RECORDS, vectors(0.05)).close()
+        put(store, "copy", RECORDS, vectors(0.05)).close()
+        put(store, "blunt", RECORDS, vectors(9.0, seed=1)).close()
         kept = [*range(6, QUERIES), *range(QUERIES + 4, QUERIES + GALLERY)]
         changes = {6: {"labels": ("CT/chest/finding_1",)}, 7: {"labels": ()}}
-        put(store, "odd", vectors(0.05)[kept], [a_record(number, **changes.get(number, {})) for number in kept])
-        put(store, "stranger", vectors(0.05), [a_record(n, dataset="other") for n in range(QUERIES + GALLERY)])
+        put(store, "odd", [a_record(number, **changes.get(number, {})) for number in kept], vectors(0.05)[kept]).close()
+        put(store, "stranger", [replace(record, dataset="other") for record in RECORDS], vectors(0.05)).close()
         yield store
 
 

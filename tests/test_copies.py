@@ -10,6 +10,8 @@ from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 IMAGES = (  # split, data set, patient, file
     ("test", "d", "a", "1"),
     ("train", "d", "b", "1"),  # another patient's copy

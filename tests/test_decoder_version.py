@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+from builders import contents_of
 from pictures import cbmir, write_picture
 from PIL import Image
-from test_ingest_images import contents, ingest
+from test_ingest_images import ingest
 
 from cbmir.encoders import get
 from cbmir.ingest.loader import Wanted, load_image
 from cbmir.media import DECODER, Asset, Preprocessing, prepare, sha256
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
+
+pytestmark = pytest.mark.slow
 
 HOW = Preprocessing((32, 32), "squash", 32, "bilinear", (0.5,), (0.5,), channels=1)
 
@@ -51,7 +54,7 @@ def test_ingest_images__only_what_an_earlier_decoder_read_otherwise_is_embedded_
     first = ingest(tmp_path / "data", tmp_path / "store", encoder)
     assert (first.stored, first.decoded_again) == (9, 0)
     assert first.notes == {"exif_orientation": 3, "white_is_zero": 2}
-    present = contents(tmp_path / "store")
+    present = contents_of(tmp_path / "store", "pixels")
     assert {payload["decoder"] for payload, _ in present.values()} == {DECODER}
     old = np.zeros(encoder.card.dim, np.float32)
     old[0] = 1.0
@@ -60,21 +63,21 @@ def test_ingest_images__only_what_an_earlier_decoder_read_otherwise_is_embedded_
     again = ingest(tmp_path / "data", tmp_path / "store", encoder)
     assert (again.read, again.stored, again.skipped, again.failed) == (9, 3, 6, 0)
     assert (again.decoded_again, again.updated) == (3, 6)
-    assert any("3 known files were read otherwise by an earlier cbmir" in line for line in again.lines())
-    after = contents(tmp_path / "store")
+    assert any("an earlier cbmir read them otherwise: 3 known files" in line for line in again.lines())
+    after = contents_of(tmp_path / "store", "pixels")
     assert {payload["filepath"] for payload, vector in after.values() if vector != old.tobytes()} == affected
     assert all(after[id] == present[id] for id, (payload, _) in after.items() if payload["filepath"] in affected)
     assert {id: payload for id, (payload, _) in after.items()} == {id: payload for id, (payload, _) in present.items()}
 
     third = ingest(tmp_path / "data", tmp_path / "store", encoder)
     assert (third.stored, third.skipped, third.updated, third.decoded_again) == (0, 9, 0, 0)
-    assert contents(tmp_path / "store") == after
+    assert contents_of(tmp_path / "store", "pixels") == after
 
 
 def test_ingest_images__turned_images_are_stored_with_their_shown_size(tmp_path, encoder):
     write_kinds(tmp_path / "data")
     ingest(tmp_path / "data", tmp_path / "store", encoder)
-    stored = {payload["filepath"]: payload for payload, _ in contents(tmp_path / "store").values()}
+    stored = {payload["filepath"]: payload for payload, _ in contents_of(tmp_path / "store", "pixels").values()}
     turned = [stored[name] for name in ("turned.png", "turned.jpg", "turned.tif")]
     assert {(payload["width"], payload["height"]) for payload in turned} == {(96, 64)}
 
@@ -108,13 +111,13 @@ def test_command__the_report_counts_what_was_done_to_the_pixels(tmp_path):
     done = cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", "--store", "store", cwd=tmp_path)
     assert done.returncode == 3
     assert "read 11 = stored 10 + skipped 0 + failed 1" in done.stderr
-    assert "3 images were turned or mirrored as their EXIF orientation says" in done.stderr
-    assert "2 TIFF images were inverted: their tag says that zero is white" in done.stderr
-    assert "1 files hold several frames (animations, MPO), of which the first was taken" in done.stderr
+    assert "EXIF orientation says: 3" in done.stderr
+    assert "tag says that zero is white: 2" in done.stderr
+    assert "the first was taken: 1\n" in done.stderr
     found = cbmir("search", "image", *(tmp_path / "data" / name for name in ("moving.gif", "turned.png", "plain.jpg")),
                   "--store", "store", cwd=tmp_path)  # fmt: skip
-    assert "queries: 1 images were turned or mirrored as their EXIF orientation says" in found.stderr
-    assert "queries: 1 files hold several frames (animations, MPO), of which the first was taken" in found.stderr
+    assert "queries: images turned or mirrored as their EXIF orientation says: 1" in found.stderr
+    assert "queries: files with several frames (animations, MPO), of which the first was taken: 1" in found.stderr
     assert "inverted" not in found.stderr
     assert "holds 2 frames; save each as an image of its own" in (tmp_path / "failures-pixels.csv").read_text()
 
@@ -122,7 +125,7 @@ def test_command__the_report_counts_what_was_done_to_the_pixels(tmp_path):
 def test_prepare__a_query_gives_the_vector_that_ingest_stored(tmp_path, encoder):
     write_kinds(tmp_path / "data")
     ingest(tmp_path / "data", tmp_path / "store", encoder)
-    stored = {payload["filepath"]: vector for payload, vector in contents(tmp_path / "store").values()}
+    stored = {payload["filepath"]: vector for payload, vector in contents_of(tmp_path / "store", "pixels").values()}
     for name, vector in stored.items():
         prepared = prepare(tmp_path / "data" / name, encoder.preprocessing)
         made = encoder.embed(prepared.pixels[np.newaxis])[0]

@@ -14,6 +14,8 @@ from cbmir.collections.transfer import is_unused_version
 from cbmir.doctor import check_collection
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path):

@@ -20,6 +20,8 @@ from standin import Standin
 
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "deploy" / "job.py"
 KEY = "the-full-key"
@@ -104,7 +106,7 @@ def records(server: Standin, name: str = "pixels") -> dict[str, str]:
         return {point.payload["filepath"]: point.payload["dataset"] for batch in collection.scroll() for point in batch}
 
 
-def test_steps__twice_with_a_token_that_cannot_create(server, machine, container):
+def test_steps__twice_with_a_token_that_cannot_create(server, machine, container, step):
     first = container("prepare")
     assert (first.returncode, server.aliases) == (0, {"pixels": "pixels__v1"}), first.stderr
     token = machine / "token" / "ingest"
@@ -116,13 +118,13 @@ def test_steps__twice_with_a_token_that_cannot_create(server, machine, container
     with open_store(server.url, KEY) as store, store.open("pixels") as collection:
         before = [point for batch in collection.scroll(vectors=True) for point in batch]
     for name in ("prepare", "ingest", "optimize"):
-        again = container(name)
+        again = step(name)
         assert again.returncode == 0, again.stderr
     with open_store(server.url, KEY) as store, store.open("pixels") as collection:
         after = [point for batch in collection.scroll(vectors=True) for point in batch]
     assert repr(after) == repr(before)
     assert server.names() == ["pixels__v1"]
-    refused = container("ingest", "collections", "create", "other", "--encoder", "pixels")
+    refused = step("ingest", "collections", "create", "other", "--encoder", "pixels")
     assert refused.returncode == 1
     assert "PERMISSION_DENIED" in refused.stderr
     assert server.names() == ["pixels__v1"]

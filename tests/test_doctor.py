@@ -2,10 +2,11 @@
 
 import json
 import os
-import shutil
 
 import pytest
 import qdrant_edge as q
+import torch
+from builders import copied
 from pictures import cbmir as program
 from qdrant_client import QdrantClient
 
@@ -13,6 +14,8 @@ from cbmir.doctor import check_collection, check_directory
 from cbmir.schema import INDEXED_FIELDS
 from cbmir.store.info import CollectionInfo
 from cbmir.store.server import ServerStore
+
+pytestmark = pytest.mark.slow
 
 
 def states(done):
@@ -37,7 +40,7 @@ def test_doctor__a_store_in_order(shelf, cbmir):
 
 def test_doctor__a_damaged_collection_and_an_unknown_encoder(shelf, tmp_path, cbmir):
     store = tmp_path / "store"
-    shutil.copytree(shelf, store)
+    copied(shelf, store)
     (store / "eight" / "collection.json").write_text("{")
     done = cbmir("doctor", "--store", store, "--encoder", "no-such", "--json")
     assert done.returncode == 1
@@ -52,7 +55,20 @@ def test_doctor__a_damaged_collection_and_an_unknown_encoder(shelf, tmp_path, cb
 def test_doctor__torch_compile_without_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(tmp_path / "no-such"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    how = ("--encoder", "efficientnet-lite0", "--device", "cpu", "--precision", "fp32", "--torch-compile")
+    timm = pytest.importorskip("timm")
+    weights = tmp_path / "small.pt"
+    torch.save(timm.create_model("test_vit").state_dict(), weights)
+    how = (
+        "--encoder",
+        "timm:test_vit",
+        "--weights",
+        weights,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--torch-compile",
+    )
     done = program("doctor", *how, "--json")
     assert done.returncode == 1
     state, text = states(done)["encoder"]
@@ -124,7 +140,7 @@ def test_check_collection__points_without_a_vector(edge, filled):
     filled._shard.update(q.UpdateOperation.delete_vectors(ids, [""]))
     check = check_collection(edge, filled)
     assert check.state == "warning"
-    assert "3 have no vector and are never found: ingest them again" in check.text
+    assert "no search finds: 3; ingest them again" in check.text
 
 
 def test_check_collection__a_node_that_is_down(edge, filled, monkeypatch):

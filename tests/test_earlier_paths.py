@@ -7,6 +7,7 @@ from pathlib import Path
 
 import earlier_paths
 import pytest
+from builders import copied
 
 from cbmir.collections.exports import Export
 from cbmir.collections.transfer import transfer
@@ -16,6 +17,8 @@ from cbmir.ingest.embeddings import EmbeddingsFiles, ingest_embeddings
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import EmbeddedBatch, ImageRecord, point_id
 from cbmir.store import open_store
+
+pytestmark = pytest.mark.slow
 
 KEYS = {
     "pixels": {normal_path(name) for name in earlier_paths.IMAGES.values()},
@@ -29,11 +32,17 @@ IDS = {name: {point_id("d", key) for key in keys} for name, keys in KEYS.items()
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/cwd is of Linux")
 
 
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The folder of the earlier version, for copies."""
+    return copied(earlier_paths.unpack(tmp_path_factory.mktemp("archive")), tmp_path_factory.mktemp("unpacked"))
+
+
 @pytest.fixture
-def earlier(tmp_path, monkeypatch):
-    """The folder of the earlier version, which is the current one: its table's absolute path leads there."""
+def earlier(unpacked, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder: its table's absolute path leads there."""
     monkeypatch.chdir(tmp_path)
-    return earlier_paths.unpack(tmp_path)
+    return copied(unpacked, tmp_path)
 
 
 def points(store, name):

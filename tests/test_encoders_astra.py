@@ -20,6 +20,8 @@ from cbmir.media import VolumePreprocessing
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+pytestmark = pytest.mark.slow
+
 ASTRA, MERLIN = SPECS
 BLOCKS = (2, 1, 1, 2)
 INPUT = (32, 28, 24)
@@ -141,6 +143,7 @@ def test_embed__as_torchvisions_resnet_inflated(small):
 def test_embed__every_tensor_matters(small, weights):
     """A network that forgot to use one of its tensors would pass many a test."""
     volume = torch.from_numpy(_volumes(2, (9, 8, 8))[1:].astype(np.float32))
+    torch.set_num_threads(1)  # for so small a volume others only wait
 
     def features() -> torch.Tensor:
         with torch.inference_mode():

@@ -29,6 +29,8 @@ from cbmir.store.edge import EdgeStore
 
 timm = pytest.importorskip("timm")
 
+pytestmark = pytest.mark.slow
+
 CPU = EncoderSettings(device="cpu", precision="fp32")
 LITE0 = "efficientnet-lite0"
 HOW = Preprocessing((32, 32), "shortest", 36, "bilinear", (0.5,) * 3, (0.25,) * 3)
@@ -326,9 +328,12 @@ def test_collection__of_an_earlier_version_gets_probe_vectors_at_its_next_open(f
 def test_collection__an_other_hash_of_the_same_vectors_is_written_to(folder, tmp_path, cbmir):
     """As after a library has renamed a parameter: the collection keeps its fingerprint, and takes more images."""
     store = tmp_path / "store"
-    words = ("--encoder", LITE0, "--store", store, "--device", "cpu")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "small.pt")
+    named = ("--weights", tmp_path / "small.pt", "--device", "cpu")
+    words = ("--encoder", "timm:test_vit", "--name", "small", "--store", store, *named)
     assert cbmir("ingest", "images", folder, *words).returncode == 0
-    path = store / LITE0 / "collection.json"
+    path = store / "small" / "collection.json"
     data = json.loads(path.read_text())
     data["encoder"]["weights"] = "sha256:" + "0" * 64
     data["fingerprint"] = EncoderCard.from_json(data["encoder"]).fingerprint
@@ -338,12 +343,14 @@ def test_collection__an_other_hash_of_the_same_vectors_is_written_to(folder, tmp
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["stored"], report["skipped"], report["fingerprint"]) == (1, 3, data["fingerprint"])
-    found = cbmir("search", "image", folder / "new.png", "--store", store, "--device", "cpu", "--json")
+    found = cbmir("search", "image", folder / "new.png", "--store", store, *named, "--json")
     assert json.loads(found.stdout)[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
     assert json.loads(path.read_text())["encoder"] == data["encoder"]
-    data["probes"]["images"] = base64.b64encode(np.roll(np.eye(8, 1280, dtype="<f4"), 1).tobytes()).decode()
+    others = np.roll(np.eye(8, data["encoder"]["dim"], dtype="<f4"), 1)
+    data["probes"]["images"] = base64.b64encode(others.tobytes()).decode()
     path.write_text(json.dumps(data))
-    for refused in (("ingest", "images", folder, *words), ("search", "image", folder / "new.png", *words)):
+    search = ("search", "image", folder / "new.png", *named, "--store", store)
+    for refused in (("ingest", "images", folder, *words), search):
         done = cbmir(*refused)
         assert done.returncode == 1
         assert "they differ in weights" in done.stderr

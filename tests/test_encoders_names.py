@@ -16,6 +16,8 @@ from cbmir.errors import EncoderError, WeightsError
 
 timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.slow
 pytest.importorskip("open_clip")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -20,6 +20,8 @@ from cbmir.encoders.network import encoder
 from cbmir.errors import EncoderError
 from cbmir.media import Preprocessing, preprocess
 
+pytestmark = pytest.mark.slow
+
 HOW = Preprocessing((16, 16), "squash", 16, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 SPEC = EncoderSpec(name="made", architecture="made", source="none", licence="none", trained_on="nothing")
 CPU = EncoderSettings(device="cpu", precision="fp32")
@@ -251,9 +253,10 @@ import socket
 def connect(*_):
     raise SystemExit("asked for the network")
 socket.socket.connect = socket.getaddrinfo = connect
-import numpy as np
-from cbmir.encoders import EncoderSettings, get
-get("efficientnet-lite0", EncoderSettings(device="cpu", precision="fp32")).embed(np.zeros((1, 224, 224, 3), np.uint8))
+import torch
+from cbmir.encoders.compiled import Graph
+batch = torch.zeros(1, 3, 8, 8)
+Graph(torch.nn.Conv2d(3, 4, 3), batch, 1).compiled("fp32")(batch)
 import sys
 assert "openvino" in sys.modules
 assert not [name for name in sys.modules if name.startswith("openvino_telemetry") and sys.modules[name]]
@@ -273,12 +276,12 @@ def test_compiled__ctrl_c_finds_a_stack_when_encoders_are_gone():
     """OpenVINO's plugin gives the thread that loads it a stack for signals, and takes it away when it is unloaded."""
     code = """
 import gc, signal
-import numpy as np
-from cbmir.encoders import EncoderSettings, get
-kept = []
+import torch
+from cbmir.encoders.compiled import Graph
+kept, batch = [], torch.zeros(4, 3, 32, 32)
 for _ in range(3):
-    kept.append(get("efficientnet-lite0-untrained", EncoderSettings(device="cpu", precision="fp32")))
-    kept[-1].embed(np.zeros((4, 224, 224, 3), np.uint8))
+    kept.append(Graph(torch.nn.Conv2d(3, 64, 3), batch, 2).compiled("fp32"))
+    kept[-1](batch)
 while kept:
     del kept[0]
     gc.collect()

@@ -23,6 +23,8 @@ from cbmir.media import Preprocessing, preprocess
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SIZES = ((301, 227), (227, 301), (640, 480), (100, 80), (1024, 700))
 TEXTS = ("a chest x-ray with pneumonia", "brain MRI, glioma!", "normal heart", "an  Ultrasound of the_liver " * 60)

@@ -22,6 +22,8 @@ from cbmir.store.edge import EdgeStore
 
 timm = pytest.importorskip("timm")
 
+pytestmark = pytest.mark.slow
+
 CPU = EncoderSettings(device="cpu", precision="fp32")
 SMALL = "timm:test_vit"
 

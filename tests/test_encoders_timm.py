@@ -36,6 +36,8 @@ timm = pytest.importorskip("timm")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 4}
 SMALL_THERE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

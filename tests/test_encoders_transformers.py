@@ -27,6 +27,8 @@ from cbmir.media import preprocess
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 SIZES = ((301, 227), (227, 301), (640, 480), (100, 80), (1024, 700), (51, 64))
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}

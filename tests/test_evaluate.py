@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+from builders import put
 from sklearn.neighbors import NearestNeighbors
 
 import cbmir.evaluate.ranking.exact
@@ -25,6 +27,7 @@ from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.search.ranker import ranker_named
 from cbmir.store import open_store
+from cbmir.units import counted
 
 DIM = 16
 ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
@@ -34,19 +37,8 @@ ONE_LABEL = (*(f"CT/chest/finding_{i}" for i in range(6)), *(f"XR/hand/finding_{
 @pytest.fixture
 def fill(tmp_path):
     """A function that puts records and vectors into a new collection, and opens it."""
-    with open_store(tmp_path / "store") as store:
-        opened = []
-
-        def put(records, vectors, name="probe"):
-            card = external_card(name, vectors.shape[1])
-            collection = store.create(name, card)
-            opened.append(collection)
-            collection.upsert(EmbeddedBatch(tuple(records), normalise(vectors), card.fingerprint))
-            return collection
-
-        yield put
-        for collection in opened:
-            collection.close()
+    with open_store(tmp_path / "store") as store, ExitStack() as opened:
+        yield lambda records, vectors, name="probe": opened.enter_context(put(store, name, records, vectors))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +291,7 @@ def test_evaluate_retrieval__uncovered_class_is_counted_not_dropped(fill):
     assert rows["precision", "micro"].n == 39
     assert rows["precision_capped", "micro"].n == 39 - len(uncovered)
     assert rows["precision", "micro"].coverage == pytest.approx(1 - len(uncovered) / 39)
-    assert f"{len(set(uncovered))} classes have no relevant gallery image" in report.table()
+    assert f"{counted(len(set(uncovered)), 'class')} without a relevant gallery image" in report.table()
 
 
 def test_evaluate_retrieval__nothing_covered_is_no_value(hand):
@@ -335,8 +327,6 @@ def test_write_csv__rows_carry_their_terms(hand, tmp_path):
 
 
 def test_evaluate_retrieval__label_that_nobody_has_names_the_others(hand):
-    message = (
-        r"none of the 1 images of the queries in hand has anatomic_region; .* primary_label, labels, modality, path"
-    )
+    message = r"of 1 image of the queries in hand none has anatomic_region; .* primary_label, labels, modality, path"
     with pytest.raises(ProtocolError, match=message):
         evaluate_retrieval(hand, RetrievalProtocol(label="anatomic_region"))

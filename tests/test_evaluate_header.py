@@ -9,12 +9,15 @@ from html.parser import HTMLParser
 import click
 import numpy as np
 import pytest
+from builders import put
 
 from cbmir.evaluate.cli import evaluate
 from cbmir.evaluate.setting import PatientCounts, unknown_patients
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
+
+pytestmark = pytest.mark.slow
 
 IMAGES = 60
 QUICK = {"--draws": 20, "--count": 8, "--ef": 32, "--epochs": 2, "--max-k": 5, "--galleries": 1, "--pictures": 1}
@@ -68,12 +71,6 @@ def vectors(sigma, records):
     return normalise(np.array(rows, np.float32))
 
 
-def put(store, name, sigma, images):
-    card = external_card(name, 8)
-    with store.create(name, card) as collection:
-        collection.upsert(EmbeddedBatch(tuple(images), vectors(sigma, images), card.fingerprint))
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """A store a kind, each with two collections of the same images."""
@@ -81,7 +78,8 @@ def stores(tmp_path_factory):
     for kind in ("none", "some", "all"):
         with EdgeStore(folder / kind) as store:
             for name, sigma in (("sharp", 0.5), ("blunt", 1.5)):
-                put(store, name, sigma, list(records(kind)))
+                made = list(records(kind))
+                put(store, name, made, vectors(sigma, made)).close()
     return folder
 
 
@@ -255,15 +253,16 @@ def test_unlabelled__included_is_the_same_as_a_label_of_its_own(cbmir, twins, tm
 def test_unlabelled__included_is_counted_and_said(cbmir, stores):
     call = ("evaluate", "retrieval", "--store", stores / "all", "--collection", "sharp", "--draws", 0)
     without, within = (cbmir(*call, "--unlabelled", how).stdout for how in ("exclude", "include"))
-    assert "exclude: 2 queries and 2 gallery images have no primary_label" in without
-    assert "include: 2 queries and 2 gallery images without primary_label are the class 'no label'" in within
+    assert "exclude: 2 queries and 2 gallery images without primary_label" in without
+    assert "include: 2 queries and 2 gallery images without primary_label, taken as the class 'no label'" in within
     assert "split=test: 18 images" in without
     assert "split=test: 20 images" in within
 
 
 def test_unlabelled__only_images_without_a_label_are_an_error_either_way(cbmir, tmp_path):
     with EdgeStore(tmp_path / "s") as store:
-        put(store, "bare", 0.5, [replace(item, labels=()) for item in records("all")])
+        made = [replace(item, labels=()) for item in records("all")]
+        put(store, "bare", made, vectors(0.5, made)).close()
     for how in ("exclude", "include"):
         done = cbmir("evaluate", "retrieval", "--store", tmp_path / "s", "--unlabelled", how)
         assert done.returncode == 1
@@ -292,7 +291,8 @@ def test_patient_counts__words(codes, words, over):
 
 def test_audit__images_without_split_and_patient_are_drawn_as_images(cbmir, tmp_path):
     with EdgeStore(tmp_path / "s") as store:
-        put(store, "bare", 0.5, [replace(item, split=None) for item in records("none")])
+        made = [replace(item, split=None) for item in records("none")]
+        put(store, "bare", made, vectors(0.5, made)).close()
     out = cbmir("evaluate", "audit", "--store", tmp_path / "s", "--draws", 5).stdout
     assert "5 draws of 54 images, as none has a patient id" in out  # six have no label and don't ask
     assert "patients in more than one split: can't be told, no image has a patient_id" in out
@@ -323,8 +323,8 @@ def test_recall__a_filter_of_ones_own_has_nothing_to_do_with_patients(cbmir, sto
         ((9, 20), "no image has a patient_id"),
         ((9, 1), "no query has a patient_id"),
         ((1, 20), "no gallery image has a patient_id"),
-        ((2, 0), "2 of 9 queries have no patient_id"),
-        ((0, 3), "3 of 20 gallery images have no patient_id"),
+        ((2, 0), "2 of 9 queries without patient_id"),
+        ((0, 3), "3 of 20 gallery images without patient_id"),
     ],
 )
 def test_unknown_patients__says_whose(without, words):
@@ -343,6 +343,6 @@ def test_evaluate__labels_beyond_the_first_are_counted(cbmir, stores, tmp_path, 
     (header,) = headers(json.loads(cbmir(*call, "--json").stdout))
     assert header["further_labels"] == further
     told = cbmir(*call).stdout
-    assert f"further labels, {further['queries']} of queries and {further['gallery']} of gallery images, don't" in told
+    assert f"further labels (queries {further['queries']}, gallery {further['gallery']}) don't count" in told
     (all_labels,) = headers(json.loads(cbmir(*call, "--json", "--label", "labels").stdout))
     assert all_labels["further_labels"] == {"queries": 0, "gallery": 0}

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builders import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import LABELS
@@ -25,6 +26,8 @@ from cbmir.schema import SPLITS, EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 WHOLE = ImageRecord(
     filepath="Röntgen/a b.png", dataset="one", split="train", modality="CT", anatomic_region="chest",
     labels=("CT/chest/nodule", "CT/chest/mass"), patient_id="p", study_id="s", series_id="r", sha256="0" * 64,
@@ -32,14 +35,6 @@ WHOLE = ImageRecord(
     thumbnail_url="https://x/y.png", extra={"kernel": "B30f", "site": {"名": ["A", None, [], {}, 0.1, 2**53, True]}},
 )  # fmt: skip
 BARE = ImageRecord(filepath="bare", dataset="b")
-
-
-def contents(collection):
-    return {
-        point.id: (dict(point.payload), point.vector.tobytes())
-        for page in collection.scroll(vectors=True, batch=7)
-        for point in page
-    }
 
 
 def batch_of(records, card, seed=0):

@@ -10,6 +10,7 @@ import click
 import numpy as np
 import pyarrow.parquet
 import pytest
+from builders import copied, put
 
 import cbmir as cbmir_package
 from cbmir.errors import ProtocolError
@@ -19,19 +20,18 @@ from cbmir.evaluate.cli import evaluate
 from cbmir.evaluate.experiment import state_of
 from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.registry import ANALYSES
-from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
+
+pytestmark = pytest.mark.slow
 
 DIM = 6
 
 
-def put(store: EdgeStore, name: str, noise: float) -> None:
+def blurred(store: EdgeStore, name: str, noise: float) -> None:
     """Sixty images of thirty patients in three classes and splits, blurred."""
     rng = np.random.default_rng(0)
-    card = external_card(name, DIM)
     codes = np.arange(60) // 2 % 3
-    vectors = normalise((np.eye(DIM)[codes] + noise * rng.standard_normal((60, DIM))).astype(np.float32))
     records = tuple(
         ImageRecord(
             filepath=f"{number:02}.png",
@@ -43,16 +43,22 @@ def put(store: EdgeStore, name: str, noise: float) -> None:
         )
         for number in range(60)
     )
-    with store.create(name, card) as collection:
-        collection.upsert(EmbeddedBatch(records, vectors, card.fingerprint))
+    put(store, name, records, np.eye(DIM)[codes] + noise * rng.standard_normal((60, DIM))).close()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two collections."""
+    store = EdgeStore(tmp_path_factory.mktemp("both") / "store")
+    blurred(store, "sharp", 0.1)
+    blurred(store, "blunt", 2.0)
+    return store.path
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with a store of two collections."""
-    store = EdgeStore(tmp_path / "store")
-    put(store, "sharp", 0.1)
-    put(store, "blunt", 2.0)
+def folder(both: Path, tmp_path: Path) -> Path:
+    """A folder with a copy of the store."""
+    copied(both, tmp_path / "store")
     return tmp_path
 
 

@@ -21,6 +21,8 @@ from cbmir.store import Collection, Layout, open_store
 from cbmir.store import retry as policy
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 3000
 CARD = external_card("sixteen", 16)
 KEY = "a-secret-key"

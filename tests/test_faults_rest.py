@@ -15,6 +15,8 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from cbmir.errors import StoreError
 from cbmir.store import retry as policy
 
+pytestmark = pytest.mark.slow
+
 SCALE = 0.1
 """Of the waits between tries, but those that the server asks for."""
 

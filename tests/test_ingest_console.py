@@ -51,5 +51,5 @@ def test_report__a_rate_only_where_there_is_one():
     report.seconds = {"encode": 4.0, "total": 5.0}
     assert report.lines()[-1] == "encode 4.0 s; 5.0 s in all, 2.0 images/s, bottleneck: encode"
     nothing = IngestReport("c", "e", "f", "cpu, bf16", read=2, skipped=2, without_row=1, seconds={"total": 2.0})
-    assert nothing.lines()[1] == "1 vector has no row in a table and was left out"
+    assert nothing.lines()[1] == "left out, without a row in a table: 1 vector"
     assert not any("ran on" in line for line in nothing.lines())

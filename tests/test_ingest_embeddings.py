@@ -9,6 +9,7 @@ import unicodedata
 import h5py
 import numpy as np
 import pytest
+from builders import contents_of, copied
 from pictures import cbmir, write_picture, write_table
 
 from cbmir.encoders import get
@@ -20,18 +21,10 @@ from cbmir.schema import normalise
 from cbmir.store import open_store
 from cbmir.vectorfile import open_embeddings, write_embeddings
 
+pytestmark = pytest.mark.slow
+
 COUNT = 24
 DIM = 6
-
-
-def contents(store, name):
-    """Every point of a collection: id -> (payload, vector)."""
-    with open_store(store) as opened, opened.open(name) as collection:
-        return {
-            point.id: (dict(point.payload), point.vector.tobytes())
-            for page in collection.scroll(vectors=True)
-            for point in page
-        }
 
 
 def run(*arguments, code=0):
@@ -112,9 +105,9 @@ def test_ingest_embeddings__reads_back_what_ingest_images_wrote(written, tmp_pat
     of_file = ("sha256", "decoder", "width", "height")
     want = {
         id: ({name: value for name, value in payload.items() if name not in of_file}, vector)
-        for id, (payload, vector) in contents(written / "store", "pixels").items()
+        for id, (payload, vector) in contents_of(written / "store", "pixels").items()
     }
-    assert contents(tmp_path / "store", "copy") == want
+    assert contents_of(tmp_path / "store", "copy") == want
     assert report["fingerprint"] == get("pixels").card.fingerprint
 
 
@@ -128,15 +121,15 @@ def test_ingest_embeddings__answers_image_queries_as_the_encoder_is_known(writte
 
 
 def test_ingest_embeddings__into_the_collection_it_came_from_changes_nothing(written, tmp_path):
-    shutil.copytree(written / "store", tmp_path / "store")
-    before = contents(tmp_path / "store", "pixels")
+    copied(written / "store", tmp_path / "store")
+    before = contents_of(tmp_path / "store", "pixels")
     report = fill(tmp_path, [written / "vectors/pixels.h5"], [written / "data/table.csv"], "pixels")
     assert (report.stored, report.skipped, report.updated) == (0, COUNT, 0)
-    assert contents(tmp_path / "store", "pixels") == before
+    assert contents_of(tmp_path / "store", "pixels") == before
 
 
 def test_write_embeddings__columns_in_the_order_of_the_ids(written):
-    points = contents(written / "store", "pixels")
+    points = contents_of(written / "store", "pixels")
     with h5py.File(written / "vectors/pixels.h5") as file:
         ids = [id.decode() for id in file["id"][:]]
         assert ids == sorted(points)
@@ -170,7 +163,7 @@ def test_ingest_embeddings__published_layout(tmp_path):
     assert (report.stored, report.failed, report.without_row) == (COUNT, 0, 0)
     stored = {
         payload["filepath"]: (payload, vector)
-        for payload, vector in contents(tmp_path / "store", "biomedclip").values()
+        for payload, vector in contents_of(tmp_path / "store", "biomedclip").values()
     }
     for name, vector in zip(names, made, strict=True):
         payload, got = stored[name]
@@ -184,10 +177,10 @@ def test_ingest_embeddings__second_run_changes_nothing(tmp_path):
     file = published(tmp_path / "v.h5", dict(zip(names, vectors(COUNT) * 3, strict=True)))
     arguments = (tmp_path, [file], [table_of(tmp_path / "t.csv", names)])
     fill(*arguments)
-    before = contents(tmp_path / "store", "biomedclip")
+    before = contents_of(tmp_path / "store", "biomedclip")
     again = fill(*arguments)
     assert (again.stored, again.skipped, again.updated) == (0, COUNT, 0)
-    assert contents(tmp_path / "store", "biomedclip") == before
+    assert contents_of(tmp_path / "store", "biomedclip") == before
 
 
 def test_ingest_embeddings__corrected_table_and_vectors_are_taken_over(tmp_path):
@@ -201,7 +194,7 @@ def test_ingest_embeddings__corrected_table_and_vectors_are_taken_over(tmp_path)
     assert (report.stored, report.skipped, report.updated) == (1, 3, 1)
     stored = {
         payload["filepath"]: (payload, vector)
-        for payload, vector in contents(tmp_path / "store", "biomedclip").values()
+        for payload, vector in contents_of(tmp_path / "store", "biomedclip").values()
     }
     bare = {"filepath": "1.png", "dataset": "made", "split": "test", "kind": "image", "labels": []}
     assert stored["1.png"][0] == bare
@@ -326,15 +319,15 @@ def test_ingest_embeddings__vectors_of_a_known_name_made_elsewhere_refuse_images
 
 
 def test_ingest_embeddings__another_encoder_is_refused_with_both_fingerprints(written, tmp_path):
-    shutil.copytree(written / "store", tmp_path / "store")
-    before = contents(tmp_path / "store", "pixels")
+    copied(written / "store", tmp_path / "store")
+    before = contents_of(tmp_path / "store", "pixels")
     names = [f"images/{number:05}.png" for number in range(3)]
     file = published(tmp_path / "v.h5", dict(zip(names, vectors(3), strict=True)))
     table = table_of(tmp_path / "t.csv", names)
     said = run(file, "--table", table, *options(tmp_path), "--collection", "pixels", code=1)
     assert get("pixels").card.fingerprint in said
     assert external_card("biomedclip", DIM).fingerprint in said
-    assert contents(tmp_path / "store", "pixels") == before
+    assert contents_of(tmp_path / "store", "pixels") == before
 
 
 def test_ingest_embeddings__our_file_under_another_name_or_beside_another_file(written, tmp_path):
@@ -441,7 +434,7 @@ def test_ingest_embeddings__length_of_most_vectors_is_the_length(tmp_path):
 
 
 def test_ingest_embeddings__keeps_what_an_ingest_of_images_knew_of_the_file(written, tmp_path):
-    shutil.copytree(written / "store", tmp_path / "store")
+    copied(written / "store", tmp_path / "store")
     table = tmp_path / "table.csv"
     table.write_text((written / "data/table.csv").read_text().replace("CT/lung/nodule", "CT/lung/cyst"))
     encoder = get("pixels")

@@ -35,7 +35,7 @@ MEMORY_KB = 1_500_000
 TIMEOUT_S = 600
 SEED = 20240607
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX file system")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX file system")]
 
 
 def picture(seed: int, mode: str = "L") -> Image.Image:

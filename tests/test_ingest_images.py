@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import contents_of, until
 from pictures import LABELS, cbmir, command, environment, write_picture, write_table
 
 from cbmir.encoders import EncoderSettings, get
@@ -21,20 +21,12 @@ from cbmir.ingest.loader import Loader, Wanted, chunk_size, load_image
 from cbmir.media import Asset, Preprocessing, VolumePreprocessing
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def encoder():
     return get("pixels")
-
-
-def contents(store, name="pixels"):
-    """Every point of a collection: id -> (payload, vector)."""
-    with open_store(store) as opened, opened.open(name) as collection:
-        return {
-            point.id: (dict(point.payload), point.vector.tobytes())
-            for page in collection.scroll(vectors=True)
-            for point in page
-        }
 
 
 def ingest(source, store, encoder, options=None, workers=2):
@@ -42,11 +34,15 @@ def ingest(source, store, encoder, options=None, workers=2):
         return ingest_images(open_source(source, options), encoder, collection, workers)
 
 
+def stored_in(folder):
+    return contents_of(folder / "store", "pixels")
+
+
 def test_ingest_images__stores_all_with_payload_and_hash(tmp_path, encoder):
     table = write_table(tmp_path / "data", 30)
     report = ingest(table, tmp_path / "store", encoder)
     assert (report.read, report.stored, report.skipped, report.failed) == (30, 30, 0, 0)
-    stored = contents(tmp_path / "store")
+    stored = stored_in(tmp_path)
     payload = next(payload for payload, _ in stored.values() if payload["filepath"] == "images/00001.png")
     assert payload["labels"] == [LABELS[1]]
     assert (payload["modality"], payload["anatomic_region"], payload["pathology"]) == ("CT", "lung", ["nodule"])
@@ -57,21 +53,21 @@ def test_ingest_images__stores_all_with_payload_and_hash(tmp_path, encoder):
 def test_ingest_images__second_run_decodes_nothing(tmp_path, encoder):
     table = write_table(tmp_path / "data", 30)
     ingest(table, tmp_path / "store", encoder)
-    before = contents(tmp_path / "store")
+    before = stored_in(tmp_path)
     again = ingest(table, tmp_path / "store", encoder)
     assert (again.stored, again.skipped, again.updated) == (0, 30, 0)
     assert again.seconds["encode"] == 0.0
-    assert contents(tmp_path / "store") == before
+    assert stored_in(tmp_path) == before
 
 
 def test_ingest_images__changed_file_is_embedded_again(tmp_path, encoder):
     table = write_table(tmp_path / "data", 10)
     ingest(table, tmp_path / "store", encoder)
-    before = contents(tmp_path / "store")
+    before = stored_in(tmp_path)
     write_picture(tmp_path / "data/images/00003.png", 999)
     again = ingest(table, tmp_path / "store", encoder)
     assert (again.stored, again.skipped) == (1, 9)
-    after = contents(tmp_path / "store")
+    after = stored_in(tmp_path)
     changed = [id for id in before if before[id] != after[id]]
     assert [after[id][0]["filepath"] for id in changed] == ["images/00003.png"]
 
@@ -82,7 +78,7 @@ def test_ingest_images__corrected_table_updates_the_payload_without_encoding(tmp
     table.write_text(table.read_text().replace("CT/lung/nodule", "CT/lung/cyst"))
     again = ingest(table, tmp_path / "store", encoder)
     assert (again.stored, again.skipped, again.updated) == (0, 8, 2)
-    stored = [payload for payload, _ in contents(tmp_path / "store").values() if payload["modality"] == "CT"]
+    stored = [payload for payload, _ in stored_in(tmp_path).values() if payload["modality"] == "CT"]
     assert {(p["primary_label"], *p["pathology"]) for p in stored} == {("CT/lung/cyst", "cyst")}
 
 
@@ -139,7 +135,10 @@ def test_ingest_images__two_data_sets_share_a_collection(tmp_path, encoder):
     for name in ("one", "two"):
         write_picture(tmp_path / name / "a.png", 1)
         ingest(tmp_path / name, tmp_path / "store", encoder, SourceOptions(dataset=name))
-    assert sorted(payload["dataset"] for payload, _ in contents(tmp_path / "store").values()) == ["one", "two"]
+    assert sorted(payload["dataset"] for payload, _ in stored_in(tmp_path).values()) == [
+        "one",
+        "two",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -159,13 +158,6 @@ def test_ingest_images__interrupt_finishes_what_is_in_hand_and_goes_on_later(tmp
     assert report["failed"] == 0
     assert report["stored"] + report["skipped"] == 1500
     assert report["skipped"] > 0
-
-
-def until(condition, timeout_s=300):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.01)
 
 
 PLAIN = Preprocessing((8, 8), "squash", 8, "bilinear", (0.0,), (1.0,), channels=1)
@@ -264,5 +256,5 @@ def test_default_name__is_fit_for_a_collection():
 
 def test_contents__vectors_are_unit_length(tmp_path, encoder):
     ingest(write_table(tmp_path / "data", 5), tmp_path / "store", encoder)
-    for _, vector in contents(tmp_path / "store").values():
+    for _, vector in stored_in(tmp_path).values():
         assert np.linalg.norm(np.frombuffer(vector, np.float32)) == pytest.approx(1.0, abs=1e-6)

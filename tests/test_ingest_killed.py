@@ -12,30 +12,23 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from builders import contents_of, until
 from pictures import cbmir, command, environment, write_table
-
-from cbmir.store import open_store
 
 SEED = 7
 TIMEOUT_S = 180
 MARK = "CBMIR_TEST_RUN"
 """Variable that all processes of one run inherit, so that survivors can be told by it."""
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for surviving processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for surviving processes in /proc"),
+]
 
-Points = dict[str, tuple[str, bytes]]
-
-
-def contents(store: Path, name: str) -> Points:
-    """Every point of a collection, byte for byte: id -> (payload, vector)."""
-    with open_store(store) as opened, opened.open(name) as collection:
-        return {
-            point.id: (json.dumps(point.payload, sort_keys=True), point.vector.tobytes())
-            for page in collection.scroll(vectors=True)
-            for point in page
-        }
+Points = dict[str, tuple[dict[str, Any], bytes]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ def work(folder: Path, encoder: str, count: int) -> Work:
     done = cbmir(*plan.arguments(folder / "whole"))
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stderr
-    return Work(plan.table, encoder, count, contents(folder / "whole", encoder), seconds)
+    return Work(plan.table, encoder, count, contents_of(folder / "whole", encoder), seconds)
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +81,6 @@ def environments() -> dict[int, bytes]:
 
 def alive(run: str) -> list[int]:
     return [pid for pid, variables in environments().items() if f"{MARK}={run}".encode() in variables]
-
-
-def until(condition: Callable[[], object], timeout_s: float = 300.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.005)
 
 
 def indexing(run: str) -> bool:
@@ -169,7 +155,7 @@ def check_run_again(plan: Work, store: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["read"] == plan.count == report["stored"] + report["skipped"]
-    points = contents(store, plan.encoder)
+    points = contents_of(store, plan.encoder)
     assert points.keys() == plan.points.keys()
     assert [id for id in points if points[id] != plan.points[id]] == []
     assert [path.name for path in store.iterdir()] == [plan.encoder]

@@ -6,7 +6,8 @@ import subprocess
 import uuid
 
 import pytest
-from pictures import cbmir, command, environment, write_table
+from builders import contents_of
+from pictures import command, environment, write_table
 
 from cbmir.errors import SourceError
 from cbmir.fingerprint import external_card
@@ -16,21 +17,14 @@ from cbmir.ingest.shard import Shard, open_in_turn
 from cbmir.store import Layout, open_store
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("shards"), COUNT)
-
-
-def _contents(store, name, key=None):
-    with open_store(store, key) as opened, opened.open(name) as collection:
-        return {
-            point.id: (json.dumps(point.payload, sort_keys=True), point.vector.tobytes())
-            for page in collection.scroll(vectors=True)
-            for point in page
-        }
 
 
 @pytest.mark.parametrize(("text", "part", "parts"), [("1/4", 1, 4), ("4/4", 0, 4), ("1/1", 0, 1), (" 2/3 ", 2, 3)])
@@ -70,8 +64,8 @@ def test_iter__an_image_keeps_its_part_whatever_comes_before_it(tmp_path):
     assert kept <= {item.record.filepath for item in Shard.parse(open_source(many, options), "1/3")}
 
 
-def test_command__shards_at_once_equal_one_run(table, tmp_path):
-    arguments = ("ingest", "images", table, "--encoder", "efficientnet-lite0-untrained", "--json", "--workers", 1)
+def test_command__shards_at_once_equal_one_run(table, tmp_path, cbmir):
+    arguments = ("ingest", "images", table, "--encoder", "pixels", "--json", "--workers", 1)
     whole = cbmir(*arguments, "--store", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     runs = [
@@ -91,15 +85,14 @@ def test_command__shards_at_once_equal_one_run(table, tmp_path):
         reports.append(json.loads(out))
     assert sum(report["read"] for report in reports) == COUNT
     assert all(report["read"] == report["stored"] > 0 for report in reports)
-    name = "efficientnet-lite0-untrained"
-    assert _contents(tmp_path / "shared", name) == _contents(tmp_path / "whole", name)
+    assert contents_of(tmp_path / "shared", "pixels") == contents_of(tmp_path / "whole", "pixels")
 
     again = cbmir(*arguments, "--store", tmp_path / "shared", "--shard", "1/2")
     assert json.loads(again.stdout)["stored"] == 0
 
 
 @pytest.mark.server
-def test_command__shards_at_once_on_a_server_equal_one_run(table, tmp_path):
+def test_command__shards_at_once_on_a_server_equal_one_run(table, tmp_path, cbmir):
     url, key = os.environ.get("QDRANT_URL"), os.environ.get("QDRANT_API_KEY")
     if not url:
         pytest.skip("QDRANT_URL names no server")
@@ -120,7 +113,7 @@ def test_command__shards_at_once_on_a_server_equal_one_run(table, tmp_path):
             _, err = run.communicate(timeout=1200)
             assert run.returncode == 0, err
         assert cbmir(*arguments, "--store", tmp_path / "whole").returncode == 0
-        theirs, ours = _contents(url, name, key), _contents(tmp_path / "whole", name)
+        theirs, ours = contents_of(url, name, key), contents_of(tmp_path / "whole", name)
         assert {id: payload for id, (payload, _) in theirs.items()} == {
             id: payload for id, (payload, _) in ours.items()
         }
@@ -130,7 +123,7 @@ def test_command__shards_at_once_on_a_server_equal_one_run(table, tmp_path):
                 store.drop(name)
 
 
-def test_command__a_shard_that_is_none(table, tmp_path):
+def test_command__a_shard_that_is_none(table, tmp_path, cbmir):
     done = cbmir("ingest", "images", table, "--encoder", "pixels", "--store", tmp_path / "s", "--shard", "3/2")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: no shard '3/2'; shards count from 1: give 1/2 to 2/2\n"

@@ -27,6 +27,8 @@ from cbmir.media import Asset, decode_noted, prepare
 from cbmir.media.tiff import MAX_DIRECTORIES, check_directories
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds the memory of a process")
 
 

@@ -14,6 +14,8 @@ from cbmir.collections.transfer import transfer
 from cbmir.store import open_store
 from cbmir.store.sources import remembered, sources_of
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 24
 
 

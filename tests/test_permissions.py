@@ -10,6 +10,8 @@ from PIL import Image
 
 from cbmir.permissions import as_usual, private
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def usual():

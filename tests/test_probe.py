@@ -14,6 +14,8 @@ from cbmir.evaluate.analyses.classification.probe import Folds, drawn, few_shot
 from cbmir.evaluate.analyses.classification.training import Examples, Probe, ProbeSettings, Task, train_probe
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("CT/lung/nodule", "MR/brain/glioma", "XR/chest/normal")
 TASK = Task(NAMES, "f00d")
 SEVERAL = Task(NAMES, "f00d", several=True)

@@ -9,6 +9,8 @@ from cbmir.errors import FilterError, StoreError
 from cbmir.filters import parse
 from cbmir.schema import EmbeddedBatch, ImageRecord
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path):
@@ -25,12 +27,12 @@ def test_prune__lists_and_removes_only_what_is_gone(filled, root):
     assert (report.looked_at, len(report.gone), report.removed) == (30, 3, 0)
     assert {path for _, path in report.gone} == {"00027.png", "00028.png", "00029.png"}
     assert filled.count() == 30
-    assert str(report) == "eight: 3 of 30 images have no file; removed nothing: give --yes to remove them"
+    assert str(report) == "eight: images without a file: 3 of 30; removed nothing: give --yes to remove them"
     assert prune(filled, root, remove=True).removed == 3
     assert filled.count() == 27
     left = {point.payload["filepath"] for page in filled.scroll() for point in page}
     assert left == {path.name for path in root.iterdir()}
-    assert str(prune(filled, root, remove=True)) == "eight: 0 of 27 images have no file; removed 0"
+    assert str(prune(filled, root, remove=True)) == "eight: images without a file: 0 of 27; removed 0"
 
 
 def test_prune__only_what_the_filter_leaves(filled, root):
@@ -43,7 +45,7 @@ def test_prune__only_what_the_filter_leaves(filled, root):
 
 
 def test_prune__of_another_folder_removes_nothing(filled, tmp_path):
-    with pytest.raises(StoreError, match=r"not one of the 30 files is below .*, such as 000\d\d.png: is it another"):
+    with pytest.raises(StoreError, match=r"of 30 files none is below .*, such as 000\d\d.png: is it another"):
         prune(filled, tmp_path, remove=True)
     assert filled.count() == 30
 
@@ -53,7 +55,7 @@ def test_prune__knows_nothing_of_uris(filled, root, card, make_batch):
     filled.upsert(EmbeddedBatch((record,), make_batch(1).vectors, card.fingerprint))
     report = prune(filled, root, remove=True)
     assert (report.looked_at, report.remote, report.removed) == (31, 1, 3)
-    assert "1 are URIs and were left alone" in str(report)
+    assert "URIs left alone: 1;" in str(report)
     assert filled.get([record.id])
 
 

@@ -16,6 +16,8 @@ from cbmir.store import open_store
 from cbmir.store.tuning import recall
 from cbmir.store.ways import search_ef
 
+pytestmark = pytest.mark.slow
+
 
 def hits(*scores):
     return [Hit(str(rank), rank, score, {}) for rank, score in enumerate(scores, start=1)]

@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from builders import contents, copied
 from pictures import write_picture, write_table
 from qdrant_client import QdrantClient
 
@@ -21,9 +23,15 @@ from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord
 from cbmir.store import Layout, open_store
 from cbmir.store.server import ServerStore
 
+timm = pytest.importorskip("timm")
+
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 LATE = ImageRecord(filepath="late.png", dataset="d")
-NETWORK = ("--encoder", "efficientnet-lite0-untrained", "--device", "cpu", "--precision", "fp32", "--workers", "1")
+NETWORK = "timm:test_vit"
+SMALL = "small.pt"
+"""A file of weights for it, which are not at the hub."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +40,8 @@ def pixels():
 
 
 @pytest.fixture(scope="module")
-def network():
-    return get("efficientnet-lite0-untrained", EncoderSettings(device="cpu", precision="fp32"))
+def network(made):
+    return get(NETWORK, EncoderSettings(made / "data" / SMALL, device="cpu", precision="fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,8 @@ def made(tmp_path_factory, pixels):
     """Pictures, and a directory with a collection `made` of them that says more of the first one."""
     folder = tmp_path_factory.mktemp("made")
     table = write_table(folder / "data", COUNT)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), folder / "data" / SMALL)
     with open_store(folder / "store") as store, store.create("made", pixels.card) as collection:
         assert ingest_images(open_source(table), pixels, collection, 1).stored == COUNT
         first = next(iter(contents(collection)))
@@ -50,7 +60,7 @@ def made(tmp_path_factory, pixels):
 
 @pytest.fixture
 def data(made, tmp_path):
-    """A copy of the pictures."""
+    """A copy of the pictures and of the weights."""
     return shutil.copytree(made / "data", tmp_path / "data")
 
 
@@ -69,14 +79,6 @@ def server(made, monkeypatch):
     return store
 
 
-def contents(collection):
-    return {
-        point.id: (dict(point.payload), point.vector.tobytes())
-        for page in collection.scroll(vectors=True)
-        for point in page
-    }
-
-
 def payloads(store, name):
     with store.open(name) as collection:
         return {id: payload for id, (payload, _) in contents(collection).items()}
@@ -85,9 +87,23 @@ def payloads(store, name):
 def reindex(cbmir, data, *arguments, store="http://memory", code=0):
     """`cbmir ingest reindex made ... --json`; gives its report and what it said."""
     failures = data / "failures.csv"
+    network = ("--encoder", NETWORK, "--weights", data / SMALL, "--device", "cpu", "--precision", "fp32")
     done = cbmir(
-        *("ingest", "reindex", "made", "--store", store, "--root", data, "--failures", failures, "--json"),
-        *(arguments if "--encoder" in arguments else (*NETWORK, *arguments)),
+        *(
+            "ingest",
+            "reindex",
+            "made",
+            "--store",
+            store,
+            "--root",
+            data,
+            "--failures",
+            failures,
+            "--workers",
+            1,
+            "--json",
+        ),
+        *(arguments if "--encoder" in arguments else (*network, *arguments)),
     )
     assert done.returncode == code, done.stderr
     if code in (1, 2):
@@ -111,7 +127,7 @@ def test_reindex__beside_the_old_then_promoted(server, data, network, cbmir):
     assert leads_to(server) == "made__v1"
     assert payloads(server, "made__v2") == before  # thumbnails, hashes and extra fields go along
     with server.open("made__v2") as new, server.open("made") as old:
-        assert (new.card.name, old.card.name) == ("efficientnet-lite0-untrained", "pixels")
+        assert (new.card.name, old.card.name) == (NETWORK, "pixels")
         found = list(contents(new).values())
     pictures = [decode((data / payload["filepath"]).read_bytes()) for payload, _ in found]
     want = network.embed(np.stack([preprocess(picture, network.preprocessing) for picture in pictures]))
@@ -218,7 +234,7 @@ def test_reindex__images_that_came_or_went_hinder_the_promotion(server, data, ne
         gone = next(iter(contents(collection)))
         collection.delete([gone])
     _, said = reindex(cbmir, data, "--promote", code=3)
-    assert "not promoted: 1 images of made__v2 are no longer in made" in said
+    assert "not promoted: no longer in made: 1 image of made__v2" in said
     with server.open("made__v2") as new:
         new.delete([gone])
 
@@ -254,7 +270,7 @@ def test_reindex__interrupted_promotes_nothing(server, data, monkeypatch, cbmir)
 
 
 def test_reindex__of_a_directory_needs_another_name(made, data, network, tmp_path, cbmir):
-    store = shutil.copytree(made / "store", tmp_path / "store")
+    store = copied(made / "store", tmp_path / "store")
     said = reindex(cbmir, data, store=store, code=1)
     assert "is a directory: it has no versions; make a collection of another name: give --as NAME" in said
     report, said = reindex(cbmir, data, "--as", "net", store=store)
@@ -264,7 +280,7 @@ def test_reindex__of_a_directory_needs_another_name(made, data, network, tmp_pat
         with opened.open("net") as collection:
             assert collection.card == network.card
     said = reindex(cbmir, data, "--as", "net", "--encoder", "pixels", store=store, code=1)
-    assert "collection net holds vectors of efficientnet-lite0-untrained" in said
+    assert f"collection net holds vectors of {NETWORK}" in said
     said = reindex(cbmir, data, "--as", "made", store=store, code=1)
     assert "made can't be embedded into itself; give --as another name" in said
     said = reindex(cbmir, data, "--as", "net", "--promote", store=store, code=2)
@@ -290,7 +306,7 @@ def test_reindex__refuses_what_makes_no_sense(server, data, pixels, cbmir):
 
 
 def test_stored_source__a_point_that_is_no_image_is_a_failure(made, tmp_path):
-    store = shutil.copytree(made / "store", tmp_path / "store")
+    store = copied(made / "store", tmp_path / "store")
     with open_store(store) as opened, opened.open("made") as collection:
         first, second = list(contents(collection))[:2]
         collection.set_payloads({first: {"dataset": "another"}, second: {"split": "none"}})

@@ -14,6 +14,7 @@ from pathlib import Path
 import browser
 import numpy as np
 import pytest
+from builders import put
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,9 +35,10 @@ from cbmir.evaluate.analyses.report.report import make_report
 from cbmir.evaluate.analyses.report.terms import ReportTerms
 from cbmir.evaluate.significance import holm
 from cbmir.filters import parse
-from cbmir.fingerprint import external_card
-from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.schema import ImageRecord
 from cbmir.store import open_store
+
+pytestmark = pytest.mark.slow
 
 DIM = 8
 CLASSES = ("CT/chest/<script>alert(1)</script>", 'MR/brain/a$b$c & "d"', "XR/hand/plain")
@@ -63,15 +65,12 @@ def a_record(number, **changes):
     )
 
 
-def put(store, name, noise, records=None, seed=0):
-    """A centre a class, blurred."""
+def blurred(store, name, noise, records=None, seed=0):
+    """A new collection: a centre a class, blurred."""
     records = records or [a_record(number) for number in range(IMAGES)]
     rng = np.random.default_rng(seed)
     centres = np.eye(DIM)[np.arange(len(records)) % 3]
-    vectors = normalise((centres + noise * rng.standard_normal((len(records), DIM))).astype(np.float32))
-    card = external_card(name, DIM)
-    with store.create(name, card) as collection:
-        collection.upsert(EmbeddedBatch(tuple(records), vectors, card.fingerprint))
+    put(store, name, records, centres + noise * rng.standard_normal((len(records), DIM))).close()
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +87,11 @@ def root(tmp_path_factory):
 def store(tmp_path_factory):
     """sharp finds all, blunt doesn't; bare has no labels, several has two an image and no validation images."""
     with open_store(tmp_path_factory.mktemp("store") / "store") as made:
-        put(made, "sharp", 0.05)
-        put(made, "blunt", 2.0, seed=1)
-        put(made, "bare", 0.05, [a_record(number, labels=()) for number in range(30)])
+        blurred(made, "sharp", 0.05)
+        blurred(made, "blunt", 2.0, seed=1)
+        blurred(made, "bare", 0.05, [a_record(number, labels=()) for number in range(30)])
         both = [a_record(number, labels=(CLASSES[number % 3], "CT/chest/also")) for number in range(30)]
-        put(made, "several", 0.05, [replace(record, split="train") for record in both])
+        blurred(made, "several", 0.05, [replace(record, split="train") for record in both])
         yield made
 
 
@@ -380,7 +379,7 @@ def test_make_report__what_cannot_be_computed_is_said(store, terms, tmp_path):
     text = Html(write_report(report, tmp_path)[0].read_text(encoding="utf-8")).text
     assert [item.collection for item in report.unmeasured] == ["bare"]
     for words in (
-        "bare could not be measured: none of the 30 images of the queries in bare has labels",
+        "bare could not be measured: of 30 images of the queries in bare none has labels",
         "A comparison takes two collections or more; 1 could be measured here.",
         "Images have several values of labels",
         f"k = {FIXED_K}, fixed: no validation image (split=val) has labels",
@@ -478,7 +477,7 @@ def test_command__missing_pictures_are_told_and_a_folder_without_them_is_before_
 def test_page__a_hit_without_labels_is_neither_right_nor_wrong(tmp_path):
     records = [a_record(number, labels=() if number % 3 == 1 else (CLASSES[number % 3],)) for number in range(IMAGES)]
     with open_store(tmp_path / "store") as store:
-        put(store, "some", 2.0, records)
+        blurred(store, "some", 2.0, records)
         chosen = ReportTerms(protocol=PROTOCOL, root=tmp_path, pictures=9, allow_missing=True, projection="none")
         report = make_report(store, ["some"], chosen, MOMENT)
     (measured,) = report.measured
@@ -496,7 +495,7 @@ def test_command__one_line_errors(store, cbmir, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     done = cbmir(*words, "--map", "none", "--pictures", 0, "bare")
     assert done.returncode == 3
-    assert done.stderr.startswith("bare could not be measured: none of the ")
+    assert done.stderr.startswith("bare could not be measured: of 6 images of the queries in bare none has ")
     assert "-labels" not in done.stderr
     assert cbmir(*words, "--root", tmp_path / "nowhere", "sharp").returncode == 2
 

@@ -13,13 +13,17 @@ from pictures import environment, write_picture
 from cbmir.safepath import trusted
 from cbmir.store.edge import EdgeStore
 
+pytestmark = pytest.mark.slow
+
+IMAGES = 12
+
 
 @pytest.fixture
 def hostile(tmp_path) -> Path:
     """A folder of images and of a module by every name there is; each writes a file when it is imported."""
     folder = tmp_path / "images"
     names = {*sys.stdlib_module_names, *packages_distributions(), "cbmir", "ingest", "search", "evaluate", "encodings"}
-    for number in range(40):
+    for number in range(IMAGES):
         write_picture(folder / f"train/XR/chest/nodule/{number}.png", number)
     for name in names:
         if name.isidentifier():
@@ -76,48 +80,22 @@ def test_program__imports_nothing_from_the_working_directory(hostile, program, p
     path = {"PYTHONPATH": os.pathsep.join((environment()["PYTHONPATH"], python_path))} if python_path else {}
     if python_path:
         _leave_out_what_python_imports_itself(hostile, [sys.executable, program[1] + "-empty"], **path)
-    ingest = ("ingest", "images", here, "--encoder", "efficientnet-lite0", "--store", store)
+    encoder = "pixels" if python_path else "efficientnet-lite0"
+    ingest = ("ingest", "images", here, "--encoder", encoder, "--store", store)
     thumbnails = ("--thumbnails", hostile.parent / "thumbs", "--thumbnail-url", "http://localhost/t")
     _run(hostile, program, *ingest, "--workers", 2, *thumbnails, **path)
-    common = ("efficientnet-lite0", "--store", store)
+    common = (encoder, "--store", store)
     _run(hostile, program, "collections", "optimize", *common, **path)
     if python_path:
         return
     _run(hostile, program, "ingest", "thumbnails", *common, "--root", here, *thumbnails)
-    _run(
-        hostile,
-        program,
-        "ingest",
-        "reindex",
-        *common,
-        "--encoder",
-        "pixels",
-        "--as",
-        "px",
-        "--root",
-        here,
-        "--workers",
-        2,
-    )
+    reindex = ("--encoder", "pixels", "--as", "px", "--root", here, "--workers", 2)
+    _run(hostile, program, "ingest", "reindex", *common, *reindex)
     picture = "train/XR/chest/nodule/3.png"
     _run(hostile, program, "search", "image", picture, "--store", store, "--collection", "px", "--sheet", "../s.png")
-    _run(
-        hostile,
-        program,
-        "evaluate",
-        "retrieval",
-        "--store",
-        store,
-        "--collection",
-        "px",
-        "--queries",
-        "split=train",
-        "--gallery",
-        "split=train",
-        "--out",
-        "../rows.csv",
-    )
-    _run(hostile, program, "doctor", "--store", store, "--encoder", "efficientnet-lite0")
+    of_train = ("--queries", "split=train", "--gallery", "split=train", "--out", "../rows.csv")
+    _run(hostile, program, "evaluate", "retrieval", "--store", store, "--collection", "px", *of_train)
+    _run(hostile, program, "doctor", "--store", store, "--encoder", "pixels")
     _run(hostile, program, "ingest", "prepare", "nih14", here, "--out", "../nih.csv", codes=(1,))
 
 
@@ -147,10 +125,10 @@ def test_ingest_images__of_another_program_starts_its_workers_safely(hostile, tm
         "    with Loader(Drawing(), WORKERS) as loader:\n"
         "        print(len(list(loader.load([[(p, Wanted(Asset(p), None))] for p in Path('.').rglob('*.png')]))))\n"
     )
-    assert _run(hostile, [sys.executable, str(script)]) == "40\n"
+    assert _run(hostile, [sys.executable, str(script)]) == f"{IMAGES}\n"
     for picture in hostile.rglob("*.png"):
         (script.parent / picture.name).write_bytes(picture.read_bytes())
-    assert _run(script.parent, [sys.executable, script.name]) == "40\n"  # its own folder stays its own
+    assert _run(script.parent, [sys.executable, script.name]) == f"{IMAGES}\n"  # its own folder stays its own
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="compiles a library")
@@ -166,10 +144,11 @@ def test_program__loads_no_library_from_the_working_directory(hostile, program, 
     _run(hostile, program, "doctor", "--encoder", "efficientnet-lite0-untrained")
 
 
-def test_program__takes_no_settings_from_the_working_directory(hostile, program, tmp_path):
+def test_program__takes_no_settings_from_the_working_directory(hostile, program, tmp_path, cbmir):
     """matplotlib would; these ones start LaTeX, and an encoding that is none ends the program."""
     store, picture = tmp_path / "store", "train/XR/chest/nodule/3.png"
-    _run(hostile, program, "ingest", "images", ".", "--encoder", "pixels", "--store", store, "--workers", 1)
+    made = cbmir("ingest", "images", hostile, "--encoder", "pixels", "--store", store, "--workers", 1)
+    assert made.returncode == 0, made.stderr
     sheets = []
     for number, content in enumerate((b"", b"text.usetex: True\nsavefig.facecolor: red\n", b"\xff\xfe")):
         (hostile / "matplotlibrc").write_bytes(content)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import copied, data_of
 from test_bounds import FATAL, nested
 
 from cbmir.collections.salvage import salvage
@@ -14,6 +15,8 @@ from cbmir.errors import CollectionError, StoreError, StoreLockedError
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store.cbor import decode
 from cbmir.store.edge import EdgeStore
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +34,22 @@ def killed(tmp_path_factory, card, make_batch):
         collection.upsert(make_batch(40, first=200, seed=2))
         collection.set_payloads({make_batch(1).records[0].id: {"sex": "F"}})
         collection.delete([make_batch(1, first=100).records[0].id])
-        shutil.copytree(store.path, tmp_path_factory.mktemp("copy") / "store", copy_function=shutil.copy2)
-        copy = sorted(tmp_path_factory.getbasetemp().glob("copy*"))[-1] / "store"
-    return copy
+        return copied(store.path, tmp_path_factory.mktemp("copy") / "store")
 
 
 @pytest.fixture
 def damaged(killed, tmp_path):
     """A copy of it, to be damaged."""
-    shutil.copytree(killed, tmp_path / "store")
-    return EdgeStore(tmp_path / "store")
+    return EdgeStore(copied(killed, tmp_path / "store"))
 
 
 def state(folder: Path):
     """All files, with what is in them and when they were changed."""
-    return {
-        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
+
+    def of(path):
+        return (path.stat().st_size, path.stat().st_mtime_ns, data_of(path)) if path.is_file() else None
+
+    return {path.relative_to(folder).as_posix(): of(path) for path in sorted(folder.rglob("*"))}
 
 
 def contents(store, name):
@@ -92,7 +93,7 @@ def test_salvage__nested_payload_in_the_log(damaged, card, make_batch, monkeypat
         collection.upsert(make_batch(5, first=300, seed=3))
         collection.delete([make_batch(1, first=301).records[0].id])
         collection.set_payloads({make_batch(2).records[1].id: {"view": "ap"}})
-        shutil.copytree(damaged.path / "eight", damaged.path / "broken")  # as it is if the process is killed here
+        copied(damaged.path / "eight", damaged.path / "broken")  # as it is if the process is killed here
     with pytest.raises(StoreError, match="the engine refused"):
         damaged.open("broken")
     before = state(damaged.path / "broken")

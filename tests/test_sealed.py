@@ -12,6 +12,8 @@ from cbmir.store import sealed
 from cbmir.store.edge import EdgeStore
 from cbmir.store.sealed import NAME
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def indexed(edge, filled):

@@ -14,6 +14,8 @@ from cbmir.errors import WorkerError
 from cbmir.ingest.semaphores import remove_left
 from cbmir.ingest.shared import SharedPixels, available_bytes
 
+pytestmark = pytest.mark.slow
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/shm and /proc")
 
 

@@ -29,6 +29,8 @@ from cbmir.search.sheet import MAX_HITS, MAX_ROWS, SheetTerms, draw_sheet
 from cbmir.search.shelf import Shelf
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 TOP = LINE_PX + 2 * GAP_PX
 LABELS = ("XR/chest/pneumonia", "CT/lung/nodule", "")
 
@@ -313,7 +315,7 @@ def test_command__asks_for_the_folder_before_the_search(archive, tmp_path):
         assert remedy in done.stderr
     allowed = cbmir(*words, "--allow-missing")
     assert allowed.returncode == 0
-    assert "1 of 1 queries drawn to" in allowed.stderr
+    assert "1 of 1 query drawn to" in allowed.stderr
     assert "4 images could not be drawn" in allowed.stderr
 
 

@@ -20,6 +20,8 @@ from cbmir.errors import StoreError
 from cbmir.fingerprint import external_card
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 KEY = "a-key"
 CARD = external_card("eight", 8)
 ID = "00000000-0000-0000-0000-000000000001"

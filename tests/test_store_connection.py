@@ -22,6 +22,8 @@ from cbmir.store.connection import STREAMS, parse_consistency
 from cbmir.store.points import ServerCollection
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 DEAD = "http://127.0.0.1:1"
 KEY = "a-secret-key"
 CARD = external_card("four", 4)

@@ -25,7 +25,7 @@ from cbmir.store import Collection, Store, open_store
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
 
-pytestmark = pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")]
 
 CARD = external_card("four", 4)
 NOWHERE = str(uuid.UUID(int=0))

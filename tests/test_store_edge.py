@@ -27,6 +27,8 @@ from cbmir.store.edge_points import EdgeCollection
 from cbmir.store.folders import held, put_aside
 from cbmir.store.shard import ENGINE, optimize
 
+pytestmark = pytest.mark.slow
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a child's death with its parent is a Linux feature")
 
 HOLD = """

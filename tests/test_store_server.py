@@ -24,6 +24,8 @@ from cbmir.store.points import ServerCollection, index_timeout_s
 from cbmir.store.retry import RETRIES, retry_after_s, translate
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 KEY = "a-secret-key"
 CARD = external_card("four", 4)
 

@@ -12,6 +12,8 @@ from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.server)])
 def server(request):

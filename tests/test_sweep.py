@@ -23,6 +23,8 @@ from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 
+pytestmark = pytest.mark.slow
+
 DIM = 8
 QUERIES, GALLERY = 24, 60
 CARD = external_card("sweeper", DIM)

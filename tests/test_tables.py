@@ -137,7 +137,7 @@ def test_labels__known_findings_are_taken_by_themselves(tmp_path):
     assert reading.label_columns == ("Edema", "No Finding", "Pleural Effusion")
     assert any("smoker" in warning and "--label-columns 'smoker'" in warning for warning in reading.warnings)
     assert any("--set modality=XR" in warning for warning in reading.warnings)
-    assert "1 cells hold -1 (uncertain)" in reading.label_rule
+    assert "a -1 (uncertain) in 1 cell:" in reading.label_rule
 
 
 @pytest.mark.parametrize(

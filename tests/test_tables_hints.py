@@ -57,7 +57,7 @@ def test_reading__rows_that_repeat_an_image_count_once(tmp_path):
     reading = opened(tmp_path, text).reading()
     tally = reading.tally
     assert (tally.images, tally.failed, tally.repeated, tally.patients, tally.labels) == (2, 2, 2, 2, 2)
-    assert warned(reading, "2 rows repeat the image of an earlier row", "separated by |")
+    assert warned(reading, "repeat the image of an earlier row: 2.", "separated by |")
 
 
 def test_reading__says_how_many_files_are_missing(tmp_path):
@@ -182,7 +182,7 @@ def test_patients__in_several_splits_are_counted(tmp_path):
     rows = ("1,train", "1,test", "2,train", "2,train", "3,test", "3,val")
     reading = reading_of(tmp_path, "patient,split", *rows)
     assert (reading.tally.shared_patients, dict(reading.tally.splits)) == (2, {"train": 3, "val": 1, "test": 2})
-    assert warned(reading, "2 patients have images in more than one split")
+    assert warned(reading, "images in more than one split: 2.")
     assert "  splits: train 3, val 1, test 2, 0 images without" in reading.lines()
 
 

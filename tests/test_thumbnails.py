@@ -36,6 +36,8 @@ from cbmir.schema import NAMESPACE, EmbeddedBatch, ImageRecord
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 BASE = "https://images.example.org/thumbnails"
 ID = "5b7a4a4e-6d0f-5e0c-9a52-0c6f3d1f2a10"
 BASES = (

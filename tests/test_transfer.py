@@ -17,6 +17,8 @@ from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore
 
+pytestmark = pytest.mark.slow
+
 WHOLE = ImageRecord(
     filepath="a/b.png", dataset="one", split="train", modality="CT", anatomic_region="chest",
     labels=("CT/chest/nodule", "CT/chest/mass"), patient_id="p", study_id="s", series_id="r", sha256="0" * 64,

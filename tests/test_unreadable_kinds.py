@@ -11,6 +11,8 @@ from cbmir.ingest import open_source
 from cbmir.ingest.loader import Wanted, load_image
 from cbmir.media import Asset, decode_noted, passed_over, passed_over_as, remedy
 
+pytestmark = pytest.mark.slow
+
 DICOM = bytes(128) + b"DICM" + b"\2\0\0\0UL\4\0" + bytes(200)
 HELP = ("is DICOM, which cbmir can't read yet", "dcm2niix", "dcmj2pnm --write-16-bit-png")
 

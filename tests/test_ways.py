@@ -17,7 +17,9 @@ from cbmir.store.profile import FilterRecall, SearchProfile
 from cbmir.store.tuning import floor_of, measure_filters
 from cbmir.store.ways import Chooser, said
 
-IMAGES, DIM, K = 12_000, 256, 10
+pytestmark = pytest.mark.slow
+
+IMAGES, DIM, K = 6_000, 256, 10
 CARD = external_card("islands", DIM)
 FILTERS = (
     "modality=XR",

@@ -13,6 +13,7 @@ from cbmir.errors import CollectionError, StoreError
 from cbmir.store import Collection
 from cbmir.store.server import ServerStore
 from cbmir.store.snapshots import SnapshotNode
+from cbmir.units import counted
 from cbmir.wholefile import replacing
 
 
@@ -63,8 +64,8 @@ def send(
     _check(nodes)
     if len(nodes) != len(manifest.files):
         raise StoreError(
-            f"the backup {folder} is of {len(manifest.files)} nodes, {len(nodes)} were named: "
-            f"it can be put back onto as many only"
+            f"the backup {folder} is of {counted(len(manifest.files), 'node')} and can be put back onto as many only; "
+            f"named: {len(nodes)}"
         )
     for node in nodes:
         version = node.version()

@@ -45,7 +45,7 @@ class BackupReport:
         aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
         return (
             f"{self.collection}{aliases}: {counted(self.points, 'image')}, fingerprint {self.fingerprint}; "
-            f"{self.folder} has {self.files} files, {self.bytes:,} bytes"
+            f"{self.folder} has {counted(self.files, 'file')}, {self.bytes:,} bytes"
         )
 
 
@@ -115,7 +115,7 @@ def restore(
             own = collection.name
     if (points, fingerprint) != (made.points, made.card.fingerprint):
         raise StoreError(
-            f"{own} has {points:,} images of fingerprint {fingerprint} now, "
+            f"{own} has {counted(points, 'image')} of fingerprint {fingerprint} now, "
             f"the backup {made.points:,} of {made.card.fingerprint}"
         )
     return _report(made, folder, own, aliases)

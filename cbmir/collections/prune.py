@@ -13,6 +13,7 @@ from cbmir.filters import Where, resolve
 from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.store.collection import Collection
+from cbmir.units import counted
 
 BATCH = 1000
 _NAMED = 5  # folders in a message
@@ -45,8 +46,8 @@ class PruneReport:
             if self.removed or not self.gone
             else "removed nothing: give --yes to remove them"
         )
-        remote = f", {self.remote:,} are URIs and were left alone" if self.remote else ""
-        return f"{self.collection}: {len(self.gone):,} of {self.looked_at:,} images have no file{remote}; {done}"
+        remote = f", URIs left alone: {self.remote:,}" if self.remote else ""
+        return f"{self.collection}: images without a file: {len(self.gone):,} of {self.looked_at:,}{remote}; {done}"
 
 
 def prune(
@@ -91,7 +92,7 @@ def prune(
             bar.update(len(points))
     if gone and not here and not (remove and allow_missing == 100):
         raise StoreError(
-            f"not one of the {len(gone):,} files is below {root}, such as {gone[0][1]}: is it another folder?"
+            f"of {counted(len(gone), 'file')} none is below {root}, such as {gone[0][1]}: is it another folder?"
         )
     if remove and gone:
         _check(gone, here, root, allow_missing)

@@ -25,6 +25,7 @@ from cbmir.schema import EmbeddedBatch, StoredPoint
 from cbmir.store.collection import Collection, Progress
 from cbmir.store.sources import pass_on
 from cbmir.store.store import Store
+from cbmir.units import counted
 
 BATCH = 256
 SAMPLE = 200
@@ -82,8 +83,8 @@ class TransferReport:
 
     def __str__(self) -> str:
         """A line for people."""
-        moved = f"; moved {self.moved:,} from other spellings of their paths" if self.moved else ""
-        others = f"; {self.others:,} more are only there" if self.others else ""
+        moved = f"; moved from another spelling of the path: {self.moved:,}" if self.moved else ""
+        others = f"; only there: {self.others:,} more" if self.others else ""
         refused = f" + refused {len(self.refused):,}" if self.refused else ""
         return (
             f"{self.collection}: read {self.read:,} = written {self.written:,} + same already {self.kept:,}{refused}; "
@@ -135,7 +136,9 @@ def transfer(
     lost = {item.id for item in refused}
     others = target.count() - (read - len(gone) - len(lost) + _missing(set(elsewhere.values()), ids))
     if others < 0:
-        raise StoreError(f"{target.name} has {-others:,} images less than {source.name} of {read:,}; copy again")
+        raise StoreError(
+            f"{target.name} has {counted(-others, 'image')} less than {source.name} of {read:,}; copy again"
+        )
     sample = [point for point in sample if point.id not in gone and point.id not in lost]
     _compare(sample, target)
     report = (target.name, target.card.fingerprint, read, written, read - written - len(refused))
@@ -254,7 +257,8 @@ def _compare(sample: Sequence[StoredPoint], target: Collection) -> None:
     wrong = [point.id for point in sample if point.id not in there or not _same(point, there[point.id])]
     if wrong:
         raise StoreError(
-            f"{len(wrong):,} of {len(sample):,} images read back differ in {target.name}, such as {wrong[0]}"
+            f"read back from {target.name} and not as written: {len(wrong):,} of {counted(len(sample), 'image')}, "
+            f"such as {wrong[0]}"
         )
 
 

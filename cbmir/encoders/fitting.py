@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cbmir.encoders.weights import read_dictionaries
 from cbmir.errors import WeightsError
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -96,15 +97,16 @@ class Fit:
         parts = [
             f"{len(names):,} {what} ({_some(names)})"
             for what, names in (
-                ("are missing", self.missing),
-                ("have another shape", self.reshaped),
-                ("of the file are unexpected", self.unexpected),
+                ("missing", self.missing),
+                ("of another shape", self.reshaped),
+                ("unexpected in the file", self.unexpected),
             )
             if names
         ]
         return WeightsError(
-            f"no weights for {network} from {self.file}: {self.matched:,} of its {self.total:,} tensors match, "
-            f"{', '.join(parts)}; the file is of another network, or give the encoder it belongs to"
+            f"no weights for {network} from {self.file}: {self.matched:,} of its "
+            f"{counted(self.total, 'tensor')} matched, {', '.join(parts)}; "
+            "the file is of another network, or give the encoder it belongs to"
         )
 
     def say(self, converted: str = "") -> None:
@@ -117,9 +119,9 @@ class Fit:
         if self.prefix:
             steps.append(f"removed the prefix {self.prefix}")
         if converted:
-            steps.append(f"{len(self.state):,} tensors, their names converted by {converted}")
+            steps.append(f"{counted(len(self.state), 'tensor')}, names converted by {converted}")
         else:
-            steps.append(f"{self.matched:,} of {self.total:,} tensors")
+            steps.append(f"{self.matched:,} of {counted(self.total, 'tensor')}")
             if self.left_out:
                 steps.append(f"left out {len(self.left_out):,}: {_some(self.left_out)}")
         _log.warning("weights: %s", ", ".join(steps))

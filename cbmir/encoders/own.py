@@ -22,6 +22,7 @@ from cbmir.fingerprint import EncoderCard
 from cbmir.media import OwnPreprocessing, Preprocessing, VolumePreprocessing
 from cbmir.schema import Vectors, normalise
 from cbmir.sourcefile import SourceFile, in_words, split_source
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,9 @@ def _text(own: OwnEncoder, texts: Sequence[str]) -> Vectors:
     except Exception as error:
         raise EncoderError(f"the text tower of {own.name} failed: {in_words(error)}") from error
     if rows.ndim != 2 or len(rows) != len(texts):
-        raise EncoderError(f"the text tower of {own.name} gave an array of {rows.shape} for {len(texts)} texts")
+        raise EncoderError(
+            f"the text tower of {own.name} gave an array of {rows.shape} for {counted(len(texts), 'text')}"
+        )
     return rows
 
 

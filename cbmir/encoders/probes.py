@@ -9,7 +9,7 @@ another network gives other vectors. Their sizes have odd margins, and are large
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cbmir.media import OwnPreprocessing, Preprocessing, Volume, VolumePreprocessing
 
-    How = Preprocessing | VolumePreprocessing | OwnPreprocessing
+    How: TypeAlias = Preprocessing | VolumePreprocessing | OwnPreprocessing
 
 TEXTS = (
     "chest X-ray with pneumonia of the right lower lobe",

@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +21,10 @@ from cbmir.encoders.plugins import plugin, plugins
 from cbmir.encoders.weights import RECORD, pulled_record
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.permissions import as_usual
+from cbmir.schema import RecordKind
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_NAMED = 5
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +61,18 @@ def loaders() -> list[Loader]:
 def specs() -> list[EncoderSpec]:
     """The encoders known by name, sorted."""
     return sorted((spec for loader in loaders() for spec in loader.SPECS), key=lambda spec: spec.name)
+
+
+@cache
+def not_taken(kind: RecordKind, encoder: str) -> str:
+    """Why an image or a volume is no input of an encoder, which takes the other kind, and which encoders take it."""
+    what, takes = ("an image", "volumes") if kind == "image" else ("a volume", "images")
+    names = [spec.name for spec in specs() if spec.kind == kind]
+    more = ", ..." if len(names) > _NAMED else ""
+    return (
+        f"is {what}; {encoder} takes {takes}. To store or search {kind}s, use a collection of an encoder that takes "
+        f"them ({', '.join(names[:_NAMED])}{more}; see cbmir encoders list)"
+    )
 
 
 def given(text: str, settings: EncoderSettings | None = None) -> Encoder:

@@ -15,6 +15,7 @@ from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.media import OwnPreprocessing, VolumePreprocessing, Voxels
 from cbmir.schema import Vectors, normalise
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,7 @@ class VolumeEncoder:
                 features: Vectors = forward(batch).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EncoderError(
-                f"{placement.device} ran out of memory at {len(voxels)} volumes a step; give a smaller --batch-size"
+                f"{placement.device} ran out of memory at {counted(len(voxels), 'volume')} a step; "
+                "give a smaller --batch-size"
             ) from error
         return features

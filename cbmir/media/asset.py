@@ -40,8 +40,6 @@ _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 _GZIP = b"\x1f\x8b"
 
-_A = {"image": "an image", "volume": "a volume"}
-
 
 class Asset:
     """A thing that pixels come from: a file, bytes, a URL, a member of an archive, or one of several images in a file.
@@ -321,7 +319,9 @@ def _restored(location: Location, limits: Limits | None, frame: int | None) -> A
 
 def _check_kind(kind: FileKind, only: RecordKind | None, taker: str) -> None:
     if only is not None and kind.holds != only:
-        raise ImageError(f"is {_A[kind.holds]}; {taker} takes {only}s")
+        from cbmir.encoders.registry import not_taken  # imports this module
+
+        raise ImageError(not_taken(kind.holds, taker))
 
 
 def _unpacked(file: IO[bytes]) -> bytes:

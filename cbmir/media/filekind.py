@@ -26,10 +26,10 @@ HEAD_BYTES = 540
 
 Note = Literal["exif_orientation", "white_is_zero", "first_frame", "misnamed"]
 NOTES: Mapping[Note, str] = {
-    "exif_orientation": "{:,} images were turned or mirrored as their EXIF orientation says",
-    "white_is_zero": "{:,} TIFF images were inverted: their tag says that zero is white",
-    "first_frame": "{:,} files hold several frames (animations, MPO), of which the first was taken",
-    "misnamed": "{:,} files are named as a volume and hold an image, or the reverse; what they hold was taken",
+    "exif_orientation": "images turned or mirrored as their EXIF orientation says: {:,}",
+    "white_is_zero": "TIFF images inverted, whose tag says that zero is white: {:,}",
+    "first_frame": "files with several frames (animations, MPO), of which the first was taken: {:,}",
+    "misnamed": "files named as a volume that hold an image, or the reverse, taken as what they hold: {:,}",
 }
 
 Content = Image.Image | Volume

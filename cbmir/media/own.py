@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cbmir.errors import EncoderError, ImageError
 from cbmir.schema import RecordKind
 from cbmir.sourcefile import SourceFile, in_words
+from cbmir.units import counted
 
 _DTYPES = ("uint8", "float16", "float32")
 _UINT8 = np.dtype(np.uint8)
@@ -63,7 +64,9 @@ class OwnPreprocessing:
             axes = "(height, width, channels)" if self.kind == "image" else "(x, y, z)"
             raise EncoderError(f"a preprocessed {self.kind} has the shape {axes}, not {self.shape}")
         if not {len(self.mean), len(self.std)} <= {1, self.channels}:
-            raise EncoderError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
+            raise EncoderError(
+                f"mean of {len(self.mean)} and std of {len(self.std)} for {counted(self.channels, 'channel')}"
+            )
 
     @property
     def input_px(self) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from cbmir.store.roots import Roots, roots_from
 from cbmir.store.sealed import damages, remove_seals, sentence, write_seals
 from cbmir.store.shard import ENGINE, errors_of_engine, load_shard
 from cbmir.store.ways import Fields
+from cbmir.units import counted
 from cbmir.wholefile import atomic_write
 
 FLUSH_EVERY = 20_000
@@ -243,7 +244,7 @@ class EdgeCollection(Collection):
 
         def waiting(seconds: float) -> None:
             if progress:
-                progress(f"indexing {points:,} vectors: {seconds:.0f} s")
+                progress(f"indexing {counted(points, 'vector')}: {seconds:.0f} s")
 
         with self.at_rest():
             index_in_child(self.folder, waiting)

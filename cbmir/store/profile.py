@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cbmir.units import counted
+
 
 @dataclass(frozen=True, slots=True)
 class FilterRecall:
@@ -90,7 +92,7 @@ class SearchProfile:
             text += (
                 f", {min(item.recall for item in self.filters):.3f} to {max(item.recall for item in self.filters):.3f}"
             )
-            text += f" with {len(self.filters)} common filters"
+            text += f" with {counted(len(self.filters), 'common filter')}"
         if lost:
             worst = lost[0]
             text += (

@@ -131,12 +131,15 @@ class ComparisonReport(TabularResult):
             unlabelled=self.setting.unlabelled,
             without_label={"queries": total("unlabelled"), "gallery": total("gallery_unlabelled")},
             left_out=(
-                Omission("queries_not_shared", total("queries_left_out"), "queries that not all collections have"),
-                Omission("gallery_not_shared", total("gallery_alone"), "gallery images that not all collections have"),
+                Omission("queries_not_shared", total("queries_left_out"), "query", "that not all collections share"),
+                Omission(
+                    "gallery_not_shared", total("gallery_alone"), "gallery image", "that not all collections share"
+                ),
                 Omission(
                     "queries_without_relevant",
                     total("queries_without_relevant"),
-                    "queries without a relevant gallery image, all collections together",
+                    "query",
+                    "without a relevant gallery image, all collections together",
                 ),
             ),
             patients={"queries": self.shared},
@@ -203,7 +206,7 @@ class ComparisonReport(TabularResult):
                 f"{'of them' if setting.unlabelled == 'include' else 'more'} without {setting.label}"
             )
             if entry.relabelled:
-                yield f"{'':{wide}} {entry.relabelled:,} of its queries have another class here than in the first"
+                yield f"{'':{wide}} queries of another class here than in the first: {entry.relabelled:,}"
         yield f"{'queries':{wide}} {setting.queries.filter}: {self.queries:,} shared"
         yield f"{'gallery':{wide}} {setting.gallery.filter}: {self._galleries()}"
         yield from (f"{term:{wide}} {text}" for term, text in self.header.pairs())

@@ -146,17 +146,19 @@ class RecallReport(TabularResult):
     @property
     def header(self) -> Header:
         """What the result says first; no label has a part."""
-        words = "queries without a patient id: the filter by the query's patient lets all images pass for them"
+        words = "without a patient id: the filter by the query's patient lets all images pass for them"
         by_patient = any(row.filter == OTHER_PATIENTS for row in self.rows)
         left_out = (
             Omission(
                 "fields_without_value",
                 len(self.fields_without_value),
-                f"fields made no filter: {', '.join(self.fields_without_value)}: no image, or no query, has a value",
+                "field",
+                f"that made no filter: {', '.join(self.fields_without_value)}: no image, or no query, has a value",
             ),
             Omission(
                 "queries_without_patient_filter",
                 self.patients.images_without_id if by_patient else 0,
+                "query",
                 words,
             ),
         )
@@ -187,10 +189,11 @@ class RecallReport(TabularResult):
     def _terms(self) -> Iterator[str]:
         yield f"collection  {self.collection}: {counted(self.vectors, 'image')}, {self.store}, cbmir {self.version}"
         yield f"encoder     {self.encoder}, fingerprint {self.fingerprint}"
-        yield f"index       {self.indexed:,} of {self.vectors:,} vectors in the HNSW graph, the others are scanned"
+        vectors = counted(self.vectors, "vector")
+        yield f"index       {self.indexed:,} of {vectors} in the HNSW graph, the others are scanned"
         yield (
-            f"queries     {self.queries:,} stored vectors ({self.drawn_from}), seed {self.seed}; one at a time, "
-            "without payloads; each may find itself"
+            f"queries     {counted(self.queries, 'stored vector')} ({self.drawn_from}), seed {self.seed}; one at a "
+            "time, without payloads; each may find itself"
         )
         yield from self.header.lines()
         yield f"relevant    what an exact search finds, or as near to {tuning.TIE:g}"
@@ -329,7 +332,7 @@ def _drawn(collection: Collection, terms: RecallTerms, where: Where) -> list[Sto
     drawn = np.random.default_rng(terms.seed).permutation(len(ids))[: terms.count]
     found = {point.id: point for point in collection.get([ids[number] for number in drawn], vectors=True)}
     if lost := len(drawn) - len(found):
-        raise ProtocolError(f"{collection.name} lost {lost:,} images while it was measured; start again")
+        raise ProtocolError(f"{collection.name} lost {counted(lost, 'image')} while it was measured; start again")
     return [found[ids[number]] for number in drawn]
 
 

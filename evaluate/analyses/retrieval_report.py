@@ -74,7 +74,7 @@ class RetrievalReport(TabularResult):
         rule = _RULES[setting.relevance].format(setting.label)
         yield f"relevant    {rule}; the queries have {counted(setting.classes, 'class')}"
         if missing := setting.classes_without_gallery:
-            yield f"uncovered   {len(missing):,} classes have no relevant gallery image: {_few(missing)}"
+            yield f"uncovered   {counted(len(missing), 'class')} without a relevant gallery image: {_few(missing)}"
         yield (
             f"excluded    {' and '.join(['the query itself', *(f'its {name}' for name in exclusion.by)])}: "
             f"{counted(exclusion.images_excluded, 'image')} for {counted(exclusion.queries_affected, 'query')}; "
@@ -133,4 +133,4 @@ def _search(name: str, setting: Setting) -> str:
         return "exact, a scan of all vectors"
     if name == "qdrant-exact":
         return "qdrant-exact, the engine's scan of all vectors"
-    return f"{name}, ef {setting.ef}, {setting.indexed:,} of {setting.vectors:,} vectors in the HNSW graph"
+    return f"{name}, ef {setting.ef}, {setting.indexed:,} of {counted(setting.vectors, 'vector')} in the HNSW graph"

@@ -33,6 +33,7 @@ from cbmir.evaluate.results import Result
 from cbmir.evaluate.setting import Setting
 from cbmir.search.ranker import Ranking, ranker_named, rankers
 from cbmir.store import Collection
+from cbmir.units import counted
 
 UNITS = ("image", "patient")
 """What is drawn: single images, or all images of a patient at once."""
@@ -157,7 +158,7 @@ class SweepTerms:
     def __post_init__(self) -> None:
         if not self.sizes or self.galleries < 1:
             raise ProtocolError(
-                f"{len(self.sizes)} sizes and {self.galleries} galleries a size are asked for; a sweep takes 1 or more"
+                f"sizes {len(self.sizes)}, galleries a size {self.galleries}; a sweep takes 1 or more of both"
             )
         if self.unit not in UNITS:
             raise ProtocolError(f"no unit {self.unit!r} to draw; there are {', '.join(UNITS)}")
@@ -252,7 +253,7 @@ def _fitting(sizes: Sequence[Size], total: int) -> tuple[list[int], tuple[str, .
     left_out = tuple(str(size) for size in sizes if not 1 <= size.images(total) <= total)
     counts = {count for size in sizes if 1 <= (count := size.images(total)) <= total}
     if not counts:
-        raise ProtocolError(f"the gallery has {total:,} images, none of the sizes {', '.join(left_out)} fits")
+        raise ProtocolError(f"the gallery has {counted(total, 'image')}, none of the sizes {', '.join(left_out)} fits")
     return sorted(counts, reverse=True), left_out
 
 

@@ -86,7 +86,7 @@ class SweepReport(TabularResult):
     @property
     def header(self) -> Header:
         """What the result says first."""
-        sizes = Omission("sizes_without_gallery", len(self.sizes_left_out), self._sizes_left_out())
+        sizes = Omission("sizes_without_gallery", len(self.sizes_left_out), "size", self._sizes_left_out())
         header = self.setting.header
         return replace(header, left_out=(*header.left_out, sizes))
 
@@ -126,7 +126,7 @@ class SweepReport(TabularResult):
         yield f"queries     {setting.queries.filter}: {counted(setting.queries.images, 'image')}"
         yield f"gallery     {setting.gallery.filter}: {counted(setting.gallery.images, 'image')}"
         yield from self.header.lines()
-        yield f"drawn       {self.galleries:,} times, {self._drawn()}; seed {setting.intervals.seed}"
+        yield f"drawn       {counted(self.galleries, 'time')}, {self._drawn()}; seed {setting.intervals.seed}"
         classes = counted(setting.classes, "class")
         yield f"relevant    by {setting.label}, {setting.relevance}; the queries have {classes}"
         excluded = " and ".join(["the query itself", *(f"its {name}" for name in setting.exclusion.by)])
@@ -141,7 +141,7 @@ class SweepReport(TabularResult):
         return f"whole patients: {drawn.words}" if drawn.patients else f"images: {drawn.words}"
 
     def _sizes_left_out(self) -> str:
-        return f"sizes ({', '.join(self.sizes_left_out)}): not 1 to {counted(self.setting.gallery.images, 'image')}"
+        return f"({', '.join(self.sizes_left_out)}): not 1 to {counted(self.setting.gallery.images, 'image')}"
 
     def _lines(self, average: Average) -> Iterator[str]:
         """A line a size: all queries, by this average."""
@@ -165,7 +165,7 @@ class SweepReport(TabularResult):
         yield "coverage: share of queries with a relevant image in the gallery; uncovered: classes without any."
         if not all(row.group == "all" for row in self.rows):
             groups = len({row.group for row in self.rows}) - 1
-            yield f"Figures of {groups:,} groups, and 95% intervals of each gallery's: with --out and --json."
+            yield f"Figures of {counted(groups, 'group')}, and 95% intervals of each gallery's: with --out and --json."
 
 
 def _spread(row: SweepRow) -> str:

@@ -16,6 +16,7 @@ from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.search.ranker import NONE as NONE  # of the gallery's positions
 from cbmir.store import Collection
+from cbmir.units import counted
 
 SCROLL_IMAGES = 4096
 
@@ -180,7 +181,9 @@ def stream_gallery(collection: Collection, trial: Trial, chunk: int) -> Iterator
         seen += int(there.sum())
         yield from held.add(places[there], stacked(points)[there])
     if seen != total:
-        raise ProtocolError(f"{collection.name} lost {total - seen:,} images while it was measured; start again")
+        raise ProtocolError(
+            f"{collection.name} lost {counted(total - seen, 'image')} while it was measured; start again"
+        )
     yield from held.rest()
 
 

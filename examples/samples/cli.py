@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from cbmir.units import counted
 from examples.samples.build import Report, Settings, build
 from examples.samples.errors import SampleError
 
@@ -33,7 +34,7 @@ def main(out: Path, cache: Path | None, extras: bool, as_json: bool) -> None:
 def describe(report: Report) -> str:
     """The report for people, one fact a line."""
     done = "built" if report.built else "in place, nothing to do"
-    lines = [f"{report.table}: {done}", f"images      {report.images} of {len(report.sources)} sources"]
+    lines = [f"{report.table}: {done}", f"images      {report.images} of {counted(len(report.sources), 'source')}"]
     lines += [_line("split", report.splits), _line("modality", report.modalities)]
     lines += [_line("skipped", report.skipped)] if report.skipped else []
     lines += ["class"] + [f"  {label:<24}{images:>5}" for label, images in report.labels.items()]

@@ -112,7 +112,7 @@ def _years(ages: "pd.Series[str]") -> "pd.Series[float]":
 
 def _overlap(listed: Mapping[str, list[str]]) -> tuple[str, ...]:
     both = set(listed["train"]) & set(listed["test"])
-    return (f"{len(both):,} images stand in both official lists: taken as test",) if both else ()
+    return (f"images in both official lists, taken as test: {len(both):,}",) if both else ()
 
 
 def _notes(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from cbmir.ingest.datasets.report import PrepareReport
 from cbmir.ingest.datasets.tree import Tree, read_lines
 from cbmir.ingest.report import Failure
 from cbmir.ingest.tables.writing import ONLY_WHERE_NEEDED, written
+from cbmir.units import counted
 
 _FIRST = ("filepath", "dataset", "split", "modality", "anatomic_region")
 _THEN = ("patient_id", "study_id", "view", "sex", "age_years")
@@ -115,7 +116,7 @@ def _leave_out(rows: pd.DataFrame, ignore: Path) -> tuple[str, ...]:
     meant = rows["listed"].isin(names) | rows["filepath"].isin(names)
     rows["left_out"] = rows["left_out"].mask(meant & (rows["left_out"] == ""), "in the ignore list")
     unknown = names - set(rows["listed"][meant]) - set(rows["filepath"][meant])
-    return (f"{len(unknown):,} of {len(names):,} names in {ignore} are no image of the lists",) if unknown else ()
+    return (f"names in {ignore} that are no image of the lists: {len(unknown):,} of {len(names):,}",) if unknown else ()
 
 
 def _leave_out_repeated(rows: pd.DataFrame) -> None:
@@ -137,6 +138,6 @@ def _nothing(listing: Listing, folder: Path, missing: "pd.Series[str]") -> str:
     if missing.empty:
         return f"the rules leave no image of the {len(listing.rows):,} that the lists of {listing.dataset} name"
     return (
-        f"none of the {len(missing):,} images of {listing.dataset} is below {folder}; "
+        f"of {counted(len(missing), 'image')} of {listing.dataset} none is below {folder}; "
         f"the lists name {missing.iloc[0]}, for one"
     )

@@ -83,7 +83,7 @@ class PrepareReport:
         ]
         if self.patients_in_several_splits:
             lines.append(
-                f"{self.patients_in_several_splits:,} patients have images in more than one official split; "
+                f"patients with images in more than one official split: {self.patients_in_several_splits:,}; "
                 "evaluate leaves out a query's own patient"
             )
         return lines

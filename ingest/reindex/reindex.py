@@ -14,6 +14,7 @@ from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.schema import StoredPoint, record_of
 from cbmir.store import Collection, Layout, Store
+from cbmir.units import counted
 
 
 class StoredSource:
@@ -97,10 +98,10 @@ def hindrance(old: Collection, new: Collection, report: IngestReport) -> str | N
         report: Of that.
     """
     if report.failed:
-        return f"{report.failed:,} of {report.read:,} images failed"
+        return f"{report.failed:,} of {counted(report.read, 'image')} failed"
     others = new.count() - report.stored - report.skipped
     if others > 0:
-        return f"{others:,} images of {new.name} are no longer in {old.name}"
+        return f"no longer in {old.name}: {counted(others, 'image')} of {new.name}"
     if others < 0 or old.count() != report.read:
         return f"{old.name} has changed meanwhile; run the same command again"
     return None

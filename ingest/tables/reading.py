@@ -176,10 +176,10 @@ def _label_rule(plan: Plan, options: TableOptions) -> str:
         how = how or (f"split at {' and '.join(splitter.separators)}" if splitter.separators else "one a cell")
         parts.append(f"{plan.file.names[place]} {how}")
     if one_hot:
-        parts.append(f"{counted(len(one_hot), 'column')} that hold 1")
+        parts.append(f"a 1 in {counted(len(one_hot), 'column')}")
     if count := uncertain(plan):
         word = {"omit": "left out, kept under extra.uncertain", "positive": "labels", "negative": "no labels"}
-        parts.append(f"{count:,} cells hold -1 (uncertain): {word[options.uncertain]}")
+        parts.append(f"a -1 (uncertain) in {counted(count, 'cell')}: {word[options.uncertain]}")
     return "; ".join(parts) or "no column of labels"
 
 

@@ -15,6 +15,7 @@ from cbmir.errors import SourceError, one_line
 from cbmir.ingest.tables import columnar, delimited, spreadsheet
 from cbmir.ingest.tables.values import text_of
 from cbmir.limits import Limits
+from cbmir.units import counted
 
 SUFFIXES = (*delimited.SUFFIXES, ".parquet", *spreadsheet.SUFFIXES)
 CHUNK_ROWS = columnar.CHUNK_ROWS
@@ -128,7 +129,7 @@ class TableFile:
             if line.reason:
                 yield BrokenRow("", line.reason)
             elif len(line.cells) < width or any(line.cells[width:]):
-                yield BrokenRow(line.cells[0], f"has {len(line.cells)} cells where the header has {width}")
+                yield BrokenRow(line.cells[0], f"has {counted(len(line.cells), 'cell')} where the header has {width}")
             elif not self._repeats(line.cells):
                 yield line.cells
 

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from cbmir.units import counted
+
 NAMED = 3
 """Examples that a message gives."""
 
@@ -65,8 +67,8 @@ def tally_warnings(tally: Tally) -> list[str]:
         warnings.append("no image has a label: evaluations by label are not possible")
     elif tally.bare_labels:
         warnings.append(
-            f"the labels of {tally.bare_labels:,} images name no modality and region: if all are of one kind, give for "
-            "example --set modality=XR --set anatomic_region=chest"
+            f"without modality and region in their labels: {counted(tally.bare_labels, 'image')}. If all are of "
+            "one kind, give for example --set modality=XR --set anatomic_region=chest"
         )
     if tally.odd_labels:
         warnings.append(
@@ -112,17 +114,17 @@ def ordered_reasons(reasons: Mapping[str, tuple[int, str]]) -> tuple[str, ...]:
 def _about_rows(tally: Tally) -> list[str]:
     warnings = []
     if tally.repeated:
-        many = "1 row repeats" if tally.repeated == 1 else f"{tally.repeated:,} rows repeat"
         warnings.append(
-            f"{many} the image of an earlier row and will fail, for an image has one row. "
-            "If the table has a row for each finding, write one row for each image, with its labels separated by |"
+            f"rows that repeat the image of an earlier row: {tally.repeated:,}. They will fail, for an image has one "
+            "row. If the table has a row for each finding, write one row for each image, with its labels separated by |"
         )
     if tally.missing:
         all_of = tally.missing == tally.looked_for
         count = "none" if all_of else f"{tally.looked_for - tally.missing:,}"
         remedy = ": give --root FOLDER, or --path-prefix OLD=NEW" if all_of else ""
         warnings.append(
-            f"of {tally.looked_for:,} files looked for, {count} can be found; {tally.first_missing} is missing{remedy}"
+            f"of {counted(tally.looked_for, 'file')} looked for, {count} can be found; "
+            f"{tally.first_missing} is missing{remedy}"
         )
     return warnings
 
@@ -140,10 +142,9 @@ def _about_patients(tally: Tally) -> list[str]:
             "so no image is left to find"
         )
     if tally.shared_patients:
-        have = "1 patient has" if tally.shared_patients == 1 else f"{tally.shared_patients:,} patients have"
         warnings.append(
-            f"{have} images in more than one split. A probe learns from these patients, so its results may be far too "
-            "good; retrieval and classify leave out the query's own patient"
+            f"patients with images in more than one split: {tally.shared_patients:,}. A probe learns from these "
+            "patients, so its results may be far too good; retrieval and classify leave out the query's own patient"
         )
     return warnings
 

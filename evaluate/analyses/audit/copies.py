@@ -19,6 +19,7 @@ from cbmir.evaluate.ranking.trial import SCROLL_IMAGES, Images, Places, Trial, p
 from cbmir.evaluate.results import Asked
 from cbmir.schema import SPLITS
 from cbmir.store import Collection
+from cbmir.units import counted
 
 COPIES = 16
 """Near copies looked for in another split, an image."""
@@ -274,7 +275,7 @@ def _files(collection: Collection, images: Images, places: Places) -> tuple[NDAr
         wanted = text_ids(images.ids[places[start : start + SCROLL_IMAGES]])
         points = collection.get(wanted, fields=["filepath", "sha256"])
         if lost := len(wanted) - len(points):
-            raise ProtocolError(f"{collection.name} lost {lost:,} images while it was audited; start again")
+            raise ProtocolError(f"{collection.name} lost {counted(lost, 'image')} while it was audited; start again")
         at = images.places(packed(points))
         for place, point in zip(at.tolist(), points, strict=True):
             paths[place] = point.payload.get("filepath", "")

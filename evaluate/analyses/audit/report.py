@@ -100,7 +100,9 @@ class AuditReport(TabularResult):
             unlabelled=self.terms.unlabelled,
             without_label={"images": self.unlabelled},
             left_out=(
-                Omission("without_split", self.without_split, "images without split, in nothing that compares splits"),
+                Omission(
+                    "without_split", self.without_split, "image", "without split, in nothing that compares splits"
+                ),
             ),
             patients={"images": self.people},
         )
@@ -211,7 +213,9 @@ class AuditReport(TabularResult):
         yield from self.header.lines()
         if "patient" in terms.exclude and (unknown := self.people.images_without_id):
             known = self.people.patients
-            which = f"{unknown:,} of {self.images:,} images have no patient_id: for these" if known else NO_PATIENT
+            which = (
+                f"{unknown:,} of {counted(self.images, 'image')} without patient_id: for these" if known else NO_PATIENT
+            )
             yield f"WARNING     {which} same-patient images are not excluded"
 
     def _copies(self) -> Iterator[str]:
@@ -231,12 +235,13 @@ class AuditReport(TabularResult):
         for item in self.copies:
             capped = sum(side.capped for side in item.sides)
             yield (
-                f"{_subject(item.sides[0].split, item.sides[0].other)}: {'at least ' if capped else ''}{item.pairs:,} "
-                f"pairs, {item.same_patient:,} of the same patient, {item.other_patient:,} of two patients, "
-                f"{item.unknown_patient:,} unknown; {item.identical_files:,} identical files"
+                f"{_subject(item.sides[0].split, item.sides[0].other)}: {'at least ' if capped else ''}"
+                f"{counted(item.pairs, 'pair')}, {item.same_patient:,} of the same patient, "
+                f"{item.other_patient:,} of two patients, {item.unknown_patient:,} unknown; "
+                f"{counted(item.identical_files, 'identical file')}"
                 + (f", {item.unknown_files:,} unknown" if item.unknown_files else "")
                 + (
-                    f"; {capped:,} images have {COPIES} copies or more, of which {COPIES} are looked for"
+                    f"; images with {COPIES} copies or more, of which {COPIES} are looked for: {capped:,}"
                     if capped
                     else ""
                 )
@@ -261,7 +266,7 @@ class AuditReport(TabularResult):
             named = ", ".join(patient.patient_id for patient in patients.shared[:NAMED])
             yield f"they are {named}{', ...' if len(patients.shared) > NAMED else ''}"
         if several := sum(patient.datasets > 1 for patient in patients.shared):
-            yield f"{several:,} of them have images of several data sets: they may be others of the same patient_id"
+            yield f"{several:,} of them with images of several data sets, maybe others of the same patient_id"
 
     def _confounding(self) -> Iterator[str]:
         terms = self.terms
@@ -299,7 +304,7 @@ class AuditReport(TabularResult):
         yield "contamination: has the encoder seen the data set in training?"
         wide = max(len(name) for name in self.datasets)
         for item in self.contamination:
-            yield f"{item.dataset:{wide}}  {self.datasets[item.dataset]:>9,} images  {item.verdict}"
+            yield f"{item.dataset:{wide}}  {counted(self.datasets[item.dataset], 'image'):>16}  {item.verdict}"
         yield from dict.fromkeys(item.reason for item in self.contamination)
 
 

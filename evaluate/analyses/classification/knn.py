@@ -91,7 +91,7 @@ class Asked:
         if not len(self.truth) or len(self.truth) != len(self.places):
             raise ProtocolError(f"{len(self.places):,} answers met the labels of {len(self.truth):,} queries")
         if unlabelled := int((self.truth.codes == NONE).sum()):
-            raise ProtocolError(f"{unlabelled:,} of {len(self.truth):,} queries have no label; leave them out")
+            raise ProtocolError(f"queries without a label: {unlabelled:,} of {len(self.truth):,}; leave them out")
 
 
 @dataclass(frozen=True, slots=True)

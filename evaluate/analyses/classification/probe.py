@@ -33,6 +33,7 @@ from cbmir.evaluate.results import Asked, Average, Row, TabularResult, write_ask
 from cbmir.filters import Where
 from cbmir.schema import Vectors
 from cbmir.store import Collection
+from cbmir.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def few_shot(splits: Folds, task: Task, shots: int, draws: int = 5, settings: Pr
         ProtocolError: shots or draws are below 1, or images and task don't fit.
     """
     if shots < 1 or draws < 1:
-        raise ProtocolError(f"{draws} draws of {shots} images a class were asked for; ask for 1 or more of both")
+        raise ProtocolError(f"draws {draws}, images a class {shots}; ask for 1 or more of both")
     settings = settings or ProbeSettings()
     done = tuple(_draws(splits, task, shots, [settings.seed + number for number in range(draws)], settings))
     having = np.bincount(splits.train.labels.pairs()[1], minlength=len(task.classes))
@@ -252,8 +253,9 @@ class ProbeReport(TabularResult):
     def _few_lines(self) -> Iterator[str]:
         wide = max(12, *map(len, self.report.setting.measures))
         for few in self.few:
-            short = f"; {len(few.short):,} classes have fewer" if few.short else ""
-            yield f"{few.shots} images a class, {len(few.draws)} draws, mean and standard deviation{short}:"
+            short = f"; classes with fewer: {len(few.short):,}" if few.short else ""
+            draws = counted(len(few.draws), "draw")
+            yield f"{counted(few.shots, 'image')} a class, {draws}, mean and standard deviation{short}:"
             for spread in few.spreads:
                 if spread.measure in self.report.setting.measures:
                     yield f"{spread.average:7} {spread.measure:{wide}} {figure(spread.mean)} {figure(spread.std)}"

@@ -54,7 +54,7 @@ class Voting:
         """The same for people."""
         softmax = f" at temperature {self.temperature}" if self.temperature else ""
         rules = ", the paper's rules, which know the true class: too high" if self.rules == "paper" else ""
-        yield f"vote        {self.vote}{softmax} of {self.chosen_k} neighbours{rules}"
+        yield f"vote        {self.vote}{softmax} of {counted(self.chosen_k, 'neighbour')}{rules}"
         if self.val:
             yield f"k           the best of 1 to {self.max_k} on {validation(self.val)}"
 
@@ -86,8 +86,8 @@ class Learning:
     def lines(self) -> Iterator[str]:
         """The same for people."""
         yield (
-            f"probe       one linear layer, seed {self.settings['seed']}, the best of {self.epochs} epochs is "
-            f"{self.epoch}; {self.train_images:,} training images"
+            f"probe       one linear layer, seed {self.settings['seed']}, the best of {counted(self.epochs, 'epoch')} "
+            f"is {self.epoch}; {counted(self.train_images, 'training image')}"
         )
         accuracy = "exact-match accuracy" if self.several else "accuracy"
         yield f"stopped by  {validation(self.val)}, {accuracy} {self.val_accuracy:.4f}"
@@ -136,19 +136,19 @@ class LeftOut:
     def omissions(self) -> tuple[Omission, ...]:
         """The classes, for the header of a result."""
         texts = (
-            (self.absent, "classes_without_query", "classes that no query has, in no macro mean and no roc_auc"),
-            (self.universal, "classes_of_every_query", "classes that every query has, in no roc_auc"),
-            (self.stray, "classes_said_without_query", "of the classes that no query has were predicted"),
-            (self.unseen, "classes_without_gallery_image", "classes without a gallery image"),
+            (self.absent, "classes_without_query", "that no query has, in no macro mean and no roc_auc"),
+            (self.universal, "classes_of_every_query", "that every query has, in no roc_auc"),
+            (self.stray, "classes_said_without_query", "predicted that no query has"),
+            (self.unseen, "classes_without_gallery_image", "without a gallery image"),
         )
         return tuple(
-            Omission(key, len(names), f"{text}: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}")
+            Omission(key, len(names), "class", f"{text}: {', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}")
             for names, key, text in texts
         )
 
     def lines(self, draws: int) -> Iterator[str]:
         """What there is of it, for people."""
-        yield from (f"left out    {item.count:,} {item.words}" for item in self.omissions() if item.count)
+        yield from (f"left out    {item.text}" for item in self.omissions() if item.count)
         yield from self.counts(draws)
 
     def counts(self, draws: int) -> Iterator[str]:
@@ -157,7 +157,7 @@ class LeftOut:
             if count:
                 yield f"wrong       {counted(count, 'query')} {text}"
         if self.roc_auc_draws < draws:
-            yield f"intervals   of roc_auc are of {self.roc_auc_draws:,} draws only"
+            yield f"intervals   of roc_auc are of {counted(self.roc_auc_draws, 'draw')} only"
 
 
 def validation(val: Validation) -> str:
@@ -207,7 +207,8 @@ class ClassificationReport(TabularResult):
         uncovered = Omission(
             "queries_without_relevant",
             self.setting.queries_without_relevant,
-            "queries without a gallery image of one of their classes: they count, and are mostly wrong",
+            "query",
+            "without a gallery image of one of their classes: counted, and mostly wrong",
         )
         val = {"val": self.method.val.side.unlabelled} if self.method.val else {}
         return replace(

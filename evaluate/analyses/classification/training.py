@@ -156,7 +156,7 @@ class Examples:
         if self.vectors.ndim != 2 or not len(self.vectors) or len(self.vectors) != len(self.labels):
             raise ProtocolError(f"vectors of shape {self.vectors.shape} met the labels of {len(self.labels):,} images")
         if unlabelled := int((self.labels.codes == NONE).sum()):
-            raise ProtocolError(f"{unlabelled:,} of {len(self.labels):,} images have no label; leave them out")
+            raise ProtocolError(f"images without a label: {unlabelled:,} of {len(self.labels):,}; leave them out")
 
     def take(self, rows: Any) -> "Examples":
         """Some of the images, by number or mask."""

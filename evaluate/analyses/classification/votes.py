@@ -302,7 +302,9 @@ class Verdicts:
                 f"and scores of shape {self.scores.shape}"
             )
         if (self.truth.codes == NONE).any():
-            raise ProtocolError(f"{np.count_nonzero(self.truth.codes == NONE)} queries have no label; leave them out")
+            raise ProtocolError(
+                f"queries without a label: {np.count_nonzero(self.truth.codes == NONE)}; leave them out"
+            )
 
     def take(self, rows: Flags) -> "Verdicts":
         """Those of some queries."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cbmir.units import counted
+
 if TYPE_CHECKING:  # an extra, which other analyses do without
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -167,7 +169,7 @@ def condensed(counts: NDArray[np.int64], names: Sequence[str], most: int) -> tup
     kept = np.sort(kept)  # the order of the names: modalities and regions side by side
     groups = [np.array([code]) for code in kept] + ([rest] if len(rest) else [])
     sums = [counts[np.ix_(row, column)].sum() for row in groups for column in groups]
-    texts = [names[code] for code in kept] + ([f"{len(rest)} others"] if len(rest) else [])
+    texts = [names[code] for code in kept] + ([counted(len(rest), "other")] if len(rest) else [])
     return np.array(sums, np.int64).reshape(len(groups), len(groups)), texts
 
 

@@ -80,7 +80,7 @@ def draw_groups(findings: Sequence[Finding], terms: ReportTerms) -> Iterator[Dra
             "In brackets the queries that have a value."
         )
         if hidden := len(sizes) - len(shown):
-            caption += f" {hidden:,} rarer values are not shown; the CSV files have all."
+            caption += f" Rarer values that are not shown: {hidden:,}; the CSV files have all."
         title = f"{symbol} by class ({terms.protocol.label})" if field == "class" else f"{symbol} by {field}"
         chart = bars([f"{group} ({sizes[group]:,})" for group in shown], series, symbol)
         yield Drawing.of(chart, chart_name(field), title, f"{caption} {subject}")

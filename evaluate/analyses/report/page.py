@@ -110,7 +110,7 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
     yield (
         "excluded",
         (
-            f"{barred.images_excluded:,} gallery images for {counted(barred.queries_affected, 'query')}; "
+            f"{counted(barred.images_excluded, 'gallery image')} for {counted(barred.queries_affected, 'query')}; "
             f"{counted(barred.queries_without_patient, 'query')} without patient_id, "
             "whose patient's images can't be told"
         ),
@@ -128,7 +128,7 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
 
 def _side(side: Side) -> str:
     datasets = ", ".join(f"{name} {count:,}" for name, count in list(side.datasets.items())[:NAMED])
-    more = f" and {len(side.datasets) - NAMED:,} more data sets" if len(side.datasets) > NAMED else ""
+    more = f" and {counted(len(side.datasets) - NAMED, 'more data set')}" if len(side.datasets) > NAMED else ""
     return f"{counted(side.images, 'image')} ({datasets}{more})"
 
 
