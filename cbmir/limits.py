@@ -138,7 +138,7 @@ class Limits:
                 raise _TimeUp
 
         before = signal.signal(signal.SIGPROF, stop)
-        signal.setitimer(signal.ITIMER_PROF, self.seconds, 1.0)  # again, where a library swallowed the first
+        signal.setitimer(signal.ITIMER_PROF, self.seconds, min(self.seconds, 1.0))  # again, where one was swallowed
         killed = _kill_after(self.seconds * 1.5) if kills else None
         try:
             yield

@@ -430,7 +430,7 @@ def test_classify__refuses():
     several = Labels.of_matrix(np.eye(4, dtype=bool))
     with pytest.raises(ProtocolError, match="images of one class only"):
         classify(several, Asked(PLACES, COSINES, several), Cohort.plain(4), VoteRules(k=1, paper=True))
-    with pytest.raises(ProtocolError, match="1 of 2 queries have no label"):
+    with pytest.raises(ProtocolError, match="queries without a label: 1 of 2; leave them out"):
         Asked(PLACES[:2], COSINES[:2], Labels(np.array([0, NONE], np.int32), 3))
     with pytest.raises(ProtocolError, match="no query is in the group 'modality=MR'"):
         classify(GALLERY, asked, Cohort({"modality=MR": np.zeros(4, bool)}, np.ones(4, bool)), VoteRules(k=1))

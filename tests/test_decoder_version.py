@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from builders import contents_of
-from pictures import cbmir, write_picture
+from pictures import write_picture
 from PIL import Image
 from test_ingest_images import ingest
 
@@ -102,20 +102,21 @@ def test_ingest_images__a_later_version_of_the_decoder_is_left_alone(tmp_path, e
     assert (again.stored, again.skipped, again.updated) == (0, 1, 0)
 
 
-def test_command__the_report_counts_what_was_done_to_the_pixels(tmp_path):
+def test_command__the_report_counts_what_was_done_to_the_pixels(tmp_path, cbmir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_kinds(tmp_path / "data")
     frames = [Image.fromarray(np.full((9, 9), value, np.uint8)) for value in (50, 90)]
     grey = Image.linear_gradient("L")
     grey.save(tmp_path / "data/moving.gif", save_all=True, append_images=[grey.rotate(90)])
     frames[0].save(tmp_path / "data/pages.tif", save_all=True, append_images=frames[1:])
-    done = cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", "--store", "store", cwd=tmp_path)
+    done = cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", "--store", "store")
     assert done.returncode == 3
     assert "read 11 = stored 10 + skipped 0 + failed 1" in done.stderr
     assert "EXIF orientation says: 3" in done.stderr
     assert "tag says that zero is white: 2" in done.stderr
     assert "the first was taken: 1\n" in done.stderr
     found = cbmir("search", "image", *(tmp_path / "data" / name for name in ("moving.gif", "turned.png", "plain.jpg")),
-                  "--store", "store", cwd=tmp_path)  # fmt: skip
+                  "--store", "store")  # fmt: skip
     assert "queries: images turned or mirrored as their EXIF orientation says: 1" in found.stderr
     assert "queries: files with several frames (animations, MPO), of which the first was taken: 1" in found.stderr
     assert "inverted" not in found.stderr

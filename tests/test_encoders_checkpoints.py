@@ -478,7 +478,7 @@ def checkpoints(medclip, radimagenet, densenet) -> dict[str, State]:
 
 def _thin(tensor: "torch.Tensor") -> "torch.Tensor":
     """Of the same shape, its first value everywhere: a file keeps that value only."""
-    return tensor.flatten()[:1].clone().expand(tensor.shape)
+    return tensor.flatten()[:1].clone().expand(tensor.shape) if tensor.ndim else tensor
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 from builders import contents_of, copied
-from pictures import cbmir, write_picture, write_table
+from pictures import cbmir as program
+from pictures import write_picture, write_table
 
 from cbmir.encoders import get
 from cbmir.errors import SourceError
@@ -27,19 +28,24 @@ COUNT = 24
 DIM = 6
 
 
-def run(*arguments, code=0):
-    """`cbmir ingest embeddings ... --json`; gives its report, or what it said where it left with an error."""
-    done = cbmir("ingest", "embeddings", *arguments, "--json")
-    assert done.returncode == code, done.stderr
-    if code == 1:
-        assert done.stdout == ""
-        *before, last = done.stderr.splitlines(keepends=True)
-        assert last.startswith("error: "), done.stderr
-        assert not any(line.startswith("error") for line in before), done.stderr
-        return last
-    report = json.loads(done.stdout)
-    assert report["read"] == report["stored"] + report["skipped"] + report["failed"]
-    return report
+@pytest.fixture
+def run(cbmir):
+    """A function for `cbmir ingest embeddings ... --json`: gives the report, or the line of an error."""
+
+    def ran(*arguments, code=0):
+        done = cbmir("ingest", "embeddings", *arguments, "--json")
+        assert done.returncode == code, done.stderr
+        if code == 1:
+            assert done.stdout == ""
+            *before, last = done.stderr.splitlines(keepends=True)
+            assert last.startswith("error: "), done.stderr
+            assert not any(line.startswith("error") for line in before), done.stderr
+            return last
+        report = json.loads(done.stdout)
+        assert report["read"] == report["stored"] + report["skipped"] + report["failed"]
+        return report
+
+    return ran
 
 
 def fill(folder, files, tables, encoder="biomedclip"):
@@ -65,7 +71,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     table = write_table(folder / "data", COUNT)
     arguments = ("--encoder", "pixels", "--store", folder / "store", "--embeddings", folder / "vectors")
-    done = cbmir("ingest", "images", table, *arguments)
+    done = program("ingest", "images", table, *arguments)
     assert done.returncode == 0, done.stderr
     assert f"{COUNT} vectors written to" in done.stderr
     assert [path.name for path in (folder / "vectors").iterdir()] == ["pixels.h5"]
@@ -98,7 +104,7 @@ def reasons(report):
     return {item.filepath: item.reason for item in report.failures}
 
 
-def test_ingest_embeddings__reads_back_what_ingest_images_wrote(written, tmp_path):
+def test_ingest_embeddings__reads_back_what_ingest_images_wrote(written, tmp_path, run):
     table = written / "data/table.csv"
     report = run(written / "vectors/pixels.h5", "--table", table, *options(tmp_path, "pixels"), "--collection", "copy")
     assert (report["stored"], report["failed"], report["without_row"]) == (COUNT, 0, 0)
@@ -111,7 +117,7 @@ def test_ingest_embeddings__reads_back_what_ingest_images_wrote(written, tmp_pat
     assert report["fingerprint"] == get("pixels").card.fingerprint
 
 
-def test_ingest_embeddings__answers_image_queries_as_the_encoder_is_known(written, tmp_path):
+def test_ingest_embeddings__answers_image_queries_as_the_encoder_is_known(written, tmp_path, cbmir, run):
     run(written / "vectors/pixels.h5", "--table", written / "data/table.csv", *options(tmp_path, "pixels"))
     done = cbmir(
         *("search", "image", written / "data/images/00003.png", "-k", 1, "--store", tmp_path / "store", "--json")
@@ -202,7 +208,7 @@ def test_ingest_embeddings__corrected_table_and_vectors_are_taken_over(tmp_path)
     assert np.frombuffer(stored["2.png"][1], np.float32) == pytest.approx(unit, abs=1e-6)
 
 
-def test_ingest_embeddings__several_files_and_tables(tmp_path):
+def test_ingest_embeddings__several_files_and_tables(tmp_path, run):
     made = vectors(9)
     files = [
         published(tmp_path / f"{part}.h5", {f"{part}/{number}.png": made[3 * part + number] for number in range(3)})
@@ -214,7 +220,7 @@ def test_ingest_embeddings__several_files_and_tables(tmp_path):
     assert (report["read"], report["stored"], report["without_row"]) == (9, 9, 0)
 
 
-def test_ingest_embeddings__rows_and_vectors_that_do_not_meet_are_counted(tmp_path):
+def test_ingest_embeddings__rows_and_vectors_that_do_not_meet_are_counted(tmp_path, cbmir):
     names = [f"{number}.png" for number in range(6)]
     file = published(tmp_path / "v.h5", dict(zip(names[2:], vectors(4), strict=True)))
     table = table_of(tmp_path / "t.csv", [*names[:4], names[3], ""])
@@ -276,14 +282,14 @@ def test_ingest_embeddings__odd_file_paths_do_no_harm(tmp_path):
     assert reasons(report)["nul\x00l.png"] == "has no vector in the embeddings"
 
 
-def test_ingest_embeddings__no_row_has_a_vector(tmp_path):
+def test_ingest_embeddings__no_row_has_a_vector(tmp_path, run):
     file = published(tmp_path / "v.h5", {"a.png": vectors(1)[0]})
     said = run(file, "--table", table_of(tmp_path / "t.csv", ["b.png"]), *options(tmp_path), code=1)
     assert said == "error: no row of the table has a vector in the embeddings files\n"
     assert not (tmp_path / "store").exists()
 
 
-def test_ingest_embeddings__a_name_no_registry_knows_is_searched_by_id_and_vector_only(tmp_path):
+def test_ingest_embeddings__a_name_no_registry_knows_is_searched_by_id_and_vector_only(tmp_path, cbmir, run):
     names = [f"{number}.png" for number in range(COUNT)]
     made = vectors(COUNT)
     file = published(tmp_path / "v.h5", dict(zip(names, made, strict=True)))
@@ -302,7 +308,7 @@ def test_ingest_embeddings__a_name_no_registry_knows_is_searched_by_id_and_vecto
     assert "my own/network that were made elsewhere" in refused.stderr
 
 
-def test_ingest_embeddings__vectors_of_a_known_name_made_elsewhere_refuse_images(tmp_path):
+def test_ingest_embeddings__vectors_of_a_known_name_made_elsewhere_refuse_images(tmp_path, cbmir):
     names = ["a.png", "b.png"]
     file = published(tmp_path / "v.h5", dict(zip(names, vectors(2, dim=1024), strict=True)))
     fill(tmp_path, [file], [table_of(tmp_path / "t.csv", names)], "pixels")
@@ -318,7 +324,7 @@ def test_ingest_embeddings__vectors_of_a_known_name_made_elsewhere_refuse_images
     assert external_card("pixels", 1024).fingerprint in mixed.stderr
 
 
-def test_ingest_embeddings__another_encoder_is_refused_with_both_fingerprints(written, tmp_path):
+def test_ingest_embeddings__another_encoder_is_refused_with_both_fingerprints(written, tmp_path, run):
     copied(written / "store", tmp_path / "store")
     before = contents_of(tmp_path / "store", "pixels")
     names = [f"images/{number:05}.png" for number in range(3)]
@@ -356,7 +362,7 @@ def test_ingest_embeddings__what_is_no_whole_hdf5_is_one_line(written, tmp_path,
     assert "\n" not in str(error.value)
 
 
-def test_ingest_embeddings__damaged_file_leaves_with_1_and_one_line(written, tmp_path):
+def test_ingest_embeddings__damaged_file_leaves_with_1_and_one_line(written, tmp_path, run):
     (tmp_path / "v.h5").write_bytes((written / "vectors/pixels.h5").read_bytes()[:3000])
     arguments = ("--table", written / "data/table.csv", *options(tmp_path, "pixels"))
     assert "v.h5" in run(tmp_path / "v.h5", *arguments, code=1)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import cbmir, command, environment, pixels, write_picture, write_table
+from pictures import command, environment, pixels, write_picture, write_table
 from PIL import Image
 
 from cbmir.encoders import get
@@ -564,7 +564,7 @@ def test_write_failures__makes_its_folder_and_names_what_can_not_be_written(tmp_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the file that is always full")
-def test_ingest_images__report_comes_out_where_the_failures_can_not_be_written(tmp_path):
+def test_ingest_images__report_comes_out_where_the_failures_can_not_be_written(tmp_path, cbmir):
     write_picture(tmp_path / "data/1.png", 1)
     (tmp_path / "data/2.png").touch()
     done = cbmir(

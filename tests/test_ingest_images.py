@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import contents_of, until
-from pictures import LABELS, cbmir, command, environment, write_picture, write_table
+from pictures import LABELS, command, environment, write_picture, write_table
 
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import FingerprintError
@@ -114,13 +114,12 @@ def test_ingest_images__network_and_query_share_one_preprocessing(tmp_path):
     assert top.score == pytest.approx(1.0, abs=1e-5)
 
 
-def test_ingest_images__command_reports_and_leaves_with_3_when_some_failed(tmp_path):
+def test_ingest_images__command_reports_and_leaves_with_3_when_some_failed(tmp_path, cbmir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     table = write_table(tmp_path / "data", 6)
     (tmp_path / "data/images/00002.png").write_bytes(b"no picture")
     (tmp_path / "data/images/00004.png").unlink()
-    done = cbmir(
-        *("ingest", "images", table, "--encoder", "pixels", "--store", tmp_path / "store", "--json"), cwd=tmp_path
-    )
+    done = cbmir(*("ingest", "images", table, "--encoder", "pixels", "--store", tmp_path / "store", "--json"))
     assert done.returncode == 3
     report = json.loads(done.stdout)
     assert report["read"] == 6 == report["stored"] + report["skipped"] + report["failed"]
@@ -142,7 +141,7 @@ def test_ingest_images__two_data_sets_share_a_collection(tmp_path, encoder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ingest_images__interrupt_finishes_what_is_in_hand_and_goes_on_later(tmp_path, number):
+def test_ingest_images__interrupt_finishes_what_is_in_hand_and_goes_on_later(tmp_path, number, cbmir):
     table = write_table(tmp_path / "data", 1500)
     store = tmp_path / "store"
     arguments = command("ingest", "images", table, "--encoder", "pixels", "--store", store, "--workers", "1")

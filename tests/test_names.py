@@ -79,7 +79,7 @@ def test_evaluate__beside_hugging_faces(packages, form, order, tmp_path):
     ours = ["--editable", packages["editable"]] if form == "editable" else [packages["wheel"]]
     theirs = ["--no-index", "--find-links", packages["theirs"], *THEIRS]
     for some in [ours, theirs] if order == "ours first" else [theirs, ours]:
-        _pip("--python", python, "install", "--no-deps", "--ignore-installed", *some)
+        _pip("--python", python, "install", "--no-deps", "--no-compile", "--ignore-installed", *some)
     work = tmp_path / "work"
     work.mkdir()
     bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -155,7 +155,7 @@ def test_train_probe__refuses():
     bad = Examples(np.full_like(train.vectors, np.nan), train.labels)
     with pytest.raises(ProtocolError, match="the loss of the probe is nan in epoch 1"):
         train_probe(bad, val, TASK, SHORT)
-    with pytest.raises(ProtocolError, match="1 of 2 images have no label"):
+    with pytest.raises(ProtocolError, match="images without a label: 1 of 2; leave them out"):
         Examples(val.vectors[:2], Labels(np.array([0, NONE], np.int32), 3))
     with pytest.raises(ProtocolError, match="batch of a probe is 0"):
         ProbeSettings(batch=0)

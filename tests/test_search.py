@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import LABELS, cbmir, write_picture, write_table
+from pictures import LABELS, write_picture, write_table
 from PIL import Image
 
 from cbmir.encoders import EncoderSettings, get
@@ -259,7 +259,7 @@ def test_output__an_answer_without_hits_says_so():
     assert "nothing stored satisfies the filter" in table([Answer("q.png")])
 
 
-def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
+def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path, cbmir):
     common = ("--store", archive / "store", "-k", 4)
     done = cbmir("search", "image", archive / "images/00001.png", *common, "--modality", "CT", "--json")
     assert done.returncode == 0
@@ -287,7 +287,7 @@ def test_command__filters_sheet_json_and_exit_codes(archive, tmp_path):
     assert cbmir("search", "like", "images/00001.png", *common, "--where", "colour=red").returncode == 1
 
 
-def test_command__vector_file(archive, tmp_path):
+def test_command__vector_file(archive, tmp_path, cbmir):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(2, 1024)))
     done = cbmir("search", "vector", tmp_path / "v.npy", "--store", archive / "store", "-k", 2, "--format", "csv-long")
     assert done.returncode == 0
@@ -345,7 +345,7 @@ def test_search__leaves_out_the_patients_of_all_copies_of_the_query(copies, name
         assert not {"images/copy2.png", "images/00000.png"} & set(files(answer.hits))
 
 
-def test_command__read_consistency_of_the_environment_is_checked(archive):
-    done = cbmir("search", "like", "a", "--store", "http://127.0.0.1:1", env={"CBMIR_READ_CONSISTENCY": "most"})
+def test_command__read_consistency_of_the_environment_is_checked(archive, cbmir):
+    done = cbmir("search", "like", "a", "--store", "http://127.0.0.1:1", CBMIR_READ_CONSISTENCY="most")
     assert done.returncode == 1
     assert "read consistency 'most' is none of" in done.stderr

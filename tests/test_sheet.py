@@ -12,7 +12,7 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
-from pictures import cbmir, write_picture
+from pictures import write_picture
 from PIL import Image, ImageOps
 from test_volumes import CROP, body, write_volume
 
@@ -263,7 +263,7 @@ def test_ingest__the_folder_read_last_comes_first(tmp_path, monkeypatch):
         assert asset.path == tmp_path / "moved/images/1.png"
 
 
-def test_backup_and_export__have_no_folders_of_this_machine(archive, tmp_path):
+def test_backup_and_export__have_no_folders_of_this_machine(archive, tmp_path, cbmir):
     for words in (
         ("snapshot", "pixels", "--out", tmp_path / "backup"),
         ("export", "pixels", "--out", tmp_path / "out"),
@@ -305,12 +305,13 @@ def test_check__asks_for_a_folder_that_holds_the_images(tmp_path):
         Shelf(collection, tmp_path).check()
 
 
-def test_command__asks_for_the_folder_before_the_search(archive, tmp_path):
+def test_command__asks_for_the_folder_before_the_search(archive, tmp_path, cbmir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     location = elsewhere(tmp_path)
     np.save(tmp_path / "v.npy", np.eye(4)[:1])
     words = ("search", "vector", tmp_path / "v.npy", "--store", location, "--sheet", tmp_path / "a.pdf")
     for more, code, remedy in (((), 1, "give --root FOLDER"), (("--sheet", "a.gif"), 1, ".png, .jpg, .jpeg, .svg")):
-        done = cbmir(*words, *more, cwd=tmp_path)
+        done = cbmir(*words, *more)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
         assert remedy in done.stderr
     allowed = cbmir(*words, "--allow-missing")
@@ -319,7 +320,7 @@ def test_command__asks_for_the_folder_before_the_search(archive, tmp_path):
     assert "4 images could not be drawn" in allowed.stderr
 
 
-def test_command__what_only_a_sheet_has_needs_one(archive):
+def test_command__what_only_a_sheet_has_needs_one(archive, cbmir):
     for option in (("--root", "."), ("--caption", "patient"), ("--allow-missing",)):
         done = cbmir("search", "like", "one/images/1.png", "--store", archive / "store", *option)
         assert (done.returncode, done.stdout) == (2, "")
@@ -329,7 +330,7 @@ def test_command__what_only_a_sheet_has_needs_one(archive):
 # copies of the query
 
 
-def test_images__exclude_self_leaves_out_every_copy_of_the_query(tmp_path):
+def test_images__exclude_self_leaves_out_every_copy_of_the_query(tmp_path, cbmir):
     place = tmp_path / "made"
     write_picture(place / "images/copy.png", 1)  # the same bytes as images/1.png
     fill(place, "made", 4)

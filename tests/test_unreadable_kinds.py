@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from pictures import cbmir, write_picture
+from pictures import write_picture
 from test_decoder_version import HOW
 
 from cbmir.errors import ImageError, SourceError
@@ -68,12 +68,13 @@ def test_passed_over_as__dicom_is_told_by_its_first_bytes(tmp_path):
     assert passed_over({}) == []
 
 
-def test_folder__dicom_files_are_counted_with_the_remedy(tmp_path):
+def test_folder__dicom_files_are_counted_with_the_remedy(tmp_path, cbmir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_archive(tmp_path / "data")
     source = open_source(tmp_path / "data")
     assert source.total == 2
     assert source.ignored == {".7": 1, ".dcm": 2, "DICOM": 2, "no suffix": 1}
-    done = cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", "--store", "store", cwd=tmp_path)
+    done = cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", "--store", "store")
     assert done.returncode == 0
     assert "read 2 = stored 2 + skipped 0 + failed 0" in done.stderr
     assert "passed over, no image suffix: .7 1, .dcm 2, DICOM 2, no suffix 1" in done.stderr
@@ -86,7 +87,7 @@ def test_folder__of_dicom_alone_says_what_to_do(tmp_path):
         open_source(tmp_path)
 
 
-def test_command__search_says_the_same(tmp_path):
+def test_command__search_says_the_same(tmp_path, cbmir):
     write_archive(tmp_path / "data")
     store = ("--store", tmp_path / "store", "--format", "csv-long")
     assert cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", *store[:2]).returncode == 0

@@ -19,7 +19,7 @@ from cbmir.store.ways import Chooser, said
 
 pytestmark = pytest.mark.slow
 
-IMAGES, DIM, K = 6_000, 256, 10
+IMAGES, DIM, K = 12_000, 256, 10
 CARD = external_card("islands", DIM)
 FILTERS = (
     "modality=XR",
