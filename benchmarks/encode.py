@@ -34,7 +34,7 @@ from benchmarks.ingest import Some, core_seconds, ours_figures, plain_timm, refe
 from cbmir.device import cores
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.ingest import SourceOptions, open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.ingest.sources import SourceImage
 from cbmir.schema import Vectors, normalise
 

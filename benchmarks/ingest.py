@@ -26,7 +26,7 @@ from PIL import Image
 from cbmir.device import cores
 from cbmir.encoders import Encoder, EncoderSettings, get
 from cbmir.ingest import SourceOptions, ingest_images, open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.ingest.sources import Source, SourceImage
 from cbmir.schema import Vectors, normalise
 from cbmir.store import open_store

@@ -14,7 +14,8 @@ from cbmir.encoders import Encoder
 from cbmir.encoders.needed import recognise
 from cbmir.ingest.encoding import AT_ONCE, Encoding, Item
 from cbmir.ingest.interrupt import Interrupt
-from cbmir.ingest.loader import Loaded, Loader, Wanted, chunk_size
+from cbmir.ingest.loader import Loader, chunk_size
+from cbmir.ingest.loading import Loaded, Wanted
 from cbmir.ingest.moves import Known, Moves
 from cbmir.ingest.report import Failure, IngestReport
 from cbmir.ingest.sources import Source, SourceImage

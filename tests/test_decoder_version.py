@@ -8,7 +8,7 @@ from PIL import Image
 from test_ingest_images import ingest
 
 from cbmir.encoders import get
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import DECODER, Asset, Preprocessing, prepare, sha256
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store

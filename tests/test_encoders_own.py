@@ -16,7 +16,8 @@ from cbmir.encoders import EncoderSettings, get, given
 from cbmir.encoders.plugins import plugin
 from cbmir.errors import EncoderError, ImageError
 from cbmir.fingerprint import EncoderCard
-from cbmir.ingest.loader import Loader, Wanted
+from cbmir.ingest.loader import Loader
+from cbmir.ingest.loading import Wanted
 from cbmir.media import Asset, OwnPreprocessing, Volume, prepare
 from cbmir.store.edge import EdgeStore
 

@@ -17,7 +17,8 @@ from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import FingerprintError
 from cbmir.fingerprint import external_card
 from cbmir.ingest import SourceOptions, ingest_images, open_source
-from cbmir.ingest.loader import Loader, Wanted, chunk_size, load_image
+from cbmir.ingest.loader import Loader, chunk_size
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import Asset, Preprocessing, VolumePreprocessing
 from cbmir.store import open_store
 

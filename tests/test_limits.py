@@ -21,7 +21,8 @@ from test_decoder_version import HOW
 from cbmir.encoders import get
 from cbmir.errors import CbmirError, ImageError, SourceError
 from cbmir.ingest import ingest_images, open_source
-from cbmir.ingest.loader import Loader, Wanted, load_image
+from cbmir.ingest.loader import Loader
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.limits import Limits, bytes_of, seconds_of
 from cbmir.media import Asset, decode_noted, prepare
 from cbmir.media.tiff import MAX_DIRECTORIES, check_directories

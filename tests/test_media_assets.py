@@ -22,7 +22,8 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
 from cbmir.ingest import ingest_images, open_source
-from cbmir.ingest.loader import Loader, Wanted, load_image
+from cbmir.ingest.loader import Loader
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.ingest.sources import SourceImage
 from cbmir.ingest.sources.base import make_record
 from cbmir.ingest.thumbnails.existing import set_thumbnails
@@ -302,7 +303,7 @@ import sys
 opened = []
 sys.addaudithook(lambda name, arguments: opened.append(str(arguments[0])) if name == "open" else None)
 from cbmir.encoders import get
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import Asset, VolumePreprocessing
 sha = lambda path: Asset(path).sha256
 pictures = get("pixels").preprocessing

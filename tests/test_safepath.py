@@ -120,7 +120,7 @@ def test_ingest_images__of_another_program_starts_its_workers_safely(hostile, tm
     (script.parent / "beside.py").write_text("WORKERS = 2\n")
     script.write_text(
         "from pathlib import Path\nfrom beside import WORKERS\nfrom cbmir.media import Asset, Preprocessing\n"
-        "from cbmir.ingest.loader import Loader, Drawing, Wanted\n"
+        "from cbmir.ingest.loader import Loader\nfrom cbmir.ingest.loading import Drawing, Wanted\n"
         "if __name__ == '__main__':\n"
         "    with Loader(Drawing(), WORKERS) as loader:\n"
         "        print(len(list(loader.load([[(p, Wanted(Asset(p), None))] for p in Path('.').rglob('*.png')]))))\n"

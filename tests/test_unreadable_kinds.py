@@ -8,7 +8,7 @@ from test_decoder_version import HOW
 
 from cbmir.errors import ImageError, SourceError
 from cbmir.ingest import open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import Asset, decode_noted, passed_over, passed_over_as, remedy
 
 pytestmark = pytest.mark.slow

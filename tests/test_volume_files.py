@@ -12,7 +12,7 @@ from pictures import read_volume
 from test_volumes import CROP, SHAPE, SQUASH, body, write_volume
 
 from cbmir.errors import ImageError
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import DECODER, Asset, prepare, preprocess_volume
 
 SPACING = (1.2, 1.1, 2.5)

@@ -19,7 +19,7 @@ from cbmir.encoders import EncoderSettings, get
 from cbmir.encoders.cards.astra import SPECS
 from cbmir.errors import ImageError
 from cbmir.ingest import ingest_images, open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import (
     Asset,
     Preprocessing,

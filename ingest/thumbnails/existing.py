@@ -12,7 +12,8 @@ from cbmir.device import cores
 from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
 from cbmir.ingest.interrupt import Interrupt
-from cbmir.ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
+from cbmir.ingest.loader import CHUNK, Loader
+from cbmir.ingest.loading import Drawing, Loaded, Wanted
 from cbmir.ingest.report import Failure
 from cbmir.ingest.thumbnails.place import Place, is_former, is_ours
 from cbmir.media import stored_asset
