@@ -202,7 +202,8 @@ def test_loader__a_kind_that_workers_cant_find_is_one_line(tmp_path):
     """Its functions are in the script itself, which workers don't run."""
     script = tmp_path / "mine.py"
     script.write_text(
-        "from cbmir.errors import WorkerError\nfrom cbmir.ingest.loader import Loader\nfrom cbmir.ingest.loading import Drawing\n"
+        "from cbmir.errors import WorkerError\nfrom cbmir.ingest.loader import Loader\n"
+        "from cbmir.ingest.loading import Drawing\n"
         "from cbmir.media import FileKind, register\n"
         "def no(*_): return False\n"
         "register(FileKind(name='mine', holds='image', suffixes=('.mine',), recognises=no, decode=no))\n"
