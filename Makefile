@@ -29,6 +29,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/job.py
+	$(BIN)/deptry .
 
 audit: setup
 	$(PYTHON) -m venv $(VENV)/audit

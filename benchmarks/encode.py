@@ -31,10 +31,10 @@ import click
 import numpy as np
 
 from benchmarks.ingest import Some, core_seconds, ours_figures, plain_timm, reference_images_per_s
+from cbmir.device import cores
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.device import cores
 from cbmir.ingest import SourceOptions, open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.ingest.sources import SourceImage
 from cbmir.schema import Vectors, normalise
 
@@ -184,7 +184,7 @@ def _settle(encoder: Encoder, pixels: Any) -> float:
 
 
 def _pixels(items: list[SourceImage], encoder: Encoder) -> Any:
-    loaded = [load_image(Wanted(item.path, None), encoder.preprocessing) for item in items]
+    loaded = [load_image(Wanted(item.asset, None), encoder.preprocessing) for item in items]
     return np.stack([item.pixels for item in loaded if item.pixels is not None])
 
 
@@ -199,7 +199,8 @@ def _clip_retrieval(python: Path, clip_model: str, items: list[SourceImage], out
     images = out / "images"
     images.mkdir(parents=True)
     for number, item in enumerate(items):
-        (images / f"{number:07}{item.path.suffix}").symlink_to(item.path.absolute())
+        assert item.asset.path is not None
+        (images / f"{number:07}{item.asset.path.suffix}").symlink_to(item.asset.path.absolute())
     code = f"""
 import time
 from clip_retrieval.clip_inference import mapper, runner

@@ -2,7 +2,7 @@
 
 - figures: precision_capped at every cutoff and kNN classification for every k, from a collection on disk; beside the
   way of the paper's programs, which apply a Python function to each row of a pandas table for each cutoff and each k;
-- neighbours: `cbmir.evaluate.ranking.scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is
+- neighbours: `cbmir.evaluate.ranking.scan.Scan` beside torch's ``matmul`` and ``topk``, and beside FAISS where it is
   installed (``pip install faiss-cpu``), on random unit vectors;
 - large: the scan alone over a gallery that is made as it goes, with the memory it takes.
 """
@@ -22,17 +22,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from cbmir.evaluate.analyses.classification.assessment import Cohort
-from cbmir.evaluate.analyses.classification.classify import Asked, VoteRules, classify
-from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.knn import Asked, KnnTerms, VoteRules, classify, evaluate_classification
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, read_splits
-from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+from cbmir.evaluate.analyses.retrieval import evaluate_retrieval
 from cbmir.evaluate.metrics import at, macro, micro
 from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.keys import places_of
-from cbmir.evaluate.ranking.neighbours import scan
-from cbmir.evaluate.ranking.relevance import find_relevance, judge
+from cbmir.evaluate.ranking.relevance import judge
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
+from cbmir.evaluate.ranking.session import Session
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, normalise
 from cbmir.store import Collection, open_store
@@ -161,17 +160,19 @@ def _fill(collection: Collection, vectors: Vectors, codes: NDArray[np.int64]) ->
 
 def _ours(collection: Collection) -> dict[str, Any]:
     """All figures from one reading of the store."""
-    splits = read_splits(collection, PROTOCOL, VALIDATION)
-    asked, test = splits.asked(), len(splits.test.queries)
-    found = scan(collection, asked, (Exclusion(asked, PROTOCOL.excluded_fields),), K)[0]
-    relevance = find_relevance(splits.test, Exclusion(splits.test, PROTOCOL.excluded_fields))
-    gains = judge(splits.test, relevance, None, found.places[:test])
+    session = Session(collection)
+    splits = read_splits(session, PROTOCOL, VALIDATION)
+    assert splits.val is not None
+    trials, fields = (splits.test, splits.val), PROTOCOL.excluded_fields
+    found, chosen = (session.rank(trial, "exact", (fields,), K)[0] for trial in trials)
+    relevance = session.relevance(splits.test, Exclusion(splits.test, fields))
+    gains = judge(splits.test, relevance, None, found.positions)
     precision = at("precision_capped", gains, PROTOCOL.k)[:, : K - 1]
     first, second = (
-        Asked(found.places[part], found.scores[part], splits.truth(trial))
-        for part, trial in ((slice(test), splits.test), (slice(test, None), splits.val or splits.test))
+        Asked(ranking.positions, ranking.scores, splits.truth(trial))
+        for trial, ranking in zip(trials, (found, chosen), strict=True)
     )
-    voted = classify(splits.gallery(), first, Cohort.plain(test), PAPER, second)
+    voted = classify(splits.gallery(), first, Cohort.plain(len(splits.test.queries)), PAPER, second)
     return {
         "micro": micro(precision),
         "macro": macro(precision, splits.test.classes),

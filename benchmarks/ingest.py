@@ -23,10 +23,10 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from cbmir.device import cores
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.device import cores
 from cbmir.ingest import SourceOptions, ingest_images, open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.ingest.sources import Source, SourceImage
 from cbmir.schema import Vectors, normalise
 from cbmir.store import open_store
@@ -65,7 +65,7 @@ class _Pictures:
 
     def __getitem__(self, index: int) -> "tuple[str, torch.Tensor]":
         item = self._images[index]
-        with Image.open(item.path) as picture:
+        with item.asset.open() as file, Image.open(file) as picture:
             return item.record.filepath, self._transform(picture.convert("RGB"))
 
 
@@ -121,7 +121,7 @@ def main(source: Path, encoder: str, count: int, rounds: int, as_json: bool) -> 
 def core_seconds(items: list[SourceImage], network: Encoder) -> tuple[float, float]:
     """Core-seconds an image to decode and to run the model, each alone."""
     started = time.process_time()
-    loaded = [load_image(Wanted(item.path, None), network.preprocessing) for item in items]
+    loaded = [load_image(Wanted(item.asset, None), network.preprocessing) for item in items]
     decode_s = (time.process_time() - started) / len(items)
     pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
     network.embed(pixels[: 2 * network.batch_size])

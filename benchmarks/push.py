@@ -27,12 +27,12 @@ import numpy as np
 from qdrant_client import models
 
 from benchmarks.made import batches
-from cbmir.collections.transfer.transfer import BATCH, transfer
+from cbmir.collections.transfer import BATCH, transfer
 from cbmir.fingerprint import external_card
 from cbmir.options import store_key
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection, open_store
-from cbmir.store.base import Progress
+from cbmir.store.collection import Progress
 from cbmir.store.server import ServerStore
 
 _STANDIN = Path(__file__).resolve().parent.parent / "tests" / "standin.py"

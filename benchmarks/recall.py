@@ -24,7 +24,8 @@ from benchmarks.made import record
 from cbmir.filters import Where, parse, to_edge
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, normalise
-from cbmir.store.edge import EdgeCollection, EdgeStore
+from cbmir.store.edge import EdgeStore
+from cbmir.store.edge_points import EdgeCollection
 
 K, BATCH, PER_GROUP = 10, 512, 50
 FILTERS = (

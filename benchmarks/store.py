@@ -24,7 +24,8 @@ import qdrant_edge as q
 from cbmir.filters import parse
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord, PayloadField, Vectors, normalise
-from cbmir.store.edge import ENGINE, EdgeStore
+from cbmir.store.edge import EdgeStore
+from cbmir.store.shard import ENGINE
 from cbmir.store.ways import search_ef
 
 GOAL_INGEST, GOAL_QUERY = 0.8, 1.5

@@ -94,7 +94,7 @@ class Encoder:
     def encode(
         self, images: "Sequence[HoldsPixels] | HoldsPixels", *, batch_size: int | None = None, progress: bool = False
     ) -> Vectors:
-        """Vectors of images: paths, Pillow images or arrays; see `cbmir.encoders.encode.encode`.
+        """Vectors of images: paths, Pillow images, arrays or assets; see `cbmir.encoders.encode.encode`.
 
         Returns:
             (n, dim) float32 rows of unit length; of one image that is not in a list, (dim,).
@@ -264,11 +264,12 @@ class Collection:
             ImageError: a query can't be used.
             CollectionError: a query names neither a file nor a stored image.
         """
-        from cbmir.search.searcher import Query, Searcher
+        from cbmir.search.query import Options
+        from cbmir.search.searcher import Searcher
 
         loaded = encoder.core if encoder is not None else self._encoder
         searcher = Searcher(self.core, encoder=loaded, budget_ms=budget_ms)
-        answers = searcher.ask(query, Query(k, _texts(where), exclude_same_patient, exclude_self, way))
+        answers = searcher.ask(query, Options(k, _texts(where), exclude_same_patient, exclude_self, way))
         self._encoder = searcher.loaded
         return Result(self, answers)
 

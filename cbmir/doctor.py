@@ -1,6 +1,5 @@
 """``cbmir doctor``: is everything in order that a store and an encoder need? A line a check."""
 
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -54,9 +53,12 @@ class Check:
 
 
 def check_program() -> Iterator[Check]:
-    """Versions, and the limit of open files."""
+    """Versions, the kinds of files that can be read, and the limit of open files."""
+    from cbmir.media import suffixes
+
     found = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     yield Check("program", "ok", f"cbmir {__version__}, {found}")
+    yield Check("files", "ok", f"reads {' '.join(suffixes())}")
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -172,18 +174,15 @@ def _without_indexes(name: str, text: str, *, empty: bool) -> Check:
 def check_encoder(name: str, settings: EncoderSettings) -> Iterator[Check]:
     """Whether an encoder loads here, and what it runs on once it has seen pictures."""
     import numpy as np
-    from PIL import Image
 
     from cbmir.encoders import given
-    from cbmir.media import prepare
+    from cbmir.media import Asset, prepare
 
     encoder = given(name, settings)
     card, how = encoder.card, encoder.preprocessing
     if how.kind == "image":
         noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(noise).save(file, "PNG")
-        encoder.embed(prepare(file.getvalue(), how).pixels[np.newaxis])
+        encoder.embed(prepare(Asset.of(noise), how).pixels[np.newaxis])
     text = f"{name} loads: {card.dim} dimensions, fingerprint {card.fingerprint}, weights {card.weights[:19]}"
     yield Check(
         "encoder", "ok", f"{text}; runs on {encoder.running_on}, {counted(encoder.batch_size, how.kind)} a step"

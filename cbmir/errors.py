@@ -73,6 +73,10 @@ class FilterError(CbmirError):
     """A filter names a field, an operator or a value that doesn't exist."""
 
 
+class QueryError(CbmirError):
+    """A query that can't be asked: it has no direction, or a weight is out of range."""
+
+
 class RecordError(CbmirError):
     """An image record or a batch of vectors breaks a rule of the schema."""
 
@@ -107,3 +111,12 @@ class ProtocolError(CbmirError):
 
 class CutoffError(ProtocolError):
     """A cutoff k lies outside the ranks that were retrieved."""
+
+
+def one_line(said: BaseException | str) -> str:
+    """What an error of a library says, or a text of its, without line breaks and cut at 300 signs.
+
+    Of an error that says nothing it is the name of its class.
+    """
+    text = " ".join(str(said).split())[:300]
+    return text or (type(said).__name__ if isinstance(said, BaseException) else "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 
 _FILTERS = (
     *(h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SZIP),
@@ -37,12 +37,12 @@ def open_plain(path: Path) -> tuple[h5py.File, int]:
     try:
         file = h5py.File(path, "r", driver="sec2")  # named: else the environment or the file may choose another
     except OSError as error:
-        raise SourceError(f"can't read {path} as HDF5: {' '.join(str(error).split())}") from error
+        raise SourceError(f"can't read {path} as HDF5: {one_line(error)}") from error
     try:
         return file, _checked(path, file)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         file.close()
-        raise SourceError(f"{path} is a damaged HDF5 file: {' '.join(str(error).split())}") from error
+        raise SourceError(f"{path} is a damaged HDF5 file: {one_line(error)}") from error
     except BaseException:
         file.close()
         raise

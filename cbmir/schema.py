@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha1
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.bounds import check_payload
-from cbmir.errors import RecordError
+from cbmir.errors import RecordError, StoreError
 from cbmir.modalities import modality_code
+from cbmir.spellings import sex_of, split_of
 
 NAMESPACE = uuid.UUID("5b7a4a4e-6d0f-5e0c-9a52-0c6f3d1f2a10")
 """The UUIDv5 namespace of point ids; changing it would give every stored image another id."""
@@ -101,6 +101,25 @@ def label_slug(text: str) -> str:
     return "/".join([modality_code(first), *(slug(part) for part in rest)]) if rest else slug(first)
 
 
+def canonical(field: str, text: str) -> str:
+    """A value the way it is stored, in NFC: codes of modality, split and sex, slugs of regions and labels.
+
+    Raises:
+        RecordError: a label has an empty part.
+    """
+    if field == "modality":
+        return modality_code(text)
+    if field == "split":
+        return split_of(text.strip())
+    if field == "sex":
+        return sex_of(text.strip()) or unicodedata.normalize("NFC", text.strip())
+    if field in ("anatomic_region", "pathology"):
+        return slug(text)
+    if field in ("labels", "primary_label"):
+        return label_slug(text)
+    return unicodedata.normalize("NFC", text.strip())
+
+
 def pathologies(labels: Iterable[str]) -> list[str]:
     """The last part of every label that has three or more; ``CT/chest`` names no pathology."""
     parts = (label.split("/") for label in labels)
@@ -108,15 +127,8 @@ def pathologies(labels: Iterable[str]) -> list[str]:
 
 
 def point_id(dataset: str, key: str) -> str:
-    """The id of an image, the same in every collection: UUIDv5 of data set and image key, both in NFC.
-
-    Written out because every stored image passes here: `uuid.uuid5` and `str` take four times as long.
-    """
-    name = f"{dataset}/{key}"
-    name = name if name.isascii() else unicodedata.normalize("NFC", name)
-    digest = sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(digest[16], 16) & 3]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+    """The id of an image, the same in every collection: UUIDv5 of data set and image key, both in NFC."""
+    return str(uuid.uuid5(NAMESPACE, unicodedata.normalize("NFC", f"{dataset}/{key}")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +277,19 @@ class StoredPoint:
     id: str
     payload: Mapping[str, Any]
     vector: Vectors | None = None
+
+
+def record_of(point: StoredPoint) -> ImageRecord:
+    """The image record of a stored point.
+
+    Raises:
+        StoreError: its id isn't the one that its data set and file path give.
+        RecordError: its payload is none of ours, or one that no engine can keep.
+    """
+    record = ImageRecord.from_payload(point.payload)
+    if record.id != point.id:
+        raise StoreError(f"point {point.id} has another id than its data set and file path give; it isn't ours")
+    return record
 
 
 @dataclass(frozen=True, slots=True)

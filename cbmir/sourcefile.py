@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from cbmir.errors import EncoderError
+from cbmir.errors import EncoderError, one_line
 
 _FORM = re.compile(r"(?s)(.+\.py):([A-Za-z_]\w*)")
 _MAX_BYTES = 10_000_000
@@ -104,7 +104,7 @@ def split_source(text: str) -> tuple[Path, str] | None:
 
 def in_words(error: BaseException) -> str:
     """What code of the user's own raised, in one line with its place."""
-    text = " ".join(str(error).split())[:300]
+    text = one_line(str(error))
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"

@@ -1,7 +1,5 @@
 """Spellings of splits and sexes, and what is stored; ingest and filters share them, as those of modalities."""
 
-from cbmir.schema import SPLITS
-
 _SPLITS = {"validation": "val", "valid": "val", "validate": "val", "dev": "val", "training": "train", "testing": "test"}
 _SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "w": "F"}
 _SEXES |= {"o": "O", "other": "O", "d": "O", "divers": "O", "u": "", "unknown": ""}
@@ -21,7 +19,7 @@ def sex_of(text: str) -> str | None:
 
 def is_split(text: str) -> bool:
     """Whether a text is a known spelling of train, val or test."""
-    return split_of(text) in SPLITS
+    return split_of(text) in _SPLITS.values()
 
 
 def is_sex(text: str) -> bool:

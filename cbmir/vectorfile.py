@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -10,7 +9,7 @@ from typing import Any, Protocol, Self
 import h5py
 import numpy as np
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.fingerprint import EncoderCard
 from cbmir.hdf5 import open_plain
 from cbmir.limits import Limits
@@ -18,6 +17,7 @@ from cbmir.paths import PathPrefixes, normal_path
 from cbmir.schema import ImageRecord, StoredPoint, Vectors, point_id
 from cbmir.store import Collection
 from cbmir.units import counted
+from cbmir.wholefile import replacing
 
 FORMAT = "cbmir-embeddings"
 VERSION = 1
@@ -91,7 +91,7 @@ class ColumnarFile:
                 raise ValueError("its rows are not by rising id")
         except _DAMAGES as error:
             file.close()
-            raise SourceError(f"{path} is a damaged embeddings file: {' '.join(str(error).split())}") from error
+            raise SourceError(f"{path} is a damaged embeddings file: {one_line(error)}") from error
         self._file = file
 
     def find(self, record: ImageRecord, others: Sequence[str] = ()) -> Any:
@@ -292,19 +292,15 @@ def write_embeddings(collection: Collection, path: Path) -> int:
     Raises:
         SourceError: the file can't be written.
     """
-    partial = path.with_name(path.name + ".partial")
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with VectorWriter(partial, collection.card) as writer:
+        with replacing(path) as partial, VectorWriter(partial, collection.card) as writer:
             for points in collection.scroll(fields=("filepath", "dataset"), vectors=True):
                 writer.append(points)
                 count += len(points)
-        partial.replace(path)
     except (OSError, RuntimeError, ValueError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise SourceError(f"can't write the embeddings {path}: {' '.join(str(error).split())}") from error
+        raise SourceError(f"can't write the embeddings {path}: {one_line(error)}") from error
     return count
 
 

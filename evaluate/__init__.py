@@ -12,17 +12,18 @@ import importlib
 
 TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.evaluate` has taken care of the module path
 if TYPE_CHECKING:
-    from cbmir.evaluate.analyses.audit.measurement import audit_collection
+    from cbmir.evaluate.analyses.audit.audit import audit_collection
     from cbmir.evaluate.analyses.audit.terms import AuditTerms
     from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
-    from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
-    from cbmir.evaluate.analyses.recall.measurement import RecallTerms, measure_recall
-    from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
-    from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
-    from cbmir.evaluate.analyses.sweep.measurement import SweepTerms, evaluate_sweep
+    from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
+    from cbmir.evaluate.analyses.recall import RecallTerms, measure_recall
+    from cbmir.evaluate.analyses.retrieval import evaluate_retrieval
+    from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
+    from cbmir.evaluate.analyses.sweep import SweepTerms, evaluate_sweep
     from cbmir.evaluate.functions import audit, classify, compare, probe, recall, report, retrieval, sweep
     from cbmir.evaluate.metrics import METRICS, Gains, metric
     from cbmir.evaluate.protocol import RetrievalProtocol, conditions
+    from cbmir.evaluate.results import Row
 
 __all__ = [
     "METRICS",
@@ -62,24 +63,24 @@ _FROM = {
     "report": "cbmir.evaluate.functions",
     "retrieval": "cbmir.evaluate.functions",
     "sweep": "cbmir.evaluate.functions",
-    "audit_collection": "cbmir.evaluate.analyses.audit.measurement",
+    "audit_collection": "cbmir.evaluate.analyses.audit.audit",
     "AuditTerms": "cbmir.evaluate.analyses.audit.terms",
     "KnnTerms": "cbmir.evaluate.analyses.classification.knn",
     "evaluate_classification": "cbmir.evaluate.analyses.classification.knn",
     "METRICS": "cbmir.evaluate.metrics",
     "Gains": "cbmir.evaluate.metrics",
     "metric": "cbmir.evaluate.metrics",
-    "ProbeTerms": "cbmir.evaluate.analyses.probe.measurement",
-    "evaluate_probe": "cbmir.evaluate.analyses.probe.measurement",
+    "ProbeTerms": "cbmir.evaluate.analyses.classification.probe",
+    "evaluate_probe": "cbmir.evaluate.analyses.classification.probe",
     "RetrievalProtocol": "cbmir.evaluate.protocol",
     "conditions": "cbmir.evaluate.protocol",
-    "RecallTerms": "cbmir.evaluate.analyses.recall.measurement",
-    "measure_recall": "cbmir.evaluate.analyses.recall.measurement",
-    "evaluate_retrieval": "cbmir.evaluate.analyses.retrieval.measurement",
-    "RetrievalReport": "cbmir.evaluate.analyses.retrieval.report",
-    "Row": "cbmir.evaluate.analyses.retrieval.report",
-    "SweepTerms": "cbmir.evaluate.analyses.sweep.measurement",
-    "evaluate_sweep": "cbmir.evaluate.analyses.sweep.measurement",
+    "RecallTerms": "cbmir.evaluate.analyses.recall",
+    "measure_recall": "cbmir.evaluate.analyses.recall",
+    "evaluate_retrieval": "cbmir.evaluate.analyses.retrieval",
+    "RetrievalReport": "cbmir.evaluate.analyses.retrieval_report",
+    "Row": "cbmir.evaluate.results",
+    "SweepTerms": "cbmir.evaluate.analyses.sweep",
+    "evaluate_sweep": "cbmir.evaluate.analyses.sweep",
 }
 
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from cbmir.evaluate.configuration import (
-    Configuration,
-)
+from cbmir.evaluate.configuration import Configuration
 from cbmir.evaluate.results import Result
 from cbmir.store import Collection, Store
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.experiment.plan import Plan, read_plan
-from cbmir.evaluate.analyses.experiment.reference import read_reference
-from cbmir.evaluate.analyses.experiment.run import run
 from cbmir.evaluate.analysis import Analysis, Chosen
-from cbmir.evaluate.configuration import Configuration, Narrowed, OptionSpec
+from cbmir.evaluate.configuration import Configuration, OptionSpec
+from cbmir.evaluate.experiment import run
+from cbmir.evaluate.experiment_plan import Plan, read_plan, read_reference
+from cbmir.evaluate.options import Narrowed
 from cbmir.evaluate.protocol import wording
 from cbmir.evaluate.registry import ANALYSES
 from cbmir.evaluate.results import Result

@@ -15,12 +15,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    FilePath,
     GetCoreSchemaHandler,
     PlainSerializer,
     PlainValidator,
     ValidationError,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -29,18 +27,12 @@ from cbmir.errors import ProtocolError
 from cbmir.evaluate.metrics import METRICS
 from cbmir.evaluate.protocol import (
     EXCLUDED,
-    GROUPS,
-    LABELS,
     MAX_K,
-    RULES,
-    SEARCHES,
-    UNLABELLED,
-    RetrievalProtocol,
     conditions,
+    searches,
     wording,
 )
-from cbmir.evaluate.significance import DRAWS
-from cbmir.filters import SHORT, Where, any_of
+from cbmir.filters import Where
 
 FileKind = Literal["read", "written"]
 
@@ -89,7 +81,13 @@ class OneOf:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 
-def _where(value: Any) -> Where:
+def as_where(value: Any) -> Where:
+    """A filter from text, texts or conditions.
+
+    Raises:
+        ProtocolError: it is something else.
+        FilterError: a text can't be read.
+    """
     if isinstance(value, str):
         return conditions((value,))
     if isinstance(value, Sequence):
@@ -100,17 +98,18 @@ def _where(value: Any) -> Where:
     raise ProtocolError(f"{value!r} is no condition of the filter language, such as 'modality=CT'")
 
 
-def _listed(value: Any) -> Any:
+def as_listed(value: Any) -> Any:
+    """A single value as the only one of several."""
     return (value,) if isinstance(value, str | int | float) else value
 
 
 WRITTEN: FileKind = "written"
 
-Conditions = Annotated[Where, PlainValidator(_where), PlainSerializer(wording, return_type=str)]
+Conditions = Annotated[Where, PlainValidator(as_where), PlainSerializer(wording, return_type=str)]
 """A filter, from conditions of the filter language that must all hold; ``all`` or an empty list for every image."""
 
 Unique = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
-Listed = BeforeValidator(_listed)
+Listed = BeforeValidator(as_listed)
 Cutoffs = Annotated[
     tuple[Annotated[int, Field(ge=1, le=MAX_K)], ...], Listed, AfterValidator(lambda k: tuple(sorted(set(k))))
 ]
@@ -118,7 +117,7 @@ Written = Annotated[Path, WRITTEN]
 """A file that the analysis writes besides its result."""
 
 WrittenFolder = Annotated[Path, WRITTEN, "folder"]
-Search = Annotated[str, OneOf("search", lambda: SEARCHES)]
+Search = Annotated[str, OneOf("search", searches)]
 
 
 Measures = Annotated[tuple[Annotated[str, OneOf("measure", lambda: METRICS)], ...], Listed, Unique]
@@ -285,141 +284,3 @@ def _unwrapped(hint: Any) -> tuple[Any, list[Any]]:
             hint = next(item for item in get_args(hint) if item is not NoneType)
         else:
             return hint, marks
-
-
-class Narrowed(Configuration):
-    """A configuration that takes the filter options ``--modality``, ``--region``, ... and ``--where``."""
-
-    where: Conditions = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, values: Any) -> Any:
-        """``modality="CT"`` and the like as conditions."""
-        if not isinstance(values, Mapping) or not any(name in values for name in SHORT):
-            return values
-        where = _where(values.get("where", ()))
-        for name, field in SHORT.items():
-            where += any_of(field, map(str, _listed(values.get(name, ()))))
-        return {name: value for name, value in values.items() if name not in SHORT} | {"where": where}
-
-
-class Judged(Narrowed):
-    """What analyses by label have in common."""
-
-    label: Annotated[
-        str,
-        OneOf("label field", lambda: LABELS),
-        Option("Field whose values decide which images are relevant to each other."),
-    ] = LABELS[0]
-    unlabelled: Annotated[
-        str,
-        OneOf("way with images without a label", lambda: UNLABELLED),
-        Option(
-            "Images without a label. exclude: they are not used as queries and are never relevant. include: they form "
-            "the class 'no label' and are relevant to each other only; use it where no label means no finding."
-        ),
-    ] = UNLABELLED[0]
-    draws: Annotated[
-        int,
-        Field(ge=0, le=1_000_000),
-        Option("Bootstrap resamples of patients (of images without a patient id) for the 95% intervals; 0 for none."),
-    ] = DRAWS
-    seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
-    device: Annotated[str, Option("Device of the exact search: auto, cpu, cuda, cuda:1.")] = "auto"
-
-
-class Excluding(Judged):
-    """What analyses have in common whose queries must not find their own patient."""
-
-    exclude: Annotated[
-        Exclusions,
-        Option("A query never finds images of its own patient, study, series or data set. Repeatable."),
-    ] = ("patient",)
-    include_same_patient: Annotated[
-        bool, Field(exclude=True), Option("Exclude nothing but the query itself: the same as an empty `exclude`.")
-    ] = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _included(cls, values: Any) -> Any:
-        return (
-            {**values, "exclude": ()}
-            if isinstance(values, dict) and values.get("include_same_patient") is True
-            else values
-        )
-
-
-_CONDITION = "Condition of the filter language, or 'all'. Repeatable: all must hold."
-
-
-class Asking(Judged):
-    """What analyses have in common that rank a gallery for queries."""
-
-    queries: Annotated[
-        Conditions,
-        Option(
-            f"Images used as queries. {_CONDITION} The published protocol uses 'split=test|val'.", metavar="CONDITION"
-        ),
-    ] = conditions(["split=test"])
-    gallery: Annotated[Conditions, Option(f"Images that are searched. {_CONDITION}", metavar="CONDITION")] = conditions(
-        ["split=train"]
-    )
-    relevance: Annotated[
-        str,
-        OneOf("rule of relevance", lambda: RULES),
-        Option(
-            "Two images are relevant to each other if they share any value of the label, have exactly the same values, "
-            "or have a Jaccard index of one half or more."
-        ),
-    ] = RULES[0]
-
-    @property
-    def protocol(self) -> RetrievalProtocol:
-        """The retrieval task that it asks for."""
-        return RetrievalProtocol(**self._terms())
-
-    def _terms(self) -> dict[str, Any]:
-        """The arguments of the protocol that it has fields for."""
-        there = {name: getattr(self, name) for name in self.__class__.model_fields}
-        plain = (
-            "label",
-            "relevance",
-            "unlabelled",
-            "draws",
-            "seed",
-            "device",
-            "exclude",
-            "by",
-            "relations",
-            "measures",
-            "k",
-        )
-        terms = {name: there[name] for name in plain if name in there}
-        return terms | {"queries": self.queries + self.where, "gallery": self.gallery + self.where}
-
-
-class Grouped(Asking):
-    """The same, with results for groups of queries too."""
-
-    by: Annotated[
-        Texts,
-        Option(
-            f"Also give results for each value of this field: {', '.join(GROUPS)}, or an own column. Repeatable.",
-            metavar="FIELD|COLUMN",
-        ),
-    ] = ("modality",)
-
-
-Relations = Annotated[
-    FilePath | None,
-    Option(
-        "Grades of pairs of labels for ndcg, instead of 1 for the modality, 2 for the region, 3 for the pathology.",
-        metavar="FILE.yaml",
-    ),
-]
-
-
-CutoffsOption = Annotated[Cutoffs, Option("Cutoff. Repeatable.", name="k")]
-MeasuresOption = Annotated[Measures, Option("Repeatable.", name="measure")]
-OneSearch = Annotated[Search, Option("How neighbours are searched: see retrieval.")]

@@ -15,13 +15,13 @@ from cbmir.store import Collection, Store
 if TYPE_CHECKING:
     from cbmir import api
     from cbmir.evaluate.analyses.audit.report import AuditReport
+    from cbmir.evaluate.analyses.classification.probe import ProbeReport
     from cbmir.evaluate.analyses.classification.report import ClassificationReport
-    from cbmir.evaluate.analyses.comparison.report import ComparisonReport
-    from cbmir.evaluate.analyses.probe.measurement import ProbeReport
-    from cbmir.evaluate.analyses.recall.measurement import RecallReport
+    from cbmir.evaluate.analyses.comparison_report import ComparisonReport
+    from cbmir.evaluate.analyses.recall import RecallReport
     from cbmir.evaluate.analyses.report.report import Report
-    from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
-    from cbmir.evaluate.analyses.sweep.report import SweepReport
+    from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
+    from cbmir.evaluate.analyses.sweep_report import SweepReport
 
     AnyCollection = Collection | api.Collection
 

@@ -10,6 +10,7 @@ from cbmir.errors import CutoffError, FilterError, ProtocolError
 from cbmir.evaluate.metrics import METRICS
 from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse_all, resolve
 from cbmir.schema import FIELDS, INDEXED_FIELDS
+from cbmir.search.ranker import look_in, rankers
 from cbmir.store import Collection
 from cbmir.units import counted
 
@@ -33,8 +34,8 @@ MAX_K = 10_000
 NAMED = 10
 """How many existing values a message names."""
 
-SEARCHES: tuple[str, ...] = ("exact", "approximate", "qdrant-exact", "qdrant")
-"""A scan of all vectors by us; the search that users get; a scan by the engine; the search that users get once more."""
+BOTH = ("exact", "approximate")
+"""A scan of all vectors, and the search that users get. These and others are rankers, see `searches`."""
 
 RULES = ("any", "exact", "jaccard")
 
@@ -44,6 +45,15 @@ UNLABELLED: tuple[Unlabelled, ...] = ("exclude", "include")
 
 _TEST: Where = (Condition("split", "=", ("test",)),)
 _TRAIN: Where = (Condition("split", "=", ("train",)),)
+
+
+def searches() -> tuple[str, ...]:
+    """The names of all rankers, sorted.
+
+    ``exact`` is a scan of all vectors. ``approximate`` and ``qdrant`` are the search that users get, and
+    ``qdrant-exact`` is a scan by the engine. Others can be added, see `cbmir.search.ranker`.
+    """
+    return tuple(rankers())
 
 
 def conditions(texts: Sequence[str]) -> Where:
@@ -58,6 +68,9 @@ def conditions(texts: Sequence[str]) -> Where:
 def wording(where: Where) -> str:
     """A filter as people write it; the inverse of `conditions`."""
     return filters.wording(where) or EVERYTHING
+
+
+look_in("cbmir.evaluate.ranking")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +93,7 @@ class RetrievalProtocol:
             `cbmir.evaluate.ranking.rules.hierarchy`.
         measures: Names of `METRICS`.
         k: Cutoffs, 1 to `MAX_K`.
-        searches: Some of `SEARCHES`.
+        searches: Names of rankers, see `searches`.
         exclude: Keys of `EXCLUDED`: gallery images that share the patient, the study, ... of the query are neither
             found nor relevant.
         by: Fields of `GROUPS` and own columns for whose values figures are given apart.
@@ -101,7 +114,7 @@ class RetrievalProtocol:
     relations: Path | None = None
     measures: tuple[str, ...] = ("precision_capped", "precision")
     k: tuple[int, ...] = (1, 3, 5, 10)
-    searches: tuple[str, ...] = SEARCHES[:2]
+    searches: tuple[str, ...] = BOTH
     exclude: tuple[str, ...] = ("patient",)
     by: tuple[str, ...] = ("modality",)
     draws: int = 10_000
@@ -111,7 +124,7 @@ class RetrievalProtocol:
     def __post_init__(self) -> None:
         _known("label field", (self.label,), LABELS)
         _known("measure", self.measures, tuple(METRICS))
-        _known("search", self.searches, SEARCHES)
+        _known("search", self.searches, searches())
         _known("rule of relevance", (self.relevance,), RULES)
         _known("way with images without a label", (self.unlabelled,), UNLABELLED)
         _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))

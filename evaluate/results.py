@@ -7,7 +7,6 @@ import csv
 import html
 import json
 import math
-import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +14,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import cbmir
 from cbmir.errors import CbmirError
 from cbmir.formulas import harmless
+from cbmir.wholefile import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,39 @@ if TYPE_CHECKING:
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "qdrant-edge-py", "qdrant-client")
 """Packages whose version can change a result."""
+
+
+Average = Literal["micro", "macro", "label"]
+"""``label``: of one value of the label field, in a classification of images with several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        measure: Name of a measure.
+        k: Its cutoff.
+        average: ``micro``, the mean over queries, or ``macro``, the mean over classes of the class means.
+        group: ``all`` queries, or those of a ``modality=...``.
+        value: The mean; NaN where no query has a value.
+        n: Queries in the mean.
+        coverage: Share of the group's queries with a relevant image in the gallery.
+        search: How the neighbours were found.
+        low: Lower end of the 95% interval, drawn over patients; NaN where there is none.
+        high: Upper end.
+    """
+
+    measure: str
+    k: int
+    average: Average
+    group: str
+    value: float
+    n: int
+    coverage: float
+    search: str
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +252,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         CbmirError: it can't be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        atomic_write(path, content)
     except OSError as error:
         raise CbmirError(f"can't write {path}: {error.strerror}") from error
 

@@ -40,7 +40,7 @@ from cbmir.options import (
 )
 from cbmir.paths import PathPrefixes
 from cbmir.store import Collection
-from cbmir.store.base import default_name
+from cbmir.store.identity import default_name
 from cbmir.units import counted
 from cbmir.vectorfile import write_embeddings
 

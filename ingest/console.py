@@ -12,8 +12,8 @@ from tqdm import tqdm
 from cbmir.ingest.deferred import Deferred
 from cbmir.ingest.pipeline import Seen
 from cbmir.ingest.remembering import remember_readings
-from cbmir.ingest.report import SHOWN, IngestReport, write_failures
-from cbmir.ingest.sources import Failure, ReadSource
+from cbmir.ingest.report import SHOWN, Failure, IngestReport, write_failures
+from cbmir.ingest.sources import ReadSource
 from cbmir.ingest.tables.options import TableOptions
 from cbmir.ingest.tables.reading import Reading
 from cbmir.options import EXIT_FAILURES, EXIT_INTERRUPTED, print_json, say

@@ -10,8 +10,10 @@ from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors
 from cbmir.store import Collection, CollectionInfo, Store
-from cbmir.store.base import SCROLL_BATCH, Fields, Progress, check_name
+from cbmir.store.collection import SCROLL_BATCH, Progress
 from cbmir.store.columns import IndexKind, OwnIndex
+from cbmir.store.identity import check_name
+from cbmir.store.ways import Fields
 
 
 def open_or_defer(store: Store, name: str, card: EncoderCard, opening: Callable[[], Collection]) -> Collection:
@@ -77,8 +79,7 @@ class Deferred(Collection):
     def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
         return self.made._facet(field, where, limit) if self.made else {}
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove points."""
+    def _delete(self, ids: Sequence[str]) -> None:
         if self.made:
             self.made.delete(ids)
 
@@ -123,16 +124,14 @@ class Deferred(Collection):
         """Nothing yet, or what the real one remembers."""
         return self.made.metadata() if self.made else {}
 
-    def set_metadata(self, changes: Mapping[str, Any]) -> None:
-        """Set some keys of the real one's metadata."""
+    def _set_metadata(self, changes: Mapping[str, Any]) -> None:
         if self.made:
             self.made.set_metadata(changes)
 
     def _own_index(self, key: str) -> OwnIndex | None:
         return self.made._own_index(key) if self.made else None
 
-    def make_index(self, field: str, kind: IndexKind) -> None:
-        """Make a payload index on an own column of the real one."""
+    def _make_index(self, field: str, kind: IndexKind) -> None:
         if self.made:
             self.made.make_index(field, kind)
 

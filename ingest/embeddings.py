@@ -16,8 +16,8 @@ from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest.interrupt import Interrupt
 from cbmir.ingest.moves import Moves
 from cbmir.ingest.pipeline import as_stored
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure, Source, SourceImage
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.sources import Source, SourceImage
 from cbmir.paths import PathPrefixes
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, is_unit, normalise
 from cbmir.store import Collection
@@ -129,7 +129,8 @@ class EmbeddingsFiles:
                     yield len(vector)
 
     def _find(self, image: SourceImage) -> Any:
-        others = (*image.former_keys, str(image.path.absolute()))
+        path = image.asset.path
+        others = (*image.former_keys, *([] if path is None else [str(path.absolute())]))
         found = (file.find(image.record, others) for file in self.files)
         return next((vector for vector in found if vector is not None), None)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from cbmir.device import cores
 from cbmir.encoders import Encoder
-from cbmir.encoders.device import cores
 from cbmir.encoders.needed import recognise
-from cbmir.encoders.registry import not_taken
 from cbmir.ingest.encoding import AT_ONCE, Encoding, Item
 from cbmir.ingest.interrupt import Interrupt
-from cbmir.ingest.loader import Loaded, Loader, Wanted, chunk_size
+from cbmir.ingest.loader import Loader, chunk_size
+from cbmir.ingest.loading import Loaded, Wanted
 from cbmir.ingest.moves import Known, Moves
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure, Source, SourceImage
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.sources import Source, SourceImage
 from cbmir.ingest.thumbnails.place import MODE, Place, is_ours, remove
 from cbmir.ingest.writer import Writer
 from cbmir.media import DECODER
@@ -27,7 +27,6 @@ from cbmir.store import Collection
 
 MIN_BATCH = {"image": 64, "volume": 1}
 """Images or volumes encoded and written together at least, unless no more come."""
-
 
 Seen = Callable[[int, str], object]
 """Told how many more items of the source are done with, and the stage that the others have waited for so far."""
@@ -44,7 +43,7 @@ class _Task:
     def wanted(self) -> Wanted:
         old = self.known.stored.payload if self.known.stored else {}
         shown = old.get("thumbnail_url") == self.image.record.thumbnail_url
-        return Wanted(self.image.path, old.get("sha256"), self.thumbnail, shown, _decoder(old), self.thumbnail_mode)
+        return Wanted(self.image.asset, old.get("sha256"), self.thumbnail, shown, _decoder(old), self.thumbnail_mode)
 
 
 def ingest_images(
@@ -93,7 +92,8 @@ def as_stored(record: ImageRecord, stored: StoredPoint) -> ImageRecord:
     if isinstance(shown, str) and stored.id != record.id and is_ours(shown, stored.id):
         shown = None
     known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "decoder", "width", "height", "depth")}
-    return replace(record, **known, thumbnail_url=record.thumbnail_url or shown)
+    kind = payload.get("kind") or record.kind
+    return replace(record, **known, kind=kind, thumbnail_url=record.thumbnail_url or shown)
 
 
 def _decoder(payload: Mapping[str, Any]) -> int:
@@ -122,24 +122,25 @@ class _Run:
         self._collection = collection
         self._workers = workers
         self._place = place
-        self._kind = encoder.preprocessing.kind
         self._chunk = chunk_size(encoder.preprocessing)
-        self._step = encoder.batch_size * -(-MIN_BATCH[self._kind] // encoder.batch_size)
+        self._step = encoder.batch_size * -(-MIN_BATCH[encoder.preprocessing.kind] // encoder.batch_size)
         self._ids: set[str] = set()
         self._datasets: set[str] = set()
         self._buffer: list[Item] = []
         self._changes: dict[str, Payload] = {}
         self._moves = Moves(collection)
+        self._loading = 0
         self._source_s = 0.0
 
     def go(self, seen: Seen) -> None:
         started = time.perf_counter()
-        tasks: list[list[_Task]] = []
-        with Interrupt() as interrupt, Loader(self._encoder.preprocessing, self._workers) as loader:
+        how, name = self._encoder.preprocessing, self._encoder.card.name
+        with Interrupt() as interrupt, Loader(how, self._workers, name) as loader:
             with Writer(self._collection) as writer, Encoding(self._encoder) as encoding:
                 done = 0
-                for loaded in loader.load(self._wanted(tasks, interrupt)):
-                    self._take_all(tasks.pop(0), loaded)
+                for loaded in loader.load(self._wanted(interrupt)):
+                    self._loading -= len(loaded)
+                    self._take_all(loaded)
                     self._moves.flush()
                     if self._changes:
                         self._collection.set_payloads(self._changes)
@@ -148,7 +149,7 @@ class _Run:
                         encoding.put(self._buffer[: self._step])
                         del self._buffer[: self._step]
                         self._write(encoding.take(), writer)
-                    finished = self.report.read - sum(map(len, tasks)) - len(self._buffer) - encoding.waiting
+                    finished = self.report.read - self._loading - len(self._buffer) - encoding.waiting
                     self._time(started, loader, encoding, writer)
                     seen(finished - done, self.report.bottleneck)
                     done = finished
@@ -180,8 +181,8 @@ class _Run:
             "total": time.perf_counter() - started,
         }
 
-    def _wanted(self, tasks: list[list[_Task]], interrupt: Interrupt) -> Iterator[list[Wanted]]:
-        """Chunks for the loader; what they are for goes to `tasks`, in the same order."""
+    def _wanted(self, interrupt: Interrupt) -> Iterator[list[tuple[_Task, Wanted]]]:
+        """Chunks for the loader."""
         items = iter(self._source)
         while not interrupt.asked:
             started = time.perf_counter()
@@ -191,8 +192,8 @@ class _Run:
             if not chunk:
                 return
             if new:
-                tasks.append(new)
-                yield [task.wanted for task in new]
+                self._loading += len(new)
+                yield [(task, task.wanted) for task in new]
 
     def _check(self, items: list[SourceImage | Failure]) -> list[_Task]:
         images = []
@@ -203,8 +204,6 @@ class _Run:
             elif item.record.id in self._ids:
                 self._fail(item.record, "came before in this source: one image has one row")
                 self._moves.remove_later(item.record.id, item.former_ids)
-            elif item.record.kind != self._kind:
-                self._fail(item.record, not_taken(item.record.kind, self._encoder.card.name))
             else:
                 self._ids.add(item.record.id)
                 images.append(item)
@@ -218,8 +217,7 @@ class _Run:
         shown = replace(record, thumbnail_url=place.url(record.id))
         return _Task(replace(image, record=shown), known, place.path(record.id), place.mode)
 
-    def _take_all(self, tasks: list[_Task], loaded: list[Loaded]) -> None:
-        both = list(zip(tasks, loaded, strict=True))
+    def _take_all(self, both: list[tuple[_Task, Loaded]]) -> None:
         new = [(task.image.record, item.sha256) for task, item in both if not task.known.stored and item.sha256]
         former = self._moves.by_hash(new)
         for task, item in both:
@@ -233,7 +231,8 @@ class _Run:
             self._skip(record, task.known, loaded.drawn)
         else:
             size: dict[str, Any] = {"width": loaded.width, "height": loaded.height, "depth": loaded.depth}
-            sized = replace(record, sha256=loaded.sha256, decoder=DECODER, **size)
+            kind = loaded.kind or record.kind
+            sized = replace(record, sha256=loaded.sha256, decoder=DECODER, kind=kind, **size)
             self.report.decoded_again += loaded.again
             self.report.notes.update(loaded.notes)
             self._datasets.add(record.dataset)

@@ -10,13 +10,30 @@ from typing import Any
 
 from cbmir.errors import SourceError
 from cbmir.formulas import harmless
-from cbmir.ingest.sources import Failure
 from cbmir.ingest.tables.reading import Reading
 from cbmir.media import NOTES, Note, noted, passed_over
 from cbmir.units import counted, rate
 
 SHOWN = 3
 """Failures that are shown; all are in the file of failures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that was not stored.
+
+    Attributes:
+        filepath: As the source names it.
+        place: Where it stands, such as ``table.csv row 17``.
+        reason: One line for people.
+    """
+
+    filepath: str
+    place: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", " ".join(self.reason.split()))  # names of files may hold line breaks
 
 
 @dataclass(slots=True, repr=False)

@@ -11,7 +11,8 @@ from typing import Self
 
 from cbmir.errors import SourceError, StoreLockedError
 from cbmir.fingerprint import EncoderCard
-from cbmir.ingest.sources import Failure, Source, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources import Source, SourceImage
 from cbmir.store import Collection, Layout, Store
 
 _POLL_S = 0.5

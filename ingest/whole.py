@@ -17,7 +17,7 @@ from cbmir.ingest.report import IngestReport
 from cbmir.ingest.sources import SourceOptions, open_source
 from cbmir.options import say
 from cbmir.store import Layout, Store
-from cbmir.store.base import default_name
+from cbmir.store.identity import default_name
 
 if TYPE_CHECKING:
     import pandas as pd

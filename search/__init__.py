@@ -1,23 +1,38 @@
 """From a query to hits.
 
-from cbmir.search import Query, Searcher
+from cbmir.search import Options, Searcher
 
 with Searcher("data/demo/store", "efficientnet-lite0") as searcher:
-    hits = searcher.image("query.png", Query(k=5, where=["modality=CT"]))
+    hits = searcher.image("query.png", Options(k=5, where=["modality=CT"]))
 """
 
 import importlib
 
 TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.search` has taken care of the module path
 if TYPE_CHECKING:
-    from cbmir.search.searcher import Answer, Query, Searcher
+    from cbmir.search.query import ImageQuery, Options, StoredQuery, TextQuery, VectorQuery, WeightedQuery
+    from cbmir.search.searcher import Answer, Searcher
 
-__all__ = ["Answer", "Query", "Searcher"]
+__all__ = [
+    "Answer",
+    "ImageQuery",
+    "Options",
+    "Searcher",
+    "StoredQuery",
+    "TextQuery",
+    "VectorQuery",
+    "WeightedQuery",
+]
 
 _FROM = {
     "Answer": "cbmir.search.searcher",
-    "Query": "cbmir.search.searcher",
+    "ImageQuery": "cbmir.search.query",
+    "Options": "cbmir.search.query",
     "Searcher": "cbmir.search.searcher",
+    "StoredQuery": "cbmir.search.query",
+    "TextQuery": "cbmir.search.query",
+    "VectorQuery": "cbmir.search.query",
+    "WeightedQuery": "cbmir.search.query",
 }
 
 

@@ -28,7 +28,8 @@ from cbmir.options import (
 )
 from cbmir.schema import Vectors, normalise
 from cbmir.search.output import FORMATS, as_json, shown_value
-from cbmir.search.searcher import Answer, Query, Searcher, check_queries, image_files
+from cbmir.search.query import Options
+from cbmir.search.searcher import Answer, Searcher, check_queries, image_files
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
 
@@ -173,10 +174,10 @@ def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any])
     return answers
 
 
-def _query(options: dict[str, Any]) -> Query:
+def _query(options: dict[str, Any]) -> Options:
     where: Where = options["where"]
     exclude_self = options.get("exclude_self", False)
-    return Query(options["k"], where, options["exclude_same_patient"], exclude_self, options["way"] or "auto")
+    return Options(options["k"], where, options["exclude_same_patient"], exclude_self, options["way"] or "auto")
 
 
 def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":

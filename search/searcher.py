@@ -17,35 +17,17 @@ from cbmir.encoders.needed import encoder_of, recognise
 from cbmir.errors import CollectionError, ImageError
 from cbmir.filters import Condition, Where, parse_all, resolve
 from cbmir.paths import normal_path
-from cbmir.schema import Hit, StoredPoint, Vectors, normalise, point_id
+from cbmir.schema import Hit, StoredPoint, Vectors, point_id
+from cbmir.search.query import Options, Query, StoredQuery
+from cbmir.search.resolution import Resolver
 from cbmir.store import Collection, Key, open_store
-from cbmir.store.ways import BUDGET_MS, Found, Wanted, Way
+from cbmir.store.ways import BUDGET_MS, Found, Way
 
 if TYPE_CHECKING:
     from cbmir.media import Asset, HoldsPixels, Note, Prepared
 
 BATCH = {"image": 64, "volume": 1}
 """Files read and embedded at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """How to ask.
-
-    Attributes:
-        k: Hits a query.
-        where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT and age_years<60``.
-        exclude_same_patient: Leave out the stored images of the query's patient, and the query image itself.
-        exclude_self: Leave out the stored images whose file has the same content as the query's; for image files.
-        way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
-            ``approximate``: by the HNSW graph, unchecked.
-    """
-
-    k: int = 10
-    where: Where | Sequence[str] | str = ()
-    exclude_same_patient: bool = False
-    exclude_self: bool = False
-    way: Wanted = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +50,7 @@ class Answer:
     reason: str | None = None
     way: Way | None = None
     notes: "tuple[Note, ...]" = ()
-    file: "Path | Asset | None" = None
+    file: "Asset | None" = None
 
 
 class Searcher:
@@ -126,13 +108,16 @@ class Searcher:
         """The encoder, if it is loaded by now."""
         return self._encoder
 
-    def ask(self, query: "HoldsPixels | Sequence[HoldsPixels]", how: Query | None = None) -> tuple[Answer, ...]:
+    def ask(
+        self, query: "Query | HoldsPixels | Sequence[HoldsPixels]", how: Options | None = None
+    ) -> tuple[Answer, ...]:
         """Ask with whatever a query may be.
 
         Args:
             query: An image: the path of a file that is there, the bytes of one, a Pillow image, an array of 2 or 3
-                dimensions. Or a list of images. Or the id, ``dataset/filepath`` or file path of a stored image. Or a
-                vector (dim,).
+                dimensions, or an asset. Or a list of images. Or the id, ``dataset/filepath`` or file path of a stored
+                image. Or a vector (dim,). Or one of `cbmir.search.query.Query`, which says what it is and can be a
+                text, or a weighted set.
             how: How to ask.
 
         Returns:
@@ -141,40 +126,54 @@ class Searcher:
         Raises:
             ImageError: an image can't be used.
             CollectionError: a text names neither a file nor a stored image, or a vector has another length.
+            QueryError: a query of several parts has no direction.
+            EncoderError: a text is asked for and the encoder has no text tower.
         """
         from cbmir.media import Asset
 
+        if isinstance(query, StoredQuery):
+            return (self.like(query.name, how),)
+        if isinstance(query, Query):
+            return (self._one(query, how),)
         if isinstance(query, str) and not _is_file(query):
             try:
                 return (self.like(query, how),)
             except CollectionError as error:
                 raise CollectionError(f"there is no file {query!r}, and {error}") from error
         if isinstance(query, np.ndarray) and query.ndim == 1:
-            (found,) = self.vectors(self._unit(query), how)
+            (found,) = self.vectors(Resolver(self.collection, lambda: self.encoder, self._find).unit(query), how)
             return (Answer("vector", tuple(found.hits), way=found.way),)
         several = isinstance(query, Sequence) and not isinstance(query, str | bytes)
         items: Any = query if several else [query]
-        images = [Path(item) if isinstance(item, str | Path) else Asset.of(item) for item in items]
-        answers = tuple(self.images(images, how))
+        answers = tuple(self.images([Asset.of(item) for item in items], how))
         if failed := [f"{answer.query} {answer.reason}" for answer in answers if answer.reason is not None]:
             raise ImageError("; ".join(failed))
         return answers
 
-    def _unit(self, vector: Vectors) -> Vectors:
-        """(1, dim) of unit length.
+    def _one(self, query: Query, how: Options | None) -> Answer:
+        """The answer to a query that has become one vector; stored images among its parts are left out."""
+        how = self._resolved(how)
+        resolved = Resolver(self.collection, lambda: self.encoder, self._find).resolve(query)
+        if how.exclude_self and resolved.digests:
+            self._check_hashes()
+        where = _parsed(how)
+        if resolved.stored:
+            where += (Condition("id", "!=", tuple(sorted({point.id for point in resolved.stored}))),)
+        for digest in resolved.digests:
+            where += _copies(how, digest)
+        digests = {*resolved.digests, *(str(point.payload.get("sha256") or "") for point in resolved.stored)} - {""}
+        same = self._same_files(digests) if digests and how.exclude_same_patient else {}
+        where += _others(how, [*resolved.stored, *(point for points in same.values() for point in points)])
+        (found,) = self._search(resolved.vector[np.newaxis], how, [where])
+        return Answer(type(query).__name__, tuple(found.hits), way=found.way)
 
-        Raises:
-            CollectionError: it has another length, or no direction.
-        """
-        dim = self.collection.card.dim
-        if vector.shape != (dim,) or not np.isfinite(vector).all() or not vector.any():
+    def _check_hashes(self) -> None:
+        if not self.collection.facet("sha256", limit=1):
             raise CollectionError(
-                f"the query vector has the shape {vector.shape}; collection {self.collection.name} is asked with "
-                f"({dim},) finite numbers, not all 0"
+                f"copies of a query can't be left out: collection {self.collection.name} has no hashes of image files"
             )
-        return normalise(np.asarray(vector, np.float32)[np.newaxis])
 
-    def image(self, path: str | Path, query: Query | None = None) -> list[Hit]:
+    def image(self, path: str | Path, query: Options | None = None) -> list[Hit]:
         """The stored images most similar to an image file, or the stored volumes most similar to a volume.
 
         Raises:
@@ -185,17 +184,15 @@ class Searcher:
             raise ImageError(f"{path} {answer.reason}")
         return list(answer.hits)
 
-    def images(self, images: "Iterable[Path | Asset]", query: Query | None = None) -> Iterator[Answer]:
+    def images(self, images: "Iterable[Path | Asset]", query: Options | None = None) -> Iterator[Answer]:
         """Answers for many images, in their order; one that can't be used gives an answer with a reason."""
-        from cbmir.media import prepare  # Pillow: a search by id needs none
+        from cbmir.media import Asset, prepare  # Pillow: a search by id needs none
 
         query = self._resolved(query)
-        if query.exclude_self and not self.collection.facet("sha256", limit=1):
-            raise CollectionError(
-                f"copies of a query can't be left out: collection {self.collection.name} has no hashes of image files"
-            )
+        if query.exclude_self:
+            self._check_hashes()
         encoder = self.encoder
-        rest = iter(images)
+        rest = map(Asset.of, images)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
             usable, reasons = [], {}
             for number, image in enumerate(part):
@@ -206,9 +203,9 @@ class Searcher:
             answers = iter(self._embedded(encoder, usable, query))
             for number, image in enumerate(part):
                 failed = number in reasons
-                yield Answer(_name(image), reason=reasons[number], file=image) if failed else next(answers)
+                yield Answer(str(image), reason=reasons[number], file=image) if failed else next(answers)
 
-    def like(self, name: str, query: Query | None = None) -> Answer:
+    def like(self, name: str, query: Options | None = None) -> Answer:
         """The stored images most similar to a stored one, itself left out.
 
         Args:
@@ -229,7 +226,7 @@ class Searcher:
         (found,) = self._search(stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
         return Answer(stored.id, tuple(found.hits), stored, way=found.way)
 
-    def vectors(self, vectors: Vectors, query: Query | None = None) -> list[Found]:
+    def vectors(self, vectors: Vectors, query: Options | None = None) -> list[Found]:
         """The stored images nearest to (n, dim) finite vectors."""
         query = self._resolved(query)
         return self._search(vectors, query, [_parsed(query)] * len(vectors))
@@ -244,12 +241,10 @@ class Searcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _search(self, vectors: Vectors, query: Query, wheres: list[Where]) -> list[Found]:
+    def _search(self, vectors: Vectors, query: Options, wheres: list[Where]) -> list[Found]:
         return self.collection.search(vectors, query.k, wheres, way=query.way)
 
-    def _embedded(
-        self, encoder: Encoder, images: "list[tuple[Path | Asset, Prepared]]", query: Query
-    ) -> Iterator[Answer]:
+    def _embedded(self, encoder: Encoder, images: "list[tuple[Asset, Prepared]]", query: Options) -> Iterator[Answer]:
         if not images:
             return
         vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
@@ -266,12 +261,12 @@ class Searcher:
         for (image, prepared), point, good in zip(images, stored, fine, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(_name(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
+                yield Answer(str(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
             else:
-                yield Answer(_name(image), stored=point, reason="has no vector (an even picture)", file=image)
+                yield Answer(str(image), stored=point, reason="has no vector (an even picture)", file=image)
 
-    def _resolved(self, query: Query | None) -> Query:
-        query = query or Query()
+    def _resolved(self, query: Options | None) -> Options:
+        query = query or Options()
         given = (query.where,) if isinstance(query.where, str) else query.where
         texts = [item for item in given if isinstance(item, str)]
         where = parse_all(*texts) + tuple(item for item in given if isinstance(item, Condition))
@@ -309,7 +304,7 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
     Returns:
         The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
     """
-    from cbmir.media import is_image, is_volume, passed_over_as, without_hidden
+    from cbmir.media import is_readable, passed_over_as, without_hidden
 
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -320,7 +315,7 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
                 for folder, folders, files in os.walk(path)
                 for name in without_hidden(folders, files, others)
             ]
-            images = sorted(item for item in below if is_image(item) or is_volume(item))
+            images = sorted(item for item in below if is_readable(item.name))
             others.update(passed_over_as(item) for item in set(below).difference(images))
             found += images
         else:
@@ -332,19 +327,16 @@ def check_queries(files: Sequence[Path]) -> None:
     """Refuse query files of which none can be used, before an encoder is loaded for them.
 
     Raises:
-        ImageError: not one of them can be opened; of a volume only its file is looked at.
+        ImageError: not one of them can be opened; of a volume only the first bytes are read.
     """
     from cbmir.media import Asset
-    from cbmir.media.files import MAX_VOLUME_BYTES, check_file
 
     reason = ""
     for file in files:
         asset = Asset(file)
         try:
-            if asset.kind == "volume":
-                check_file(file, MAX_VOLUME_BYTES)
-            else:
-                _ = asset.image
+            if asset.kind == "image":
+                asset.content()
             return
         except ImageError as error:
             reason = reason or f"{file} can't be used: {error}"
@@ -358,16 +350,12 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _name(image: "Path | Asset") -> str:
-    return str(image) if isinstance(image, Path) else image.name
-
-
-def _copies(query: Query, sha256: str) -> Where:
+def _copies(query: Options, sha256: str) -> Where:
     """Conditions that leave out the images of the same content."""
     return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()
 
 
-def _others(query: Query, copies: Sequence[StoredPoint]) -> Where:
+def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
     """Conditions that leave out the stored copies of the query image and the patients of all of them."""
     if not query.exclude_same_patient or not copies:
         return ()
@@ -376,5 +364,5 @@ def _others(query: Query, copies: Sequence[StoredPoint]) -> Where:
     return (themselves, Condition("patient_id", "!=", tuple(sorted(patients)))) if patients else (themselves,)
 
 
-def _parsed(query: Query) -> Where:
+def _parsed(query: Options) -> Where:
     return tuple(item for item in query.where if isinstance(item, Condition))

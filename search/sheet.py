@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import ImageError, SourceError
+from cbmir.extras import require
 from cbmir.search.searcher import Answer
 from cbmir.search.shelf import Shelf, refuse_missing
 
@@ -44,6 +45,7 @@ class SheetTerms:
 
     Raises:
         SourceError: the ending or a caption is unknown, or the path is a folder.
+        CbmirError: matplotlib is not installed.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class SheetTerms:
     title: str = ""
 
     def __post_init__(self) -> None:
+        require("matplotlib", "plots", "a sheet")
         if self.path.suffix.lower() not in FORMS:
             raise SourceError(f"a sheet can't be written as {self.path.name!r}: its name must end in {_or(FORMS)}")
         for caption in self.captions:
@@ -141,7 +144,7 @@ class _Drawing:
     def _query(self, answer: Answer, own: Mapping[str, Any]) -> "Tile":
         from cbmir.search.layout import Tile, wrapped
 
-        name = answer.file.name if answer.file else answer.query
+        name = (answer.file.location.name if answer.file else "") or answer.query
         texts = ["query", *(wrapped(", ".join(own["labels"]), _LABEL_LINES) if own.get("labels") else ())]
         if not own:
             texts += wrapped(name, _LABEL_LINES)
@@ -173,16 +176,14 @@ class _Drawing:
             named = value.rpartition("/")[2] if caption == "filename" else f"{caption} {value or 'unknown'}"
             yield cut(named, keep="ends")
 
-    def _image(
-        self, payload: Mapping[str, Any], file: "Path | Asset | None" = None
-    ) -> "tuple[Image.Image | None, str]":
+    def _image(self, payload: Mapping[str, Any], file: "Asset | None" = None) -> "tuple[Image.Image | None, str]":
         """An image, or why there is none."""
         try:
             return (self.shelf.render(file) if file else self.shelf.draw(payload)), ""
         except ImageError as error:
-            place = file or self.shelf.path(payload)
-            self.missing[str(place) if isinstance(place, Path) else place.name] = str(error)
-            return None, f"{place.name} {error}"
+            asset = file or self.shelf.asset(payload)
+            self.missing[str(asset)] = str(error)
+            return None, f"{asset.location.name or asset} {error}"
 
 
 def _colour(query: Mapping[str, Any], hit: Mapping[str, Any]) -> str:

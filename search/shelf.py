@@ -10,7 +10,7 @@ from PIL import Image
 
 from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Condition, Where
-from cbmir.media import Asset, render
+from cbmir.media import Asset, stored_asset
 from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.store import Collection
@@ -51,25 +51,24 @@ class Shelf:
             mine = (*where, Condition("dataset", "=", (dataset,)))
             pages = self._collection.scroll(mine, fields=["filepath", "dataset"], batch=LOOKED_FOR)
             payloads = [point.payload for point in next(pages, [])]
-            if any(_is_file(self.path(payload)) for payload in payloads):
+            assets = [self.asset(payload) for payload in payloads]
+            if any(map(_is_file, assets)):
                 continue
             folders = self._folders(dataset)
-            if not folders and not all(self.path(payload).is_absolute() for payload in payloads):
+            if not folders and not all(asset.path and asset.path.is_absolute() for asset in assets):
                 raise SourceError(f"the collection doesn't know where the images of data set {dataset} are: {_REMEDY}")
             if folders and not any(folder.is_dir() for folder in folders):
                 raise SourceError(
                     f"the images of data set {dataset} were read from {folders[0]}, which is not there now: {_REMEDY}"
                 )
             looked = f"none of {len(payloads)} images" if len(payloads) > 1 else "the only image"
-            raise SourceError(
-                f"{looked} of data set {dataset} is there; the first would be {self.path(payloads[0])}: {_REMEDY}"
-            )
+            raise SourceError(f"{looked} of data set {dataset} is there; the first would be {assets[0]}: {_REMEDY}")
 
-    def path(self, payload: Mapping[str, Any]) -> Path:
-        """Where the file of an image is, or should be."""
+    def asset(self, payload: Mapping[str, Any]) -> Asset:
+        """An image where it is, or should be."""
         filepath = str(payload.get("filepath", ""))
         folders = self._folders(str(payload.get("dataset", "")))
-        places = [_below(folder, filepath) for folder in folders] or [Path(filepath)]
+        places = [_below(folder, filepath) for folder in folders] or [Asset(filepath)]
         return next((place for place in places if _is_file(place)), places[0])
 
     def draw(self, payload: Mapping[str, Any]) -> Image.Image:
@@ -78,19 +77,19 @@ class Shelf:
         Raises:
             ImageError: the file is missing, can't be decoded, or is not the one that was stored.
         """
-        asset = Asset(self.path(payload))
+        asset = self.asset(payload)
         stored = payload.get("sha256")
         if stored and asset.sha256 != stored:
             raise ImageError("is another file than the one that was stored")
         return self.render(asset)
 
-    def render(self, asset: Asset | Path) -> Image.Image:
-        """A file that is not stored, drawn as the stored ones are.
+    def render(self, asset: Asset) -> Image.Image:
+        """An asset that is not stored, drawn as the stored ones are.
 
         Raises:
             ImageError: it is missing, or can't be decoded.
         """
-        return render(asset, self._window_hu)
+        return asset.render(self._window_hu)
 
     def _folders(self, dataset: str) -> list[Path]:
         remembered = [Path(text) for text in self._collection.roots.get(dataset, ())]
@@ -116,16 +115,16 @@ def _root(folder: Path) -> Root:
     return Root(folder)
 
 
-def _below(folder: Path, filepath: str) -> Path:
+def _below(folder: Path, filepath: str) -> Asset:
     try:
-        return _root(folder).file(filepath)
+        return stored_asset(_root(folder), filepath)
     except ImageError:  # a URI, or a path that leads out of the folder: no such file is opened
         inside = is_uri(filepath) and ".." not in filepath.split("/")
-        return folder / (filepath if inside else quote(filepath, safe=""))
+        return Asset(folder / (filepath if inside else quote(filepath, safe="")))
 
 
-def _is_file(path: Path) -> bool:
+def _is_file(asset: Asset) -> bool:
     try:
-        return path.is_file()
+        return asset.path is not None and asset.path.is_file()
     except (OSError, ValueError):  # too long, or no text
         return False

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from cbmir.__main__ import main
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
-from cbmir.store.edge import EdgeCollection, EdgeStore
+from cbmir.store.edge import EdgeStore
+from cbmir.store.edge_points import EdgeCollection
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on what a hub answers
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as several processes run: their threads would wait

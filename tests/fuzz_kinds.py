@@ -24,15 +24,14 @@ from pictures import pixels, write_picture
 from PIL import Image
 from test_decoder_version import HOW
 
-from cbmir.collections.backup.backup import restore, snapshot
-from cbmir.collections.backup.manifest import Manifest as Backup
-from cbmir.collections.exchange.exchange import Export, export
-from cbmir.evaluate.analyses.experiment.plan import read_plan
-from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.collections.backups import restore, snapshot
+from cbmir.collections.exports import Export, export
+from cbmir.collections.manifests import BackupManifest as Backup
+from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.fingerprint import external_card
 from cbmir.ingest import open_source
-from cbmir.media import Asset, VolumePreprocessing, prepare, render, thumbnail
+from cbmir.media import Asset, VolumePreprocessing, prepare
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
 from cbmir.vectorfile import write_embeddings
@@ -84,7 +83,7 @@ def _image(form: str, *options: dict[str, object]) -> Callable[[Path], Sequence[
 def _read_image(path: Path) -> None:
     asset = Asset(path)
     prepare(asset, HOW)
-    thumbnail(render(asset))
+    asset.thumbnail()
     asset.changed_since(1)
 
 
@@ -114,7 +113,7 @@ def _volumes(_: Path) -> Sequence[bytes]:
 def _read_volume(path: Path) -> None:
     asset = Asset(path)
     prepare(asset, VOLUME)
-    thumbnail(render(asset))
+    asset.thumbnail()
     asset.changed_since(1)
 
 

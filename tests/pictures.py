@@ -12,8 +12,15 @@ import pydicom
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from cbmir.limits import Limits
+from cbmir.media import Asset, Volume
+
 LABELS = ("XR/chest/pneumonia", "CT/lung/nodule", "MR/brain/glioma", "US/heart/normal")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def read_volume(source: Path | bytes, limits: Limits | None = None) -> Volume:
+    return Asset(source, limits).volume
 
 
 def pixels(seed: int, height: int = 48, width: int = 40) -> np.ndarray:

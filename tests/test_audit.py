@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cbmir.errors import CbmirError, CutoffError, FilterError, ProtocolError
 from cbmir.evaluate import AuditTerms, audit_collection
 from cbmir.evaluate.analyses.audit.copies import COPIES, find_copies
-from cbmir.evaluate.ranking.trial import read_trial
+from cbmir.evaluate.ranking.session import read_trial
 from cbmir.evaluate.significance import Resampler
 from cbmir.filters import parse
 from cbmir.schema import SPLITS, ImageRecord

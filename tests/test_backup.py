@@ -19,9 +19,9 @@ from faults import Fault, Faults
 from standin import Standin
 from standin_rest import Rest, node_of
 
-from cbmir.collections.backup.backup import check, restore, snapshot
-from cbmir.collections.backup.manifest import NAME, Manifest
-from cbmir.collections.backup.unfinished import writing
+from cbmir.collections.backup_folder import writing
+from cbmir.collections.backups import check, restore, snapshot
+from cbmir.collections.manifests import BACKUP, BackupManifest
 from cbmir.collections.seals import Seal, seal_of
 from cbmir.errors import CollectionError, SourceError, StoreError, StoreLockedError
 from cbmir.store import Store, open_store
@@ -38,8 +38,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rewritten(folder: Path, **changes: object) -> None:
-    data = json.loads((folder / NAME).read_text())
-    (folder / NAME).write_text(json.dumps(data | changes))
+    data = json.loads((folder / BACKUP.name).read_text())
+    (folder / BACKUP.name).write_text(json.dumps(data | changes))
 
 
 # a directory
@@ -182,7 +182,7 @@ def test_snapshot__a_killed_run_is_done_again(edge, filled, tmp_path):
     filled.close()
     code = (
         "import os, signal, sys, tarfile\nfrom pathlib import Path\n"
-        "from cbmir.collections.backup.backup import snapshot\nfrom cbmir.store.edge import EdgeStore\n"
+        "from cbmir.collections.backups import snapshot\nfrom cbmir.store.edge import EdgeStore\n"
         "tarfile.TarFile.add = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
         "snapshot(EdgeStore(Path(sys.argv[1])), 'eight', Path(sys.argv[2]))"
     )
@@ -441,7 +441,7 @@ def test_snapshot__every_node_of_a_cluster(nodes, card, make_batch, tmp_path):
             snapshot(store, "eight", tmp_path / "twice", [urls[0], urls[0]], KEY)
         taken = snapshot(store, "eight", tmp_path / "backup", urls, KEY)
         assert taken.files == 2
-        assert list(Manifest.read(tmp_path / "backup").files) == ["node-1.snapshot", "node-2.snapshot"]
+        assert list(BackupManifest.read(tmp_path / "backup").files) == ["node-1.snapshot", "node-2.snapshot"]
     for url in urls:
         with open_store(url, KEY) as store:
             store.drop("eight")

@@ -13,11 +13,11 @@ import pytest
 from standin import Standin
 
 from cbmir.bounds import MAX_BYTES, MAX_DEPTH, MAX_VALUES, check_payload
-from cbmir.collections.backup.backup import restore, snapshot
-from cbmir.collections.backup.manifest import Manifest
-from cbmir.collections.exchange.exchange import Export, export
+from cbmir.collections.backups import restore, snapshot
+from cbmir.collections.exports import Export, export
+from cbmir.collections.manifests import BackupManifest
 from cbmir.collections.seals import seal_of
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections.transfer import transfer
 from cbmir.errors import RecordError, StoreError
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
@@ -196,7 +196,7 @@ def test_restore__a_backup_that_cant_be_opened_leaves_no_collection(edge, filled
     snapshot_of(edge, filled, backup)
     with edge.open("eight") as collection:
         unchecked(collection, {"deep": nested(FATAL)})
-    made = Manifest.read(backup)
+    made = BackupManifest.read(backup)
     with tarfile.open(backup / "collection.tar.gz", "w:gz", compresslevel=1) as tar:
         tar.add(edge.path / "eight" / "collection.json", "collection.json")
         for path in sorted((edge.path / "eight" / "shard").rglob("*")):

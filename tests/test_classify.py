@@ -17,17 +17,26 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import CutoffError, ProtocolError
-from cbmir.evaluate.analyses.classification.assessment import AREAS, COUNTED, Cohort, assess
-from cbmir.evaluate.analyses.classification.classify import Asked, VoteRules, choose_k, classify
-from cbmir.evaluate.analyses.classification.labels import ACCURACY, EXACT_MATCH, LabelFigures, label_figures, named
+from cbmir.evaluate.analyses.classification.assessment import (
+    ACCURACY,
+    AREAS,
+    COUNTED,
+    EXACT_MATCH,
+    Cohort,
+    LabelFigures,
+    assess,
+    label_figures,
+    named,
+)
+from cbmir.evaluate.analyses.classification.knn import Asked, VoteRules, choose_k, classify
 from cbmir.evaluate.analyses.classification.roc import curve
-from cbmir.evaluate.analyses.classification.verdicts import Verdicts
 from cbmir.evaluate.analyses.classification.votes import (
     NONE,
     TEMPERATURE,
     VOTES,
     Ballots,
     Labels,
+    Verdicts,
     micro_f1,
     predict,
     predictions,

@@ -11,14 +11,13 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.classification.classify import VoteRules
-from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
+from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
 from cbmir.evaluate.analyses.classification.report import MEASURES
 from cbmir.evaluate.analyses.classification.splits import Coding, read_splits
+from cbmir.evaluate.analyses.classification.training import ProbeSettings
 from cbmir.evaluate.analyses.classification.votes import NONE
-from cbmir.evaluate.analyses.probe.descent import ProbeSettings
-from cbmir.evaluate.analyses.probe.measurement import ProbeTerms, evaluate_probe
-from cbmir.evaluate.protocol import SEARCHES, RetrievalProtocol, conditions
+from cbmir.evaluate.protocol import RetrievalProtocol, conditions, searches
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
@@ -119,7 +118,7 @@ def _values(rows, group="all"):
     return {(row.measure, row.average): row.value for row in rows if row.group == group}
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", searches())
 def test_evaluate_classification__softmax_equals_scikit_learn(clusters, search):
     rules = VoteRules(vote="softmax", k=9)
     report = evaluate_classification(clusters, replace(FIGURES, searches=(search,)), KnnTerms(rules=rules))
@@ -216,19 +215,20 @@ def test_coding__has_several_classes_where_an_image_does(values, classes, severa
     assert (len(coding.classes), coding.several, coding.firsts.tolist()) == (classes, several, firsts)
 
 
-def test_asked__rows_of_both_splits_keep_their_patients_and_classes(clusters):
+def test_read_splits__rows_of_both_splits_keep_their_patients_and_classes(clusters):
     splits = read_splits(clusters, FIGURES, conditions(["split=val"]))
-    asked = splits.asked()
     records, vectors = _clusters()
     by_id = {bytes.fromhex(record.id.replace("-", "")): number for number, record in enumerate(records)}
-    patients = list(asked.vocabularies["patient_id"])
-    for row, packed in enumerate(asked.queries.ids.tolist()):
-        number = by_id[packed.ljust(16, b"\0")]
-        assert records[number].split == ("test" if row < SIZES["test"] else "val")
-        assert patients[asked.queries.codes["patient_id"][row]] == (records[number].patient_id,)
-        assert asked.class_names[asked.classes[row]] == records[number].labels[0]
-        np.testing.assert_array_equal(asked.query_vectors[row], vectors[number])
-    assert len(asked.queries) == SIZES["test"] + SIZES["val"]
+    assert splits.val is not None
+    for name, trial in (("test", splits.test), ("val", splits.val)):
+        patients = list(trial.vocabularies["patient_id"])
+        assert len(trial.queries) == SIZES[name]
+        for row, packed in enumerate(trial.queries.ids.tolist()):
+            number = by_id[packed.ljust(16, b"\0")]
+            assert records[number].split == name
+            assert patients[trial.queries.codes["patient_id"][row]] == (records[number].patient_id,)
+            assert trial.class_names[trial.classes[row]] == records[number].labels[0]
+            np.testing.assert_array_equal(trial.query_vectors[row], vectors[number])
 
 
 def test_evaluate_probe__learns_as_well_as_logistic_regression(clusters):
@@ -244,7 +244,7 @@ def test_evaluate_probe__learns_as_well_as_logistic_regression(clusters):
 
 def test_evaluate_probe__streamed_gallery_gives_the_same_figures(clusters, monkeypatch):
     held = evaluate_probe(clusters, FIGURES, SHORT)
-    monkeypatch.setattr("cbmir.evaluate.ranking.trial.HELD_BYTES", 0)
+    monkeypatch.setattr("cbmir.evaluate.ranking.reading.HELD_BYTES", 0)
     streamed = evaluate_probe(clusters, FIGURES, SHORT)
     assert _values(streamed.report.rows) == _values(held.report.rows)
     assert streamed.training.curve == held.training.curve

@@ -12,8 +12,8 @@ from scipy.stats import permutation_test
 
 from cbmir.errors import CbmirError, CollectionError, ProtocolError
 from cbmir.evaluate import RetrievalProtocol
-from cbmir.evaluate.analyses.comparison.compare import Contender, compare, compare_scores
-from cbmir.evaluate.analyses.retrieval.setting import Barred, Intervals, Setting, Side
+from cbmir.evaluate.analyses.comparison import Contender, compare, compare_scores
+from cbmir.evaluate.setting import Barred, Intervals, Setting, Side
 from cbmir.fingerprint import external_card
 from cbmir.schema import ImageRecord, normalise
 from cbmir.store import open_store

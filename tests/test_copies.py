@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cbmir.evaluate.analyses.retrieval.measurement import evaluate_retrieval
+from cbmir.evaluate.analyses.retrieval import evaluate_retrieval
 from cbmir.evaluate.protocol import RetrievalProtocol, conditions
 from cbmir.filters import parse
 from cbmir.fingerprint import external_card

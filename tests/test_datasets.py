@@ -486,7 +486,7 @@ def test_prepare__gives_a_table_that_ingest_takes(published, mode, tmp_path):
     for out in (folder / "table.csv", tmp_path / "elsewhere/table.csv.gz"):
         prepared.write(out)
         items = list(open_source(out, SourceOptions(root=None if out.parent == folder else folder)))
-        assert all(isinstance(item, SourceImage) and item.path.is_file() for item in items)
+        assert all(isinstance(item, SourceImage) and item.asset.path.is_file() for item in items)
         assert len(items) == prepared.report.kept
         assert all(item.record.labels and item.record.modality and item.record.split for item in items)
         assert not any(item.record.extra for item in items)
@@ -639,7 +639,7 @@ def test_merge__makes_one_table_of_several(cbmir, nih, chex, radimagenet, tmp_pa
     assert "XR/chest/Pleural Effusion" in json.loads(done.stdout)["shared"]
     items = list(open_source(out))
     assert len(items) == kept
-    assert all(isinstance(item, SourceImage) and item.path.is_file() for item in items)
+    assert all(isinstance(item, SourceImage) and item.asset.path.is_file() for item in items)
     separate = [item for _, path in tables for item in open_source(path)]
     assert [item.record.labels for item in items] == [item.record.labels for item in separate]
     assert [item.record.patient_id for item in items] == [item.record.patient_id for item in separate]

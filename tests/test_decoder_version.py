@@ -8,8 +8,8 @@ from PIL import Image
 from test_ingest_images import ingest
 
 from cbmir.encoders import get
-from cbmir.ingest.loader import Wanted, load_image
-from cbmir.media import DECODER, Preprocessing, prepare, sha256
+from cbmir.ingest.loading import Wanted, load_image
+from cbmir.media import DECODER, Asset, Preprocessing, prepare, sha256
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store import open_store
 
@@ -85,10 +85,10 @@ def test_ingest_images__turned_images_are_stored_with_their_shown_size(tmp_path,
 def test_load_image__a_known_file_is_not_decoded(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     known = sha256(b"no picture")
-    assert load_image(Wanted(tmp_path / "a.png", known), HOW).reason is None
-    assert load_image(Wanted(tmp_path / "a.png", known, known_decoder=DECODER + 1), HOW).reason is None
+    assert load_image(Wanted(Asset(tmp_path / "a.png"), known), HOW).reason is None
+    assert load_image(Wanted(Asset(tmp_path / "a.png"), known, known_decoder=DECODER + 1), HOW).reason is None
     assert "is not in a picture format" in str(
-        load_image(Wanted(tmp_path / "a.png", known, known_decoder=1), HOW).reason
+        load_image(Wanted(Asset(tmp_path / "a.png"), known, known_decoder=1), HOW).reason
     )
 
 

@@ -10,7 +10,7 @@ from standin import Standin
 from standin_calls import Collections
 from standin_wire import RefusedError
 
-from cbmir.collections.transfer.bulk import is_unused_version
+from cbmir.collections.transfer import is_unused_version
 from cbmir.doctor import check_collection
 from cbmir.store import open_store
 

@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient
 
 from cbmir.doctor import check_collection, check_directory
 from cbmir.schema import INDEXED_FIELDS
-from cbmir.store.base import CollectionInfo
+from cbmir.store.info import CollectionInfo
 from cbmir.store.server import ServerStore
 
 pytestmark = pytest.mark.slow

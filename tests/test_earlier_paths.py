@@ -9,8 +9,8 @@ import earlier_paths
 import pytest
 from builders import copied
 
-from cbmir.collections.exchange.exchange import Export
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections.exports import Export
+from cbmir.collections.transfer import transfer
 from cbmir.encoders import get
 from cbmir.ingest import SourceOptions, ingest_images, open_source
 from cbmir.ingest.embeddings import EmbeddingsFiles, ingest_embeddings

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbmir.device import PRECISIONS, place
 from cbmir.encoders import Encoder, EncoderSettings, get, specs
-from cbmir.encoders.device import PRECISIONS, place
 from cbmir.encoders.registry import loaders
 from cbmir.encoders.weights import in_order, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError
@@ -53,13 +53,6 @@ def _one_line(error: Exception) -> bool:
 
 
 # the registry
-
-
-def test_specs__are_complete_and_unique():
-    names = [spec.name for spec in specs()]
-    assert names == sorted(set(names))
-    for spec in specs():
-        assert all((spec.name, spec.architecture, spec.source, spec.licence, spec.trained_on))
 
 
 def test_loaders__import_no_torch():

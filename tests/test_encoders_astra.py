@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.astra import SPECS, VolumeSpec, load
+from cbmir.encoders.astra import load
+from cbmir.encoders.cards.astra import SPECS, VolumeSpec
 from cbmir.encoders.registry import pull
 from cbmir.errors import EncoderError, WeightsError
 from cbmir.media import VolumePreprocessing
@@ -188,7 +189,7 @@ def test_embed__does_not_depend_on_the_batch_bit_for_bit(weights):
 def test_embed__left_to_choose_moves_little_and_bf16_that_was_asked_for_says_how_far(
     small, weights, caplog, monkeypatch
 ):
-    monkeypatch.setattr("cbmir.encoders.device.has_bf16", lambda device: True)  # as on a newer processor
+    monkeypatch.setattr("cbmir.device.has_bf16", lambda device: True)  # as on a newer processor
     volumes = _volumes()
     full = small.embed(volumes)
     chosen, asked = (

@@ -23,7 +23,8 @@ from pictures import real_pictures
 from PIL import Image
 
 from cbmir.encoders import Encoder, EncoderSettings, get
-from cbmir.encoders.checkpoints import SPECS, CheckpointSpec, load, pull
+from cbmir.encoders.cards.checkpoints import SPECS, CheckpointSpec
+from cbmir.encoders.checkpoints import load, pull
 from cbmir.encoders.registry import find
 from cbmir.errors import ImageError, WeightsError
 from cbmir.media import Preprocessing, decode, preprocess

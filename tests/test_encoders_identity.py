@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import torch
 from pictures import write_picture
 from standin import Standin
 
+from cbmir.device import Placement
 from cbmir.encoders import EncoderSettings, EncoderSpec, get
-from cbmir.encoders.device import Placement
 from cbmir.encoders.needed import recognise
 from cbmir.encoders.network import TorchEncoder, encoder
 from cbmir.encoders.probes import TEXTS, images, preprocessed, probe_vectors, volume
@@ -389,7 +390,7 @@ def test_recognise__a_key_that_may_not_change_the_collection_changes_nothing(tmp
 def test_recognise__a_directory_that_can_not_be_written_fails_nothing(tmp_path, monkeypatch):
     pixels = get("pixels", CPU)
     with EdgeStore(tmp_path / "store").create("pixels", replace(pixels.card, probes=None)) as collection:
-        (collection.folder / ".collection.json.part").mkdir()  # nothing can be written there
+        (collection.folder / f".collection.json.{os.getpid()}.part").mkdir()  # nothing can be written there
         recognise(collection, pixels)
         assert "probes" not in collection.metadata()
 

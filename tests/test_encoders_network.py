@@ -13,8 +13,8 @@ import torch
 from pictures import pixels as grey
 from PIL import Image
 
+from cbmir.device import Placement
 from cbmir.encoders import EncoderSettings, EncoderSpec, get
-from cbmir.encoders.device import Placement
 from cbmir.encoders.forward import fastest
 from cbmir.encoders.network import encoder
 from cbmir.errors import EncoderError
@@ -131,7 +131,7 @@ def test_embed__a_precision_that_moves_vectors_is_used_only_if_asked_for(caplog,
     asked = get("efficientnet-lite0", replace(CPU, precision="bf16"))
     assert 0.99 < (asked.embed(pixels) * full.embed(pixels)).sum(axis=1).min() < 0.9995
     assert asked.running_on == "cpu, bf16"
-    monkeypatch.setattr("cbmir.encoders.device.has_bf16", lambda device: True)  # as on a newer processor
+    monkeypatch.setattr("cbmir.device.has_bf16", lambda device: True)  # as on a newer processor
     left_to_choose = get("efficientnet-lite0", replace(CPU, precision="auto"))
     assert left_to_choose.running_on == "cpu"  # not settled yet
     np.testing.assert_array_equal(left_to_choose.embed(pixels), full.embed(pixels))
@@ -141,7 +141,7 @@ def test_embed__a_precision_that_moves_vectors_is_used_only_if_asked_for(caplog,
 
 def test_embed__a_precision_that_moves_nothing_is_kept(monkeypatch):
     """One layer: no order of the sums, and so no processor, moves its vectors by more than .0001."""
-    monkeypatch.setattr("cbmir.encoders.device.has_bf16", lambda device: True)
+    monkeypatch.setattr("cbmir.device.has_bf16", lambda device: True)
     seconds = iter([0.5, 1.0])  # where torch runs it: in bfloat16, and in float32
     monkeypatch.setattr("cbmir.encoders.forward._seconds", lambda _forward, _batch: next(seconds))
     torch.manual_seed(0)

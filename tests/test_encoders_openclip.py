@@ -13,7 +13,8 @@ from pictures import real_pictures
 from PIL import Image
 
 from cbmir.encoders import Encoder, EncoderSettings, get, specs
-from cbmir.encoders.openclip import OpenClipSpec, load
+from cbmir.encoders.cards.openclip import OpenClipSpec
+from cbmir.encoders.openclip import load
 from cbmir.encoders.probes import TEXTS as PROBE_TEXTS
 from cbmir.encoders.registry import pull
 from cbmir.errors import CbmirError, EncoderError, WeightsError

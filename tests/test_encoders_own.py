@@ -16,8 +16,9 @@ from cbmir.encoders import EncoderSettings, get, given
 from cbmir.encoders.plugins import plugin
 from cbmir.errors import EncoderError, ImageError
 from cbmir.fingerprint import EncoderCard
-from cbmir.ingest.loader import Loader, Wanted
-from cbmir.media import OwnPreprocessing, Volume, prepare
+from cbmir.ingest.loader import Loader
+from cbmir.ingest.loading import Wanted
+from cbmir.media import Asset, OwnPreprocessing, Volume, prepare
 from cbmir.store.edge import EdgeStore
 
 timm = pytest.importorskip("timm")
@@ -119,9 +120,9 @@ def test_loader__workers_run_the_file_as_it_was_loaded(own, folder):
     own.write_text("raise SystemExit('edited meanwhile')")
     paths = sorted(folder.rglob("*.png"))
     with Loader(how, 2) as loader:
-        (loaded,) = loader.load([[Wanted(path, None) for path in paths]])
-    assert [item.reason for item in loaded] == [None] * 12
-    for path, item in zip(paths, loaded, strict=True):
+        (loaded,) = loader.load([[(path, Wanted(Asset(path), None)) for path in paths]])
+    assert [item.reason for _, item in loaded] == [None] * 12
+    for path, item in loaded:
         np.testing.assert_array_equal(item.pixels, prepare(path, how).pixels)
 
 

@@ -25,8 +25,8 @@ from scipy import ndimage
 from cbmir.encoders import EncoderSettings, get
 from cbmir.encoders import timm as loader
 from cbmir.encoders.base import Encoder
+from cbmir.encoders.cards.timm import TimmSpec
 from cbmir.encoders.registry import find, pull
-from cbmir.encoders.timm import TimmSpec
 from cbmir.encoders.timm_names import without_decoder
 from cbmir.encoders.weights import in_order, packaged, read_state_dict
 from cbmir.errors import EncoderError, WeightsError

@@ -13,17 +13,19 @@ import pytest
 from builders import put
 from sklearn.neighbors import NearestNeighbors
 
-import cbmir.evaluate.ranking.neighbours
+import cbmir.evaluate.ranking.exact
+import cbmir.evaluate.ranking.reading
 import cbmir.evaluate.ranking.relevance
 import cbmir.evaluate.ranking.trial
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.evaluate import RetrievalProtocol, conditions, evaluate_retrieval
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.keys import keys_of
-from cbmir.evaluate.ranking.neighbours import ask, scan
-from cbmir.evaluate.ranking.trial import NONE, read_trial
+from cbmir.evaluate.ranking.session import read_trial
+from cbmir.evaluate.ranking.trial import NONE, StoredGallery
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.search.ranker import ranker_named
 from cbmir.store import open_store
 from cbmir.units import counted
 
@@ -151,26 +153,27 @@ def test_evaluate_retrieval__approximate_is_exact_on_a_small_collection(fill):
         assert (one.measure, one.k, one.group, one.n) == (other.measure, other.k, other.group, other.n)
 
 
-def exact(collection, trial, depth):
-    return scan(collection, trial, (Exclusion(trial, trial.protocol.excluded_fields),), depth)[0]
+def ranked(search):
+    """A function from a collection, a trial and a depth to the ranking by a search."""
+
+    def rank(collection, trial, depth):
+        exclusion = Exclusion(trial, trial.protocol.excluded_fields)
+        ranker = ranker_named(search)(collection, "cpu")
+        return ranker.rank(trial.query_vectors, StoredGallery(collection, trial), (exclusion,), depth)[0]
+
+    return rank
 
 
-def approximate(collection, trial, depth):
-    return ask(collection, trial, Exclusion(trial, trial.protocol.excluded_fields), depth, exact=False)
-
-
-def engine(collection, trial, depth):
-    return ask(collection, trial, Exclusion(trial, trial.protocol.excluded_fields), depth, exact=True)
+exact, approximate, engine = map(ranked, ("exact", "approximate", "qdrant-exact"))
 
 
 @pytest.mark.parametrize("held", [True, False])
 def test_scan__agrees_with_scikit_learn(fill, monkeypatch, held):
+    monkeypatch.setattr(cbmir.evaluate.ranking.reading, "SCROLL_IMAGES", 17)
     monkeypatch.setattr(cbmir.evaluate.ranking.trial, "SCROLL_IMAGES", 17)
-    monkeypatch.setattr(
-        cbmir.evaluate.ranking.neighbours, "CHUNK_IMAGES", 150 if held else 40
-    )  # one, or several to merge
+    monkeypatch.setattr(cbmir.evaluate.ranking.exact, "CHUNK_IMAGES", 150 if held else 40)  # one, or several to merge
     if not held:
-        monkeypatch.setattr(cbmir.evaluate.ranking.trial, "HELD_BYTES", 0)
+        monkeypatch.setattr(cbmir.evaluate.ranking.reading, "HELD_BYTES", 0)
     records, vectors = published_layout(3, 150)
     collection = fill(records, vectors)
     trial = read_trial(collection, RetrievalProtocol(queries=conditions(["split=test|val"])))
@@ -181,7 +184,7 @@ def test_scan__agrees_with_scikit_learn(fill, monkeypatch, held):
     asked = np.array([by_id[id.ljust(16, b"\0").hex()] for id in trial.queries.ids.tolist()])
     oracle = NearestNeighbors(n_neighbors=100, metric="cosine", algorithm="brute").fit(gallery.astype(np.float64))
     distances, places = oracle.kneighbors(asked.astype(np.float64))
-    np.testing.assert_array_equal(found.places, places)
+    np.testing.assert_array_equal(found.positions, places)
     np.testing.assert_allclose(found.scores, 1 - distances, atol=1e-6)
 
 
@@ -199,12 +202,12 @@ def test_search__copies_come_by_rising_id_and_missing_places_are_marked(fill, mo
     trial = read_trial(collection, RetrievalProtocol())
     for search in (exact, approximate, engine):
         found = search(collection, trial, 20)
-        copies = found.places[0, :5].tolist()
+        copies = found.positions[0, :5].tolist()
         assert copies == sorted(copies)
         np.testing.assert_allclose(found.scores[0, :5], 1, atol=1e-6)
         assert all(one >= other for one, other in pairwise(found.scores[0, :11]))
-        assert sorted(found.places[0, :11].tolist()) == list(range(11))
-        assert found.places[0, 11:].tolist() == [NONE] * 9
+        assert sorted(found.positions[0, :11].tolist()) == list(range(11))
+        assert found.positions[0, 11:].tolist() == [NONE] * 9
         assert np.isnan(found.scores[0, 11:]).all()
 
 
@@ -247,7 +250,7 @@ def test_evaluate_retrieval__leave_one_out_never_finds_the_query(hand, same_pati
     protocol = RetrievalProtocol(queries=(), gallery=(), k=(1, 4), exclude=() if same_patient else ("patient",))
     trial = read_trial(hand, protocol)
     for search in (exact, approximate, engine):
-        places = search(hand, trial, 5).places
+        places = search(hand, trial, 5).positions
         assert not (places == np.arange(5)[:, np.newaxis]).any()
         assert (places != NONE).sum() == (20 if same_patient else 18)  # a and b don't find each other
     exclusion = evaluate_retrieval(hand, protocol).setting.exclusion

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from builders import put
 
-from cbmir.evaluate.analyses.retrieval.setting import unknown_patients
 from cbmir.evaluate.cli import evaluate
-from cbmir.evaluate.header import PatientCounts
+from cbmir.evaluate.setting import PatientCounts, unknown_patients
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from pictures import LABELS
 from qdrant_client import QdrantClient
 
-from cbmir.collections.exchange import exchange, recordfile
-from cbmir.collections.exchange.exchange import Export, export
-from cbmir.collections.exchange.manifest import Manifest
+from cbmir.collections import exports, recordfile
+from cbmir.collections.exports import Export, export
+from cbmir.collections.manifests import ExportManifest
 from cbmir.collections.seals import seal_of
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections.transfer import transfer
 from cbmir.errors import FilterError, FingerprintError, SourceError, StoreError
 from cbmir.filters import parse
 from cbmir.fingerprint import external_card
@@ -160,7 +160,7 @@ def test_export__a_part_and_nothing(filled, edge, tmp_path):
     with Export(tmp_path / "ct") as source:
         assert source.count() == report.count == 10
         assert {payload["modality"] for payload, _ in contents(source).values()} == {"CT"}
-    assert Manifest.read(tmp_path / "ct").filter == ["modality~c*", "split!=test"]
+    assert ExportManifest.read(tmp_path / "ct").filter == ["modality~c*", "split!=test"]
     with pytest.raises(FilterError, match="no modality 'PT'"):
         export(filled, tmp_path / "pet", (parse("modality=PET"),))
     assert not (tmp_path / "pet").exists()
@@ -188,7 +188,7 @@ def test_export__interrupted_leaves_what_was_there(exported, filled, monkeypatch
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr(exchange.RecordWriter, "append", broken)
+    monkeypatch.setattr(exports.RecordWriter, "append", broken)
     expected = SourceError if isinstance(error, OSError) else error if isinstance(error, type) else type(error)
     for folder in (exported, tmp_path / "new"):
         with pytest.raises(expected):
@@ -204,7 +204,7 @@ def test_export__interrupted_leaves_what_was_there(exported, filled, monkeypatch
 
 
 def test_export__killed_between_the_files_is_no_export(exported, whole, monkeypatch):
-    monkeypatch.setattr(exchange.Manifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(exports.ExportManifest, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         export(whole, exported)
     with pytest.raises(SourceError, match="is no export"):

@@ -14,12 +14,11 @@ from builders import copied, put
 
 import cbmir as cbmir_package
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.analyses.experiment import provenance
-from cbmir.evaluate.analyses.experiment.plan import read_plan
-from cbmir.evaluate.analyses.experiment.provenance import state_of
-from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.evaluate import experiment as provenance
 from cbmir.evaluate.analysis import Chosen
 from cbmir.evaluate.cli import evaluate
+from cbmir.evaluate.experiment import state_of
+from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.registry import ANALYSES
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore

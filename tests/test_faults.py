@@ -13,7 +13,7 @@ import pytest
 from faults import Fault, Faults
 from standin import Standin
 
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections.transfer import transfer
 from cbmir.errors import StoreError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cbmir.aliases import ALIASES
 from cbmir.errors import FilterError, RecordError
 from cbmir.evaluate.protocol import wording
-from cbmir.filters import NAMED, Condition, any_of, canonical, parse, resolve, to_edge, to_qdrant
+from cbmir.filters import NAMED, Condition, any_of, parse, resolve, to_edge, to_qdrant
 from cbmir.fingerprint import external_card
-from cbmir.schema import FIELDS, INDEXED_FIELDS, point_id
+from cbmir.schema import FIELDS, INDEXED_FIELDS, canonical, point_id
 
 
 class Stored:
@@ -23,11 +23,16 @@ class Stored:
     def __init__(self, **values: list[str]) -> None:
         self.values = values
 
-    def count(self, where=()):
-        (condition,) = where
-        return sum(value in condition.values for value in self.values.get(condition.field, []))
+    def holds(self, field, value):
+        return value in self.values.get(field, [])
 
-    def facet(self, field, where=(), *, limit=100_000):
+    def stored_values(self, field):
+        return self.facet(field)
+
+    def recount(self):
+        pass
+
+    def facet(self, field, *, limit=100_000):
         return dict.fromkeys(self.values.get(field, [])[:limit], 1)
 
     def spellings(self):
@@ -296,7 +301,7 @@ def test_canonical__one_form_for_letters_of_one_sign_or_two():
 
 
 def test_resolve__a_glob_sees_all_values_however_many(edge, card, make_batch, monkeypatch):
-    monkeypatch.setattr("cbmir.store.base.FACET_LIMIT", 3)
+    monkeypatch.setattr("cbmir.store.collection.FACET_LIMIT", 3)
     with edge.create("eight", card) as collection:
         batch = make_batch(30)
         records = tuple(replace(item, patient_id=f"p{number:02}") for number, item in enumerate(batch.records))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cbmir.errors import ImageError
-from cbmir.media import IMAGE_SUFFIXES, MAX_BYTES, MAX_PIXELS, Preprocessing, decode, preprocess, read, sha256
+from cbmir.media import MAX_PIXELS, Asset, Preprocessing, decode, preprocess, sha256, suffixes
+from cbmir.media.raster import KIND
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (33, 47), dtype=np.uint8)
@@ -41,13 +42,22 @@ def _same_grey(data: bytes, grey: np.ndarray) -> None:
 # read
 
 
-def test_read__bytes_and_hash(tmp_path):
+def read(path):
+    with Asset(path).open() as file:
+        return file.read()
+
+
+def test_asset__bytes_and_hash(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert read(tmp_path / "a") == b"abc"
-    assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        Asset(tmp_path / "a").sha256
+        == sha256(b"abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
-def test_read__what_is_no_file_with_bytes(tmp_path):
+def test_asset__what_is_no_file_with_bytes(tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -69,7 +79,7 @@ def test_read__what_is_no_file_with_bytes(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_read__a_pipe_does_not_block(tmp_path):
+def test_asset__a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImageError, match="is not a regular file"):
         read(tmp_path / "pipe")
@@ -278,8 +288,8 @@ def _is_picture_or_reason(data: bytes) -> bool:
         return len(str(error)) < 300 and "\n" not in str(error)
 
 
-def test_image_suffixes__lower_case_with_a_dot():
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+def test_suffixes__lower_case_with_a_dot():
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in suffixes())
 
 
 # preprocess: pixel for pixel what timm and torchvision do
@@ -353,8 +363,8 @@ def test_preprocess__a_picture_too_thin_to_scale_is_refused():
         preprocess(Image.new("RGB", (1, 30_000)), how)
 
 
-def test_read__a_file_too_large_is_refused_unread(tmp_path):
+def test_asset__a_file_too_large_is_refused_unread(tmp_path):
     with (tmp_path / "huge.png").open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(KIND.most_bytes + 1)
     with pytest.raises(ImageError, match="too large"):
         read(tmp_path / "huge.png")

@@ -26,8 +26,8 @@ from PIL import Image
 from cbmir.encoders import get
 from cbmir.errors import SourceError
 from cbmir.ingest import SourceOptions, ingest_images, open_source
-from cbmir.ingest.report import write_failures
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure, write_failures
+from cbmir.ingest.sources import SourceImage
 from cbmir.paths import normal_path
 from cbmir.store import open_store
 

@@ -17,8 +17,9 @@ from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import FingerprintError
 from cbmir.fingerprint import external_card
 from cbmir.ingest import SourceOptions, ingest_images, open_source
-from cbmir.ingest.loader import Loader, Wanted, chunk_size, load_image
-from cbmir.media import Preprocessing, VolumePreprocessing
+from cbmir.ingest.loader import Loader, chunk_size
+from cbmir.ingest.loading import Wanted, load_image
+from cbmir.media import Asset, Preprocessing, VolumePreprocessing
 from cbmir.store import open_store
 
 pytestmark = pytest.mark.slow
@@ -102,14 +103,14 @@ def test_ingest_images__even_pictures_are_counted_with_a_reason(tmp_path, encode
 
 
 def test_ingest_images__network_and_query_share_one_preprocessing(tmp_path):
-    from cbmir.search import Query, Searcher
+    from cbmir.search import Options, Searcher
 
     table = write_table(tmp_path / "data", 12)
     network = get("efficientnet-lite0-untrained", EncoderSettings(device="cpu"))
     with open_store(tmp_path / "store") as store, store.create("net", network.card) as collection:
         ingest_images(open_source(table), network, collection, 1)
     with Searcher(tmp_path / "store", "net") as searcher:
-        top = searcher.image(tmp_path / "data/images/00005.png", Query(k=1))[0]
+        top = searcher.image(tmp_path / "data/images/00005.png", Options(k=1))[0]
     assert top.payload["filepath"] == "images/00005.png"
     assert top.score == pytest.approx(1.0, abs=1e-5)
 
@@ -169,13 +170,15 @@ def test_loader__keeps_the_order_and_reports_each(nameless, tmp_path, monkeypatc
     paths = [write_picture(tmp_path / f"{number}.png", number) for number in range(40)]
     paths[7].write_bytes(b"")
     with Loader(PLAIN, 2) as loader:
-        chunks = [[Wanted(path, None) for path in paths[start : start + 5]] for start in range(0, 40, 5)]
-        loaded = [item for chunk in loader.load(chunks) for item in chunk]
+        chunks = [[(path, Wanted(Asset(path), None)) for path in paths[start : start + 5]] for start in range(0, 40, 5)]
+        both = [pair for chunk in loader.load(chunks) for pair in chunk]
+    assert [path for path, _ in both] == paths
+    loaded = [item for _, item in both]
     assert [item.reason for item in loaded if item.reason] == ["is empty"]
     assert len({item.sha256 for item in loaded}) == 40
     assert loader.decode_s > 0
     for path, item in zip(paths, loaded, strict=True):
-        np.testing.assert_equal(item.pixels, load_image(Wanted(path, None), PLAIN).pixels)
+        np.testing.assert_equal(item.pixels, load_image(Wanted(Asset(path), None), PLAIN).pixels)
 
 
 def test_chunk_size__holds_fewer_large_pictures():
@@ -188,14 +191,14 @@ def test_chunk_size__holds_fewer_large_pictures():
 def test_loader__survives_the_death_of_a_worker(tmp_path):
     paths = [write_picture(tmp_path / f"{number}.png", number) for number in range(30)]
     with Loader(PLAIN, 1) as loader:
-        stream = loader.load([[Wanted(path, None)] for path in paths])
+        stream = loader.load([[(None, Wanted(Asset(path), None))] for path in paths])
         loaded = next(stream)
         for process in list(loader._pool._processes.values()):
             os.kill(process.pid, signal.SIGKILL)
         for chunk in stream:
             loaded += chunk
     assert len(loaded) == 30
-    assert all(item.pixels is not None for item in loaded)
+    assert all(item.pixels is not None for _, item in loaded)
 
 
 def test_loader__workers_end_with_a_killed_parent(tmp_path):
@@ -204,7 +207,7 @@ def test_loader__workers_end_with_a_killed_parent(tmp_path):
         "import sys, time; from cbmir.ingest.loader import *; from cbmir.media import Preprocessing\n"
         "if __name__ == '__main__':\n"
         "    how = Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1)\n"
-        "    loader = Loader(how, 2); list(loader.load([[Wanted(Path(sys.argv[1]), None)]]))\n"
+        "    loader = Loader(how, 2); list(loader.load([[(0, Wanted(Asset(sys.argv[1]), None))]]))\n"
         "    print(*(p.pid for p in loader._pool._processes.values()), flush=True); time.sleep(600)\n"
     )
     script = tmp_path / "parent.py"
@@ -226,7 +229,8 @@ def test_loader__does_not_run_the_script_that_starts_it_again(tmp_path):
         "import sys; from cbmir.ingest.loader import *\n"
         "print('run', __name__, flush=True)\n"
         "with Loader(Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1), 2) as loader:\n"
-        "    print([item.width for part in loader.load([[Wanted(Path(sys.argv[1]), None)]] * 9) for item in part])\n"
+        "    chunks = [[(0, Wanted(Asset(sys.argv[1]), None))]] * 9\n"
+        "    print([item.width for part in loader.load(chunks) for _, item in part])\n"
         "assert sys.modules['__main__'].__file__ == sys.argv[0]\n"
     )
     done = subprocess.run(
@@ -244,7 +248,7 @@ def alive(pid):
 
 
 def test_default_name__is_fit_for_a_collection():
-    from cbmir.store.base import default_name
+    from cbmir.store.identity import default_name
 
     assert default_name("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
     assert default_name("efficientnet-lite0") == "efficientnet-lite0"

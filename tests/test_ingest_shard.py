@@ -12,8 +12,8 @@ from pictures import command, environment, write_table
 from cbmir.errors import SourceError
 from cbmir.fingerprint import external_card
 from cbmir.ingest import SourceOptions, open_source
+from cbmir.ingest.report import Failure
 from cbmir.ingest.shard import Shard, open_in_turn
-from cbmir.ingest.sources import Failure
 from cbmir.store import Layout, open_store
 from cbmir.store.edge import EdgeStore
 

@@ -6,7 +6,8 @@ from pictures import write_picture
 
 from cbmir.errors import SourceError
 from cbmir.ingest import SourceOptions, open_source
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources import SourceImage
 
 
 def items(path, **options):
@@ -106,7 +107,7 @@ def test_table__label_column_extra_and_aliases(tmp_path):
     assert (record.view, record.age_years, record.split, record.dataset) == ("axial", 61.0, "train", "table")
     assert record.extra == {"licence": "MIT"}
     assert (record.modality, record.anatomic_region) == ("CT", "chest")
-    assert item.path == tmp_path / "a.png"
+    assert item.asset.path == tmp_path / "a.png"
 
 
 def test_table__parquet_gives_what_csv_gives(tmp_path):
@@ -147,7 +148,7 @@ def test_table__a_bad_row_is_a_failure_with_its_place(tmp_path, row, reason):
 def test_table__absolute_paths_below_the_root_become_relative(tmp_path):
     path = table(tmp_path, f"filepath\n{tmp_path}/images/a.png\n/elsewhere/b.png\n")
     inside, outside = items(path)
-    assert (inside.record.filepath, inside.path) == ("images/a.png", tmp_path / "images/a.png")
+    assert (inside.record.filepath, inside.asset.path) == ("images/a.png", tmp_path / "images/a.png")
     assert isinstance(outside, Failure)
     assert outside.reason == f"lies outside of the root {tmp_path}: give --root /"
 

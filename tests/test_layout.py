@@ -158,7 +158,7 @@ try:
     main()
 except SystemExit as end:
     print("exit code", end.code, file=sys.stderr)
-heavy = {"torch", "timm", "open_clip", "transformers", "pandas", "pyarrow", "h5py", "qdrant_client"}
+heavy = {"torch", "timm", "open_clip", "transformers", "pandas", "pyarrow", "h5py", "qdrant_client", "matplotlib"}
 print("heavy", sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
 

@@ -14,16 +14,17 @@ import zlib
 import nibabel
 import numpy as np
 import pytest
-from pictures import write_picture
+from pictures import read_volume, write_picture
 from PIL import Image
 from test_decoder_version import HOW
 
 from cbmir.encoders import get
 from cbmir.errors import CbmirError, ImageError, SourceError
 from cbmir.ingest import ingest_images, open_source
-from cbmir.ingest.loader import Loader, Wanted, load_image
+from cbmir.ingest.loader import Loader
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.limits import Limits, bytes_of, seconds_of
-from cbmir.media import Asset, decode_noted, prepare, read_volume
+from cbmir.media import Asset, decode_noted, prepare
 from cbmir.media.tiff import MAX_DIRECTORIES, check_directories
 from cbmir.store import open_store
 
@@ -223,8 +224,8 @@ def test_check_directories__real_files_pass():
 
 def test_load_image__the_limits_that_are_given(tmp_path):
     write_picture(tmp_path / "a.png", 1)
-    assert load_image(Wanted(tmp_path / "a.png", None), HOW).reason is None
-    small = load_image(Wanted(tmp_path / "a.png", None), HOW, limits(size=100))
+    assert load_image(Wanted(Asset(tmp_path / "a.png"), None), HOW).reason is None
+    small = load_image(Wanted(Asset(tmp_path / "a.png"), None), HOW, limits(size=100))
     assert str(small.reason).endswith("100 at most (--image-bytes)")
 
 
@@ -245,8 +246,8 @@ def test_loader__a_file_that_never_ends_is_counted_and_its_neighbours_are_loaded
         write_picture(tmp_path / f"{seed}.png", seed)
     names = ["0.png", "slow.jpg", "1.png", "2.png"]
     with Loader(HOW, 1) as loader:
-        (loaded,) = loader.load([[Wanted(tmp_path / name, None) for name in names]])
-    assert [item.reason for item in loaded] == [
+        (loaded,) = loader.load([[(name, Wanted(Asset(tmp_path / name), None)) for name in names]])
+    assert [item.reason for _, item in loaded] == [
         *(None, "takes over 1 s of computing, the limit (--image-seconds)", None, None)
     ]
 

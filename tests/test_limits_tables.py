@@ -15,12 +15,11 @@ import pytest
 from pictures import write_picture
 from test_ingest_images import ingest
 
-from cbmir.collections.backup.directory import _Filter
+from cbmir.collections.backup_directory import _Filter
 from cbmir.collections.manifests import Form
 from cbmir.encoders import get
 from cbmir.errors import ProtocolError, SourceError
-from cbmir.evaluate.analyses.experiment.plan import read_plan
-from cbmir.evaluate.analyses.experiment.reference import read_reference
+from cbmir.evaluate.experiment_plan import read_plan, read_reference
 from cbmir.evaluate.ranking.relevance import Relations
 from cbmir.hdf5 import MAX_DEPTH
 from cbmir.ingest import SourceOptions, datasets, open_source
@@ -274,7 +273,7 @@ def test_filter__no_more_than_the_disk_has_room_for(tmp_path):
 
 
 def test_filter__no_more_files_than_a_collection_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("cbmir.collections.backup.directory._MAX_FILES", 3)
+    monkeypatch.setattr("cbmir.collections.backup_directory._MAX_FILES", 3)
     allow = _Filter(tmp_path)
     for _ in range(3):
         allow(tarfile.TarInfo("shard/a"), str(tmp_path))

@@ -9,8 +9,8 @@ import pytest
 from pictures import write_picture
 from standin import Standin
 
-from cbmir.collections.exchange.exchange import Export, export
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections.exports import Export, export
+from cbmir.collections.transfer import transfer
 from cbmir.store import open_store
 from cbmir.store.sources import remembered, sources_of
 

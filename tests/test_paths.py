@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import write_picture
 
-from cbmir.collections.prune.prune import prune
+from cbmir.collections.prune import prune
 from cbmir.errors import ImageError, SourceError
 from cbmir.ingest import SourceOptions, open_source
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources import SourceImage
 from cbmir.paths import PathPrefixes, normal_path
 from cbmir.root import OutsideError, Root
 from cbmir.schema import EmbeddedBatch, ImageRecord
@@ -83,7 +84,7 @@ def test_table__every_spelling_is_one_image(tmp_path):
     )
     items = rows(root / "t.csv", [*spellings, "again/a.png"])
     assert {(item.record.filepath, item.record.id) for item in items[:-1]} == {("x y/a.png", items[0].record.id)}
-    assert all(item.path.samefile(file) for item in items)
+    assert all(item.asset.path.samefile(file) for item in items)
     assert items[-1].record.filepath == "again/a.png"  # as it is written below the root
     through_link = rows(root / "t.csv", spellings, root=tmp_path / "data")
     assert {item.record.id for item in through_link} == {items[0].record.id}
@@ -96,7 +97,7 @@ def test_table__files_are_found_whatever_form_their_names_have_on_the_disk(tmp_p
     write_picture(tmp_path / mixed, 1)
     listed = [NFC, NFD, f"{NFD.split('/')[0]}\\{NFC.split('/')[1]}", f"{tmp_path}/{NFD}"]
     items = rows(tmp_path / "t.csv", listed)
-    assert all(item.path.is_file() for item in items)
+    assert all(item.asset.path.is_file() for item in items)
     assert {item.record.filepath for item in items} == {NFC}
     assert Root(tmp_path).file(NFC).is_file()
 
@@ -107,7 +108,7 @@ def test_table__percent_signs_are_decoded_only_where_that_finds_the_file(tmp_pat
     names = ["a%20b.png", "c%20d.png", "none%20here.png", "50%.png", "%2e%2e/up.png", "%2Fetc%2Fa.png"]
     items = rows(tmp_path / "t.csv", names)
     assert [item.record.filepath for item in items] == ["a b.png", *names[1:]]
-    assert [item.path.is_file() for item in items] == [True, True, False, False, False, False]
+    assert [item.asset.path.is_file() for item in items] == [True, True, False, False, False, False]
 
 
 def test_table__a_path_out_of_the_root_is_refused_with_the_remedy(tmp_path):
@@ -119,7 +120,7 @@ def test_table__a_path_out_of_the_root_is_refused_with_the_remedy(tmp_path):
     assert [remedy in item.reason for item in items] == [True, True, True, True, False, False, False]
     assert items[-1].reason == f"lies outside of the root {tmp_path / 'in'}: give --root {tmp_path}/up"
     again = rows(tmp_path / "in/t.csv", names[:1], root=tmp_path, prefixes=prefixes("../="))
-    assert [item.path for item in again] == [tmp_path / "up/a.png"]
+    assert [item.asset.path for item in again] == [tmp_path / "up/a.png"]
 
 
 def test_table__absolute_paths_elsewhere_are_one_line_with_the_root_to_give(tmp_path, cbmir):
@@ -167,7 +168,7 @@ def test_prefixes__lead_foreign_paths_to_files(tmp_path, written, start, new):
     assert "--path-prefix" in refused.reason
     given = prefixes(f"{start}={new.replace('ROOT', str(tmp_path))}", "/nowhere=x")
     (item,) = rows(tmp_path / "t.csv", [written], prefixes=given)
-    assert (item.record.filepath, item.path.is_file()) == ("x/a.png", True)
+    assert (item.record.filepath, item.asset.path.is_file()) == ("x/a.png", True)
     assert given.unused == ("/nowhere",)
 
 

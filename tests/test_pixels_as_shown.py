@@ -85,7 +85,7 @@ def test_decode__orientation(form, options, orientation):
     stored = Image.fromarray(as_stored(RGB, orientation))
     data = saved(stored, form, exif=exif(orientation), **options)
     decoded = decode_noted(data)
-    assert np.array_equal(np.asarray(decoded.image), RGB)
+    assert np.array_equal(np.asarray(decoded.content), RGB)
     assert decoded.notes == (("exif_orientation",) if orientation > 1 else ())
     assert changed_since(data, 1) == (orientation > 1 and form != "TIFF")
 
@@ -250,7 +250,7 @@ def test_decode__the_first_frame_of_an_animation(form):
     options = {"lossless": True} if form == "WEBP" else {}
     data = saved(first, form, save_all=True, append_images=[second], **options)
     decoded = decode_noted(data)
-    assert np.array_equal(np.asarray(decoded.image), grey(GREY))
+    assert np.array_equal(np.asarray(decoded.content), grey(GREY))
     assert decoded.notes == ("first_frame",)
 
 
@@ -258,7 +258,7 @@ def test_decode__the_first_picture_of_an_mpo_upright():
     stored = Image.fromarray(as_stored(SMOOTH, 6))
     data = saved(stored, "MPO", save_all=True, append_images=[stored.rotate(180)], quality=98, exif=exif(6))
     decoded = decode_noted(data)
-    assert np.abs(np.asarray(decoded.image).astype(int) - SMOOTH).mean() < 1
+    assert np.abs(np.asarray(decoded.content).astype(int) - SMOOTH).mean() < 1
     assert decoded.notes == ("exif_orientation", "first_frame")
 
 

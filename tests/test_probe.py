@@ -10,11 +10,9 @@ from sklearn.linear_model import LogisticRegression
 
 from cbmir.errors import EncoderError, ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import Cohort, assess
+from cbmir.evaluate.analyses.classification.probe import Folds, drawn, few_shot
+from cbmir.evaluate.analyses.classification.training import Examples, Probe, ProbeSettings, Task, train_probe
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
-from cbmir.evaluate.analyses.probe.descent import Examples, ProbeSettings
-from cbmir.evaluate.analyses.probe.fewshot import Splits, drawn, few_shot
-from cbmir.evaluate.analyses.probe.layer import Probe, Task
-from cbmir.evaluate.analyses.probe.training import train_probe
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +73,7 @@ def _plain_loop(train, val, settings, several):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_train_probe__as_a_plain_loop(several, monkeypatch):
-    monkeypatch.setattr("cbmir.evaluate.analyses.probe.descent.VALIDATED", 16)  # the last of three parts is shorter
+    monkeypatch.setattr("cbmir.evaluate.analyses.classification.training.VALIDATED", 16)
     train, val = _examples(1, several=several), _examples(2, 40, several=several)
     result = train_probe(train, val, SEVERAL if several else TASK, SHORT)
     curve, (weight, bias) = _plain_loop(train, val, SHORT, several)
@@ -122,7 +120,7 @@ def test_train_probe__as_logistic_regression_where_classes_are_apart():
 
 @pytest.mark.parametrize("task", [TASK, SEVERAL])
 def test_probe__scores_are_probabilities(task, monkeypatch):
-    monkeypatch.setattr("cbmir.evaluate.analyses.probe.layer.BLOCK", 7)
+    monkeypatch.setattr("cbmir.evaluate.analyses.classification.training.BLOCK", 7)
     rng = np.random.default_rng(0)
     probe = Probe(task, rng.normal(size=(3, 6)).astype(np.float32) * 400, np.ones(3, np.float32), 0, 1, 0.5)
     vectors = _examples(3, 20).vectors
@@ -187,7 +185,7 @@ def test_drawn__of_images_with_several_classes():
 
 
 def test_few_shot__gives_the_figures_of_every_draw():
-    splits = Splits(_examples(1, 100), _examples(2, 40), _examples(3, 60))
+    splits = Folds(_examples(1, 100), _examples(2, 40), _examples(3, 60))
     result = few_shot(splits, TASK, shots=4, draws=3, settings=SHORT)
     assert [draw.seed for draw in result.draws] == [7, 8, 9]
     assert [draw.images for draw in result.draws] == [12, 12, 12]
@@ -205,7 +203,7 @@ def test_few_shot__gives_the_figures_of_every_draw():
 def test_few_shot__reports_short_classes_and_single_draws():
     train = _examples(1, 100)
     rare = np.flatnonzero(train.labels.codes == 2)[2:]
-    splits = Splits(train.take(np.delete(np.arange(100), rare)), _examples(2, 40), _examples(3, 60))
+    splits = Folds(train.take(np.delete(np.arange(100), rare)), _examples(2, 40), _examples(3, 60))
     result = few_shot(splits, TASK, shots=5, draws=1, settings=replace(SHORT, epochs=2))
     assert result.short == (2,)
     assert result.draws[0].images == 12

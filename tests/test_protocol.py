@@ -35,7 +35,7 @@ def test_conditions__a_name_that_is_no_field_is_an_own_column():
         ({"label": "sex"}, ProtocolError, "no label field 'sex'; there are primary_label, labels"),
         ({"measures": ("recal",)}, ProtocolError, "no measure 'recal'; there are .*precision_capped"),
         ({"measures": ()}, ProtocolError, "no measure is asked for"),
-        ({"searches": ("hnsw",)}, ProtocolError, "no search 'hnsw'; there are exact, approximate"),
+        ({"searches": ("hnsw",)}, ProtocolError, "no search 'hnsw'; there are approximate, exact"),
         ({"k": (0,)}, CutoffError, "k is 0; cutoffs lie in 1 to 10000"),
         ({"k": (1, 10_001)}, CutoffError, "k is 1, 10001; cutoffs lie in 1 to 10000"),
         ({"exclude": ("hospital",)}, ProtocolError, "no thing to exclude by 'hospital'; there are patient, study"),
@@ -108,7 +108,7 @@ def _trial(queries, gallery, **terms):
     protocol = RetrievalProtocol(label="labels", **terms)
     places = gallery.places(queries.ids)
     classes = np.zeros(len(queries), np.int32)
-    return Trial(protocol, queries, gallery, vocabularies, classes, ("x",), none, none, (), (), 0, places)
+    return Trial(protocol, queries, gallery, vocabularies, classes, ("x",), none, none, (), (), 0, places, classes)
 
 
 @st.composite

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cbmir.collections.prune.prune import prune
+from cbmir.collections.prune import prune
 from cbmir.errors import FilterError, StoreError
 from cbmir.filters import parse
 from cbmir.schema import EmbeddedBatch, ImageRecord

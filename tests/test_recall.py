@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbmir.errors import CutoffError, ProtocolError
-from cbmir.evaluate.analyses.recall.measurement import EFS, RecallTerms, measure_recall
+from cbmir.evaluate.analyses.recall import EFS, RecallTerms, measure_recall
 from cbmir.filters import parse
 from cbmir.schema import Hit
 from cbmir.store import open_store

@@ -10,16 +10,15 @@ from builders import contents, copied
 from pictures import write_picture, write_table
 from qdrant_client import QdrantClient
 
-from cbmir.collections.transfer.transfer import transfer
-from cbmir.collections.versions.versions import begin, promote, rollback, versions
+from cbmir.collections.transfer import transfer
+from cbmir.collections.versions import begin, promote, rollback, versions
 from cbmir.encoders import EncoderSettings, get
 from cbmir.errors import CollectionError, FingerprintError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.ingest import ingest_images, open_source
 from cbmir.ingest.reindex.reindex import StoredSource, check_target, open_target
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure
-from cbmir.media import decode, preprocess, read
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.media import decode, preprocess
 from cbmir.schema import INDEXED_FIELDS, EmbeddedBatch, ImageRecord
 from cbmir.store import Layout, open_store
 from cbmir.store.server import ServerStore
@@ -130,7 +129,7 @@ def test_reindex__beside_the_old_then_promoted(server, data, network, cbmir):
     with server.open("made__v2") as new, server.open("made") as old:
         assert (new.card.name, old.card.name) == (NETWORK, "pixels")
         found = list(contents(new).values())
-    pictures = [decode(read(data / payload["filepath"])) for payload, _ in found]
+    pictures = [decode((data / payload["filepath"]).read_bytes()) for payload, _ in found]
     want = network.embed(np.stack([preprocess(picture, network.preprocessing) for picture in pictures]))
     np.testing.assert_allclose([np.frombuffer(vector, np.float32) for _, vector in found], want, atol=1e-5)
     again, said = reindex(cbmir, data, "--promote")
@@ -201,6 +200,7 @@ def fill(server, name, card, records=(LATE,)):
 def test_reindex__failures_are_counted_and_hinder_the_promotion(server, data, pixels, cbmir):
     (data / "images/00002.png").unlink()
     (data / "images/00005.png").write_bytes(b"no picture")
+    (data / "ct.nii.gz").write_bytes(b"NRRD0005\n")
     strange = [
         ImageRecord(filepath="s3://bucket/a.png", dataset="d"),
         ImageRecord(filepath="ct.nii.gz", dataset="d", kind="volume"),

@@ -22,17 +22,16 @@ from sklearn.decomposition import PCA
 
 from cbmir.errors import CbmirError, CollectionError, ProtocolError
 from cbmir.evaluate import KnnTerms, RetrievalProtocol, conditions, evaluate_classification, evaluate_retrieval
-from cbmir.evaluate.analyses.comparison.compare import compare
-from cbmir.evaluate.analyses.comparison.report import CompareRow, ComparisonReport, Entry
+from cbmir.evaluate.analyses.comparison import compare
+from cbmir.evaluate.analyses.comparison_report import CompareRow, ComparisonReport, Entry
 from cbmir.evaluate.analyses.report.cases import HITS, choose
-from cbmir.evaluate.analyses.report.charts import Series, condensed, curves
-from cbmir.evaluate.analyses.report.drawing import Drawing
+from cbmir.evaluate.analyses.report.charts import Drawing, Series, condensed, curves
 from cbmir.evaluate.analyses.report.embedding_map import map_of, principal
+from cbmir.evaluate.analyses.report.figures import winners
 from cbmir.evaluate.analyses.report.files import write_report
 from cbmir.evaluate.analyses.report.findings import FIXED_K
 from cbmir.evaluate.analyses.report.page import render
 from cbmir.evaluate.analyses.report.report import make_report
-from cbmir.evaluate.analyses.report.standings import winners
 from cbmir.evaluate.analyses.report.terms import ReportTerms
 from cbmir.evaluate.significance import holm
 from cbmir.filters import parse

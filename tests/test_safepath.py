@@ -119,11 +119,11 @@ def test_ingest_images__of_another_program_starts_its_workers_safely(hostile, tm
     script.parent.mkdir()
     (script.parent / "beside.py").write_text("WORKERS = 2\n")
     script.write_text(
-        "from pathlib import Path\nfrom beside import WORKERS\nfrom cbmir.media import Preprocessing\n"
-        "from cbmir.ingest.loader import Loader, Drawing, Wanted\n"
+        "from pathlib import Path\nfrom beside import WORKERS\nfrom cbmir.media import Asset, Preprocessing\n"
+        "from cbmir.ingest.loader import Loader\nfrom cbmir.ingest.loading import Drawing, Wanted\n"
         "if __name__ == '__main__':\n"
         "    with Loader(Drawing(), WORKERS) as loader:\n"
-        "        print(len(list(loader.load([[Wanted(p, None)] for p in Path('.').rglob('*.png')]))))\n"
+        "        print(len(list(loader.load([[(p, Wanted(Asset(p), None))] for p in Path('.').rglob('*.png')]))))\n"
     )
     assert _run(hostile, [sys.executable, str(script)]) == f"{IMAGES}\n"
     for picture in hostile.rglob("*.png"):
@@ -177,8 +177,9 @@ def test_salvage__imports_nothing_from_the_working_directory(hostile, tmp_path, 
     with EdgeStore(tmp_path / "store") as store, store.create("eight", card) as collection:
         collection.upsert(make_batch(30))
     script = (
-        "import sys\nfrom pathlib import Path\nfrom cbmir.collections.salvage.salvage import salvage\n"
-        "from cbmir.store.edge import EdgeStore, read_card\nstore = EdgeStore(Path(sys.argv[1]))\n"
+        "import sys\nfrom pathlib import Path\nfrom cbmir.collections.salvage import salvage\n"
+        "from cbmir.store.edge import EdgeStore\nfrom cbmir.store.edge_points import read_card\n"
+        "store = EdgeStore(Path(sys.argv[1]))\n"
         "salvage(store.path / 'eight', store, 'new', read_card(store.path / 'eight'))\nprint(store.names())"
     )
     assert _run(hostile, [sys.executable, "-P", "-c", script], tmp_path / "store") == "['eight', 'new']\n"

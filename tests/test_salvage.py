@@ -10,7 +10,7 @@ import pytest
 from builders import copied, data_of
 from test_bounds import FATAL, nested
 
-from cbmir.collections.salvage.salvage import salvage
+from cbmir.collections.salvage import salvage
 from cbmir.errors import CollectionError, StoreError, StoreLockedError
 from cbmir.schema import EmbeddedBatch, ImageRecord
 from cbmir.store.cbor import decode

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cbmir.collections.backup.backup import restore, snapshot
+from cbmir.collections.backups import restore, snapshot
 from cbmir.doctor import check_store
 from cbmir.errors import StoreError
 from cbmir.store import sealed
@@ -71,13 +71,14 @@ def test_finish__does_not_seal_a_damage(edge, indexed):
 
 def test_finish__follows_no_link_out_of_its_folder(edge, indexed, tmp_path):
     """A store may have come from elsewhere, with links among its files."""
-    for name in (".files.json.part", ".collection.json.part"):
+    names = [f".{name}.{os.getpid()}.part" for name in ("files.json", "collection.json")]
+    for name in names:
         (tmp_path / name).write_text("mine")
         (indexed / name).symlink_to(tmp_path / name)
     with edge.open("eight") as collection:
         collection.finish()
         collection.set_metadata({"note": 1})
-    assert {(tmp_path / name).read_text() for name in (".files.json.part", ".collection.json.part")} == {"mine"}
+    assert {(tmp_path / name).read_text() for name in names} == {"mine"}
 
 
 def test_damages__every_file_counts(edge, indexed):

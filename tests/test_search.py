@@ -17,7 +17,7 @@ from cbmir.errors import CollectionError, EncoderError, FilterError, Fingerprint
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest import ingest_images, open_source
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise, point_id
-from cbmir.search import Answer, Query, Searcher
+from cbmir.search import Answer, Options, Searcher
 from cbmir.search.output import as_json, csv_long, csv_wide, table
 from cbmir.search.searcher import check_queries, image_files
 from cbmir.store import open_store
@@ -45,7 +45,7 @@ def files(hits):
 
 
 def test_image__finds_itself_first_with_cosine_1(archive, searcher):
-    hits = searcher.image(archive / "images/00007.png", Query(k=5))
+    hits = searcher.image(archive / "images/00007.png", Options(k=5))
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
     assert files(hits)[0] == "images/00007.png"
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
@@ -54,7 +54,7 @@ def test_image__finds_itself_first_with_cosine_1(archive, searcher):
 
 @pytest.mark.parametrize("way", ["auto", "exact", "approximate"])
 def test_image__every_hit_satisfies_the_filter(archive, searcher, way):
-    query = Query(k=42, where=["modality=CT|MR", "split=train"], way=way)
+    query = Options(k=42, where=["modality=CT|MR", "split=train"], way=way)
     hits = searcher.image(archive / "images/00007.png", query)
     assert hits
     assert {hit.payload["modality"] for hit in hits} == {"CT", "MR"}
@@ -62,7 +62,7 @@ def test_image__every_hit_satisfies_the_filter(archive, searcher, way):
 
 
 def test_image__leaves_out_the_patient_of_a_stored_query(archive, searcher):
-    hits = searcher.image(archive / "images/00007.png", Query(k=42, exclude_same_patient=True))
+    hits = searcher.image(archive / "images/00007.png", Options(k=42, exclude_same_patient=True))
     assert len(hits) == 39
     assert "p2" not in {hit.payload["patient_id"] for hit in hits}
 
@@ -71,7 +71,7 @@ def test_images__a_bad_file_is_an_answer_with_a_reason(archive, searcher, tmp_pa
     (tmp_path / "bad.png").write_bytes(b"no picture")
     Image.new("L", (9, 9), 128).save(tmp_path / "even.png")
     paths = [tmp_path / "bad.png", archive / "images/00001.png", tmp_path / "even.png", tmp_path / "none.png"]
-    answers = list(searcher.images(paths, Query(k=1)))
+    answers = list(searcher.images(paths, Options(k=1)))
     assert [answer.query for answer in answers] == [str(path) for path in paths]
     assert [bool(answer.hits) for answer in answers] == [False, True, False, False]
     assert all(answer.reason for answer in answers if not answer.hits)
@@ -79,8 +79,8 @@ def test_images__a_bad_file_is_an_answer_with_a_reason(archive, searcher, tmp_pa
 
 def test_images__many_queries_equal_one_by_one(archive, searcher):
     paths = sorted((archive / "images").iterdir())
-    together = [files(answer.hits) for answer in searcher.images(paths, Query(k=4, way="exact"))]
-    assert together == [files(searcher.image(path, Query(k=4, way="exact"))) for path in paths]
+    together = [files(answer.hits) for answer in searcher.images(paths, Options(k=4, way="exact"))]
+    assert together == [files(searcher.image(path, Options(k=4, way="exact"))) for path in paths]
 
 
 def test_image__raises_for_one_bad_file(searcher, tmp_path):
@@ -90,14 +90,14 @@ def test_image__raises_for_one_bad_file(searcher, tmp_path):
 
 @pytest.mark.parametrize("name", ["images/00003.png", "made/images/00003.png", point_id("made", "images/00003.png")])
 def test_like__takes_an_id_or_a_path_and_leaves_itself_out(searcher, name):
-    answer = searcher.like(name, Query(k=42))
+    answer = searcher.like(name, Options(k=42))
     assert answer.query == point_id("made", "images/00003.png")
     assert len(answer.hits) == 41
     assert "images/00003.png" not in files(answer.hits)
 
 
 def test_like__leaves_out_the_patient(searcher):
-    answer = searcher.like("images/00003.png", Query(k=42, exclude_same_patient=True))
+    answer = searcher.like("images/00003.png", Options(k=42, exclude_same_patient=True))
     assert len(answer.hits) == 39
 
 
@@ -108,13 +108,13 @@ def test_like__unknown_image_is_a_clear_error(searcher):
 
 def test_vectors__equal_the_stored_neighbours(searcher):
     stored = searcher.collection.get([point_id("made", "images/00003.png")], vectors=True)[0]
-    (found,) = searcher.vectors(stored.vector[np.newaxis], Query(k=2))
+    (found,) = searcher.vectors(stored.vector[np.newaxis], Options(k=2))
     assert (found.hits[0].id, found.way) == (stored.id, "exact")
 
 
 def test_query__unknown_value_names_those_there_are(archive, searcher):
     with pytest.raises(FilterError, match="there are CT, XR, MR, US"):
-        searcher.image(archive / "images/00001.png", Query(where=["modality=PT"]))
+        searcher.image(archive / "images/00001.png", Options(where=["modality=PT"]))
 
 
 def test_searcher__vectors_made_elsewhere_answer_no_images(tmp_path):
@@ -125,7 +125,7 @@ def test_searcher__vectors_made_elsewhere_answer_no_images(tmp_path):
         collection.upsert(EmbeddedBatch(records, vectors, card.fingerprint))
     picture = write_picture(tmp_path / "query.png", 1)
     with Searcher(tmp_path / "store") as searcher:
-        assert len(searcher.like("0.png", Query(k=9)).hits) == 3
+        assert len(searcher.like("0.png", Options(k=9)).hits) == 3
         with pytest.raises(EncoderError, match="made elsewhere"):
             searcher.image(picture)
 
@@ -240,7 +240,7 @@ def test_image_files__folders_become_the_images_below_them(archive, tmp_path):
 
 
 def test_output__the_forms_agree(archive, searcher):
-    answers = list(searcher.images([archive / "images/00001.png", archive / "images/00002.png"], Query(k=3)))
+    answers = list(searcher.images([archive / "images/00001.png", archive / "images/00002.png"], Options(k=3)))
     wide = list(csv.reader(io.StringIO(csv_wide(answers))))
     assert wide[0] == ["query", "1", "2", "3"]
     assert [row[1:] for row in wide[1:]] == [files(answer.hits) for answer in answers]
@@ -333,7 +333,7 @@ def copies(tmp_path):
 
 @pytest.mark.parametrize("name", ["00000", "copy1", "copy2"])
 def test_search__leaves_out_the_patients_of_all_copies_of_the_query(copies, name):
-    query = Query(k=42, exclude_same_patient=True)
+    query = Options(k=42, exclude_same_patient=True)
     with Searcher(copies / "store") as searcher:
         answers = [
             next(searcher.images([copies / f"images/{name}.png"], query)),

@@ -21,9 +21,9 @@ from cbmir.encoders.pixels import PixelEncoder
 from cbmir.errors import CollectionError, ImageError, SourceError
 from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest import ingest_images, open_source
-from cbmir.media import render
+from cbmir.media import Asset
 from cbmir.schema import EmbeddedBatch, Hit, ImageRecord, normalise
-from cbmir.search import Answer, Query, Searcher
+from cbmir.search import Answer, Options, Searcher
 from cbmir.search.layout import FONT_PX, GAP_PX, HITS_A_LINE, LINE_PX, TILE_PX, cut, wrapped
 from cbmir.search.sheet import MAX_HITS, MAX_ROWS, SheetTerms, draw_sheet
 from cbmir.search.shelf import Shelf
@@ -90,7 +90,7 @@ def texts(svg):
 
 def test_draw_sheet__draws_the_very_images_of_each_data_set(archive, searcher, tmp_path):
     query = archive / "one/images/4.png"
-    (answer,) = searcher.images([query], Query(k=5))
+    (answer,) = searcher.images([query], Options(k=5))
     assert len({hit.payload["dataset"] for hit in answer.hits}) == 2
     drawn = draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "sheets/out.png"))
     assert (drawn.rows, drawn.hits, drawn.left_out, drawn.missing) == (1, 5, 0, {})
@@ -101,7 +101,7 @@ def test_draw_sheet__draws_the_very_images_of_each_data_set(archive, searcher, t
 
 
 def test_draw_sheet__is_what_its_name_says(searcher, tmp_path):
-    answers = [searcher.like("one/images/0.png", Query(k=8))]
+    answers = [searcher.like("one/images/0.png", Options(k=8))]
     beginnings = {"png": b"\x89PNG", "jpg": b"\xff\xd8\xff", "jpeg": b"\xff\xd8\xff", "PDF": b"%PDF-", "svg": b"<?xml"}
     for form, beginning in beginnings.items():
         for name in (f"a.{form}", f"b.{form}"):
@@ -134,7 +134,7 @@ def test_sheet_terms__refuse_captions_and_folders(tmp_path):
 
 
 def test_draw_sheet__captions_stand_below_hits_in_their_order(searcher, tmp_path):
-    answer = searcher.like("one/images/1.png", Query(k=17))
+    answer = searcher.like("one/images/1.png", Options(k=17))
     for captions in ((), ("dataset", "filename", "patient")):
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.svg", captions=captions))
         words = texts(tmp_path / "a.svg")
@@ -148,7 +148,7 @@ def test_draw_sheet__captions_stand_below_hits_in_their_order(searcher, tmp_path
 def test_draw_sheet__a_row_has_six_hits(searcher, tmp_path):
     sizes = {}
     for k in (3, 6, 7, 12, 13):
-        answer = searcher.like("one/images/1.png", Query(k=k))
+        answer = searcher.like("one/images/1.png", Options(k=k))
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / f"{k}.png"))
         with Image.open(tmp_path / f"{k}.png") as sheet:
             sizes[k] = sheet.size
@@ -203,14 +203,14 @@ def test_draw_sheet__a_missing_or_another_image_is_an_error_unless_allowed(tmp_p
 
 
 def test_draw_sheet__a_vector_has_no_image_and_lacks_none(searcher, tmp_path):
-    answer = Answer("v.npy row 0", searcher.like("one/images/0.png", Query(k=2)).hits)
+    answer = Answer("v.npy row 0", searcher.like("one/images/0.png", Options(k=2)).hits)
     drawn = draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.svg"))
     assert drawn.missing == {}
     assert {"a vector without an image", "v.npy row 0"} <= set(texts(tmp_path / "a.svg"))
 
 
 def test_draw_sheet__what_is_too_much_is_left_out_and_counted(searcher, tmp_path):
-    hit = searcher.like("one/images/0.png", Query(k=1)).hits[0]
+    hit = searcher.like("one/images/0.png", Options(k=1)).hits[0]
     many = Answer("q", tuple(Hit(hit.id, 0.5, rank, hit.payload) for rank in range(1, MAX_HITS + 6)))
     drawn = draw_sheet([many], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.png"))
     assert (drawn.rows, drawn.hits, drawn.left_out) == (1, MAX_HITS, 5)
@@ -238,7 +238,7 @@ def test_draw_sheet__volumes_of_every_format(tmp_path):
         draw_sheet([answer], Shelf(searcher.collection), SheetTerms(path=tmp_path / "a.png"))
         for column, name in enumerate(["0.nii.gz", *(hit.payload["filepath"] for hit in answer.hits)]):
             drawn = tile(tmp_path / "a.png", column=column)
-            assert np.array_equal(drawn, shown(render(tmp_path / "ct" / name, encoder.card.window_hu)))
+            assert np.array_equal(drawn, shown(Asset(tmp_path / "ct" / name).render(encoder.card.window_hu)))
             assert drawn.std() > 20
 
 
@@ -259,9 +259,8 @@ def test_ingest__the_folder_read_last_comes_first(tmp_path, monkeypatch):
     with open_store(Path("store")) as store, store.open("pixels") as collection:
         assert ingest_images(open_source(Path("moved/table.csv")), encoder, collection, 1).skipped == 3
         assert collection.roots == {"made": [str(tmp_path / "moved"), str(tmp_path / "made")]}
-        assert (
-            Shelf(collection).path({"filepath": "images/1.png", "dataset": "made"}) == tmp_path / "moved/images/1.png"
-        )
+        asset = Shelf(collection).asset({"filepath": "images/1.png", "dataset": "made"})
+        assert asset.path == tmp_path / "moved/images/1.png"
 
 
 def test_backup_and_export__have_no_folders_of_this_machine(archive, tmp_path, cbmir):
@@ -340,7 +339,7 @@ def test_images__exclude_self_leaves_out_every_copy_of_the_query(tmp_path, cbmir
     with Searcher(place / "store") as searcher:
         assert searcher.collection.count() == 9
         for way in ("auto", "exact", "approximate"):
-            hits = searcher.image(place / "images/1.png", Query(k=9, exclude_self=True, way=way))
+            hits = searcher.image(place / "images/1.png", Options(k=9, exclude_self=True, way=way))
             assert len(hits) == 6
             assert {hit.payload["filepath"].rpartition("/")[2] for hit in hits} == {"0.png", "2.png", "3.png"}
     done = cbmir("search", "image", place / "images/1.png", "--store", place / "store", "--exclude-self", "--json")
@@ -355,7 +354,7 @@ def test_images__exclude_self_needs_hashes(tmp_path):
         collection.upsert(EmbeddedBatch((record,), vectors, encoder.card.fingerprint))
     query = write_picture(tmp_path / "q.png", 1)
     with Searcher(tmp_path / "store") as searcher, pytest.raises(CollectionError, match="no hashes of image files"):
-        searcher.image(query, Query(exclude_self=True))
+        searcher.image(query, Options(exclude_self=True))
 
 
 # texts

@@ -22,8 +22,10 @@ from cbmir.filters import parse
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
-from cbmir.store.edge import ENGINE, EdgeCollection, EdgeStore, optimize
+from cbmir.store.edge import EdgeStore
+from cbmir.store.edge_points import EdgeCollection
 from cbmir.store.folders import held, put_aside
+from cbmir.store.shard import ENGINE, optimize
 
 pytestmark = pytest.mark.slow
 
@@ -429,7 +431,7 @@ def test_optimize__ends_at_once_when_nobody_waits_for_it(sound):
 
 def test_upsert__flushes_by_itself(edge, filled, make_batch, monkeypatch):
     flushed = []
-    monkeypatch.setattr("cbmir.store.edge.FLUSH_EVERY", 50)
+    monkeypatch.setattr("cbmir.store.edge_points.FLUSH_EVERY", 50)
     monkeypatch.setattr(filled, "flush", lambda: flushed.append(filled._unflushed))
     filled.upsert(make_batch(19, first=100))
     assert flushed == []
@@ -439,7 +441,7 @@ def test_upsert__flushes_by_itself(edge, filled, make_batch, monkeypatch):
 
 def test_upsert__a_full_disk_is_a_store_error(filled, make_batch, monkeypatch):
     before = filled.count()
-    monkeypatch.setattr("cbmir.store.edge.SPARE_BYTES", 1 << 62)  # no disk has as much
+    monkeypatch.setattr("cbmir.store.edge_points.SPARE_BYTES", 1 << 62)  # no disk has as much
     with pytest.raises(StoreFullError, match=r"is full: .* bytes are free"):
         filled.upsert(make_batch(3, first=1000))
     assert filled.count() == before

@@ -14,8 +14,8 @@ from cbmir.errors import CollectionError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import Layout, Store, open_store
-from cbmir.store.base import CollectionInfo
 from cbmir.store.edge import EdgeStore
+from cbmir.store.info import CollectionInfo
 from cbmir.store.layout import LARGE_BYTES, PROFILES, announcement, plan
 from cbmir.store.server import ServerStore
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from qdrant_client import QdrantClient
 
-from cbmir.collections.versions.versions import begin, promote, rollback, versions
+from cbmir.collections.versions import begin, promote, rollback, versions
 from cbmir.errors import CollectionError
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore

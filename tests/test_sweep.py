@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cbmir.evaluate.analyses.sweep.measurement
-import cbmir.evaluate.ranking.trial
+import cbmir.evaluate.analyses.sweep
+import cbmir.evaluate.ranking.exact
+import cbmir.evaluate.ranking.reading
 from cbmir.errors import ProtocolError
 from cbmir.evaluate import METRICS, RetrievalProtocol, conditions, evaluate_retrieval
-from cbmir.evaluate.analyses.sweep.galleries import Size, draw_order, units_of
-from cbmir.evaluate.analyses.sweep.measurement import SIZES, SweepTerms, evaluate_sweep
+from cbmir.evaluate.analyses.sweep import SIZES, Size, SweepTerms, draw_order, evaluate_sweep, units_of
 from cbmir.evaluate.ranking.trial import Images
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
@@ -222,15 +222,18 @@ def test_evaluate_sweep__is_retrieval_from_what_is_left(store, whole, name):
     assert uncovered == {len(expected.setting.classes_without_gallery)}
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_evaluate_sweep__a_gallery_too_large_to_hold(whole, monkeypatch, held):
+def test_evaluate_sweep__a_gallery_too_large_to_hold(whole, monkeypatch):
     protocol, terms = RetrievalProtocol(draws=0), SweepTerms(galleries=2)
     expected = evaluate_sweep(whole, protocol, terms)
-    monkeypatch.setattr(cbmir.evaluate.ranking.trial, "HELD_BYTES", 0)
-    monkeypatch.setattr(
-        cbmir.evaluate.analyses.sweep.measurement, "HELD_BYTES", 12 * DIM * 4 if held else 0
-    )  # from 20% on
-    monkeypatch.setattr(cbmir.evaluate.analyses.sweep.measurement, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(cbmir.evaluate.ranking.reading, "HELD_BYTES", 0)
+    monkeypatch.setattr(cbmir.evaluate.ranking.exact, "CHUNK_IMAGES", 5)
+    np.testing.assert_equal(evaluate_sweep(whole, protocol, terms).as_json(), expected.as_json())
+
+
+def test_evaluate_sweep__parts_that_are_ranked_one_by_one(whole, monkeypatch):
+    protocol, terms = RetrievalProtocol(draws=0), SweepTerms(galleries=2)
+    expected = evaluate_sweep(whole, protocol, terms)
+    monkeypatch.setattr(cbmir.evaluate.sweep, "PARTS_BYTES", 0)
     np.testing.assert_equal(evaluate_sweep(whole, protocol, terms).as_json(), expected.as_json())
 
 
@@ -343,7 +346,11 @@ def test_command__table_json_and_csv_agree(store, cbmir, tmp_path):
         (["--size", "5x"], 2, "can't read the size '5x'; write images, as 1000, or a part of the gallery, as 5%"),
         (["--size", "0"], 2, "a gallery can't have the size 0"),
         (["--galleries", 0], 2, "0 is not in the range"),
-        (["--search", "approximate"], 2, "No such option"),
+        (
+            ["--search", "approximate"],
+            1,
+            "approximate can't be asked for a part of a gallery drawn at random; use exact",
+        ),
         (["--size", 61], 1, "error: the gallery has 60 images, none of the sizes 61 fits"),
         (["--gallery", "split=val"], 1, "error: no image for the gallery"),
     ],

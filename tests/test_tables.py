@@ -15,7 +15,7 @@ from cbmir.ingest.sources import SourceImage
 from cbmir.ingest.tables.columns import FIELDS
 from cbmir.ingest.tables.options import TableOptions
 from cbmir.ingest.tables.values import years_of
-from cbmir.media.files import read
+from cbmir.media import Asset
 from cbmir.modalities import MODALITIES
 from cbmir.schema import PAYLOAD_FIELDS
 
@@ -299,7 +299,7 @@ def test_values__labels_and_paths_in_either_unicode_form(tmp_path):
     write_picture(tmp_path / f"img/{two}.png", 1)
     (item,) = opened(tmp_path, f"filepath\nimg/{one}.png\n")
     (folder,) = open_source(tmp_path / "img", SourceOptions(dataset="t", folder_labels=False))
-    assert item.path.is_file()
+    assert item.asset.path.is_file()
     assert item.record.filepath == f"img/{one}.png"
     assert folder.record.filepath == f"{one}.png"
     (again,) = opened(tmp_path, f"filepath\nimg/{two}.png\n")
@@ -311,16 +311,16 @@ def test_values__paths_of_windows(tmp_path):
     write_picture(tmp_path / "as\\named.png", 2)
     listed = ("img/deep/ö.png", "img\\deep\\ö.png", "as\\named.png", "img\\none.png", "C:\\img\\deep\\ö.png")
     slash, back, literal, missing, absolute = opened(tmp_path, "filepath\n" + "".join(f"{name}\n" for name in listed))
-    assert back.path.is_file()
+    assert back.asset.path.is_file()
     assert (back.record.filepath, back.record.id) == (slash.record.filepath, slash.record.id)
-    assert (literal.record.filepath, literal.path.is_file()) == ("as/named.png", True)
-    assert (missing.record.filepath, missing.path) == ("img/none.png", tmp_path / "img/none.png")
+    assert (literal.record.filepath, literal.asset.path.is_file()) == ("as/named.png", True)
+    assert (missing.record.filepath, missing.asset.path) == ("img/none.png", tmp_path / "img/none.png")
     assert "is a path of Windows" in absolute.reason
     assert r"--path-prefix 'C:\=FOLDER'" in absolute.reason
     with pytest.raises(ImageError, match=r"No such file.*: the path has backslashes.*; write it with /"):
-        read(tmp_path / "img\\none.png")
+        Asset(tmp_path / "img\\none.png").open()
     with pytest.raises(ImageError, match=r"^No such file or directory$"):
-        read(tmp_path / "img/none.png")
+        Asset(tmp_path / "img/none.png").open()
 
 
 def test_reading__lines_say_all_of_it(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from cbmir.errors import SourceError
 from cbmir.ingest import open_source
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources import SourceImage
 
 HEADER = ["filepath", "patient_id", "note"]
 TEXTS = ("plain", "two, parts", 'six " inch', 'a "word" here', "", "left; right", "x" * 50)

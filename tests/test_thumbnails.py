@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 from browser import CHROMIUM, browser
-from pictures import environment, real_pictures, write_picture, write_table
+from pictures import environment, read_volume, real_pictures, write_picture, write_table
 from pictures import pixels as blobs
 from PIL import Image, PngImagePlugin
 from qdrant_client import QdrantClient
@@ -31,7 +31,7 @@ from cbmir.ingest import ingest_images, open_source
 from cbmir.ingest.thumbnails import existing
 from cbmir.ingest.thumbnails.existing import set_thumbnails
 from cbmir.ingest.thumbnails.place import open_place, write
-from cbmir.media import LONGEST_PX, Volume, VolumePreprocessing, decode, read_volume, slice_thumbnail, thumbnail
+from cbmir.media import LONGEST_PX, Volume, VolumePreprocessing, decode, slice_thumbnail, thumbnail
 from cbmir.schema import NAMESPACE, EmbeddedBatch, ImageRecord
 from cbmir.store.edge import EdgeStore
 from cbmir.store.server import ServerStore

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
-from cbmir.collections.transfer import transfer as module
-from cbmir.collections.transfer.transfer import transfer
+from cbmir.collections import transfer as module
+from cbmir.collections.transfer import transfer
 from cbmir.errors import FingerprintError, RecordError, StoreError
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord
@@ -99,7 +99,7 @@ def test_transfer__goes_on_and_repairs(filled, card, server, make_batch, monkeyp
         copy.upsert(make_batch(2, first=1000, seed=9))
         report = transfer(filled, copy)
         assert (report.written, report.kept, report.others) == (3, 27, 2)
-        assert "2 more are only there" in str(report)
+        assert "only there: 2 more" in str(report)
 
 
 def test_transfer__says_what_is_wrong(filled, card, server, monkeypatch):
@@ -117,7 +117,7 @@ def test_transfer__says_what_is_wrong(filled, card, server, monkeypatch):
             return [dataclasses.replace(point, vector=-point.vector) for point in stored(ids, **options)]
 
         monkeypatch.setattr(copy, "get", turned)
-        with pytest.raises(StoreError, match="30 of 30 images read back differ in copy, such as "):
+        with pytest.raises(StoreError, match="read back from copy and not as written: 30 of 30 images, such as "):
             transfer(filled, copy)
 
 

@@ -8,8 +8,8 @@ from test_decoder_version import HOW
 
 from cbmir.errors import ImageError, SourceError
 from cbmir.ingest import open_source
-from cbmir.ingest.loader import Wanted, load_image
-from cbmir.media import decode_noted, passed_over, passed_over_as, remedy
+from cbmir.ingest.loading import Wanted, load_image
+from cbmir.media import Asset, decode_noted, passed_over, passed_over_as, remedy
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_open_source__a_dicom_file_is_one_helpful_sentence(tmp_path, name):
 def test_load_image__dicom_whatever_its_name(tmp_path):
     for name, data in {"a.dcm": DICOM, "b.png": DICOM, "old.dcm": b"\x08\0\5\0\x0a\0\0\0ISO_IR 100"}.items():
         (tmp_path / name).write_bytes(data)
-        reason = str(load_image(Wanted(tmp_path / name, None), HOW).reason)
+        reason = str(load_image(Wanted(Asset(tmp_path / name), None), HOW).reason)
         assert all(part in reason for part in HELP), name
     with pytest.raises(ImageError, match="is not in a picture format known here"):
         decode_noted(b"something else", "a.png")

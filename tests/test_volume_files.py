@@ -8,11 +8,12 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
+from pictures import read_volume
 from test_volumes import CROP, SHAPE, SQUASH, body, write_volume
 
 from cbmir.errors import ImageError
-from cbmir.ingest.loader import Wanted, load_image
-from cbmir.media import DECODER, file_sha256, prepare, preprocess_volume, read_volume
+from cbmir.ingest.loading import Wanted, load_image
+from cbmir.media import DECODER, Asset, prepare, preprocess_volume
 
 SPACING = (1.2, 1.1, 2.5)
 
@@ -59,13 +60,13 @@ def test_load_image__a_stored_volume_without_an_orientation_is_looked_at_again(t
     nibabel.save(nibabel.Nifti1Image(body(0), None), tmp_path / "none.nii")
     write_volume(tmp_path / "good.nii", body(0))
     good = prepare(tmp_path / "good.nii", SQUASH)
-    assert load_image(Wanted(tmp_path / "good.nii", good.sha256, known_decoder=1), SQUASH).pixels is None
-    assert "says no orientation" in str(load_image(Wanted(tmp_path / "none.nii", None), SQUASH).reason)
-    known = file_sha256(tmp_path / "none.nii")
+    assert load_image(Wanted(Asset(tmp_path / "good.nii"), good.sha256, known_decoder=1), SQUASH).pixels is None
+    assert "says no orientation" in str(load_image(Wanted(Asset(tmp_path / "none.nii"), None), SQUASH).reason)
+    known = Asset(tmp_path / "none.nii").sha256
     assert "says no orientation" in str(
-        load_image(Wanted(tmp_path / "none.nii", known, known_decoder=1), SQUASH).reason
+        load_image(Wanted(Asset(tmp_path / "none.nii"), known, known_decoder=1), SQUASH).reason
     )
-    assert load_image(Wanted(tmp_path / "none.nii", known, known_decoder=DECODER), SQUASH).reason is None
+    assert load_image(Wanted(Asset(tmp_path / "none.nii"), known, known_decoder=DECODER), SQUASH).reason is None
 
 
 def test_read_volume__half_of_a_pair_says_what_to_do(tmp_path):

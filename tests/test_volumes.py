@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import read_volume
 from PIL import Image, ImageOps
 from test_encoders_astra import SMALL, small_weights
 
 from cbmir.encoders import EncoderSettings, get
-from cbmir.encoders.astra import SPECS
+from cbmir.encoders.cards.astra import SPECS
 from cbmir.errors import ImageError
 from cbmir.ingest import ingest_images, open_source
-from cbmir.ingest.loader import Wanted, load_image
+from cbmir.ingest.loading import Wanted, load_image
 from cbmir.media import (
+    Asset,
     Preprocessing,
     Volume,
     VolumePreprocessing,
-    file_sha256,
-    is_volume,
+    expected_kind,
     preprocess_volume,
-    read_volume,
     slice_thumbnail,
 )
 from cbmir.schema import point_id
@@ -119,7 +119,7 @@ def _claims(path: Path, shape: tuple[int, int, int]) -> Path:
 
 
 def _bad(folder: Path, kind: str) -> Path:
-    path = folder / ("v.nii" if kind in ("plain_cut", "huge", "picture", "no_shape") else "v.nii.gz")
+    path = folder / ("v.nii" if kind in ("plain_cut", "huge", "no_shape") else "v.nii.gz")
     values: dict[str, np.ndarray] = {
         "2d": body(0)[:, :, 0],
         "slice": body(0)[:, :, :1],
@@ -150,7 +150,7 @@ def _bad(folder: Path, kind: str) -> Path:
         data = bytearray(gzip.decompress(data))
         data[280:328] = bytes(48)  # srow_x, srow_y, srow_z
         data = bytearray(gzip.compress(data))
-    contents = {"empty": b"", "picture": b"\x89PNG\r\n\x1a\n" + bytes(600), "no_gzip": bytes(600)}
+    contents = {"empty": b"", "no_gzip": bytes(600)}
     cut = len(data) // 2 if kind in ("cut", "plain_cut") else len(data)
     path.write_bytes(contents.get(kind, bytes(data[:cut])))
     return path
@@ -168,7 +168,6 @@ BAD = {
     "directory": "is not a regular file",
     "pipe": "is not a regular file",
     "empty": "is empty",
-    "picture": "is no NIfTI volume",
     "no_gzip": "is no NIfTI volume, nor one of MGH or NRRD",
     "cut": "can't be read: Compressed file ended",
     "plain_cut": "has a header of",
@@ -184,12 +183,12 @@ def test_read_volume__what_cant_be_used_says_why(tmp_path, kind):
     with pytest.raises(ImageError, match=BAD[kind]) as caught:
         read_volume(path)
     assert "\n" not in str(caught.value)
-    assert load_image(Wanted(path, None), SQUASH).reason == str(caught.value)
+    assert load_image(Wanted(Asset(path), None), SQUASH).reason == str(caught.value)
 
 
-def test_is_volume__by_its_name():
-    assert [is_volume(name) for name in ("a.nii", "b/A.NII.GZ", Path("c.nii.gz"))] == [True] * 3
-    assert not any(is_volume(name) for name in ("a.gz", "nii", "a.nii.png", "a.csv.gz", "anii"))
+def test_expected_kind__by_its_name():
+    assert [expected_kind(name) for name in ("a.nii", "b/A.NII.GZ", "c.mgz")] == ["volume"] * 3
+    assert {expected_kind(name) for name in ("a.gz", "nii", "a.nii.png", "a.csv.gz", "anii")} == {"image"}
 
 
 # preprocessing
@@ -349,7 +348,7 @@ def test_ingest_images__volumes(tmp_path, encoder):
     assert (again.stored, again.skipped, again.updated) == (0, 5, 0)
     payload = point.payload
     assert (payload["kind"], payload["width"], payload["height"], payload["depth"]) == ("volume", 33, 28, 12)
-    assert payload["sha256"] == file_sha256(tmp_path / "data/ct/3.nii.gz")
+    assert payload["sha256"] == Asset(tmp_path / "data/ct/3.nii.gz").sha256
     volume = read_volume(tmp_path / "data/ct/3.nii.gz")
     alone = encoder.embed(preprocess_volume(volume, encoder.preprocessing)[None])[0]
     assert np.allclose(point.vector, alone, atol=1e-6)

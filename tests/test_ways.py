@@ -13,8 +13,9 @@ from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 from cbmir.store.edge import EdgeStore
+from cbmir.store.profile import FilterRecall, SearchProfile
 from cbmir.store.tuning import floor_of, measure_filters
-from cbmir.store.ways import Chooser, FilterRecall, SearchProfile, said
+from cbmir.store.ways import Chooser, said
 
 pytestmark = pytest.mark.slow
 

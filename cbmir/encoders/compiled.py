@@ -6,10 +6,13 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Any
 
-from cbmir.encoders.device import cores
+from cbmir.device import cores
+from cbmir.errors import one_line
+from cbmir.extras import install, is_installed
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +25,9 @@ class Graph:
     """A network as OpenVINO has read it, for batches of one shape."""
 
     def __init__(self, network: "torch.nn.Module", example: "torch.Tensor", at_once: int) -> None:
-        """Trace the network on a batch; what OpenVINO can't read is told in the log, and `compiled` gives None.
+        """Trace the network on a batch.
+
+        What OpenVINO can't read, and that it isn't installed, is told in the log, and `compiled` gives None.
 
         Args:
             network: On the CPU.
@@ -34,6 +39,9 @@ class Graph:
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         self._copies = max(1, min(at_once, cores(), _MOST_BYTES // max(1, weights)))
         self._model: Any = None
+        if not is_installed("openvino"):
+            _tell_missing()
+            return
         try:
             with warnings.catch_warnings(), torch.inference_mode():
                 warnings.simplefilter("ignore")
@@ -95,8 +103,17 @@ class Graph:
         return network.create_infer_request() if network.get_property("INFERENCE_PRECISION_HINT") == wanted else None
 
 
+@cache
+def _tell_missing() -> None:
+    """Say once a process that encoding could be faster."""
+    _log.warning(
+        "OpenVINO is not installed, so torch runs networks on the CPU, which takes two to four times as long: %s",
+        install("cpu"),
+    )
+
+
 def _tell(error: Exception) -> None:
-    _log.info("the network can't be compiled, torch runs it: %s", " ".join(str(error).split())[:200])
+    _log.info("the network can't be compiled, torch runs it: %s", one_line(error))
 
 
 _loading = threading.Lock()

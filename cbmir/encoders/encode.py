@@ -11,26 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cbmir.device import cores
 from cbmir.encoders.base import Encoder
-from cbmir.encoders.device import cores
 from cbmir.errors import ImageError
 from cbmir.schema import Vectors
 
 if TYPE_CHECKING:
-    from cbmir.media import Asset, HoldsPixels
+    from cbmir.media import HoldsPixels
 
 AT_ONCE = {"image": 64, "volume": 1}
 """Images or volumes decoded and embedded together, at least a step of the encoder."""
 
 
 def encode(
-    encoder: Encoder, images: "Sequence[HoldsPixels | Asset]", batch_size: int | None = None, *, progress: bool = False
+    encoder: Encoder, images: "Sequence[HoldsPixels]", batch_size: int | None = None, *, progress: bool = False
 ) -> Vectors:
     """Embed images that are stored nowhere, as ingest would.
 
     Args:
         encoder: What embeds them.
-        images: Paths, bytes of files, Pillow images or arrays, see `cbmir.media.Asset.of`.
+        images: Paths, bytes of files, Pillow images, arrays or assets, see `cbmir.media.Asset.of`.
         batch_size: How many are decoded and handed to the encoder at once; the vectors don't depend on it.
         progress: Show how far it is.
 
@@ -56,7 +56,7 @@ def encode(
     return vectors
 
 
-def _prepared(encoder: Encoder, numbered: "tuple[int, HoldsPixels | Asset]") -> NDArray[Any]:
+def _prepared(encoder: Encoder, numbered: "tuple[int, HoldsPixels]") -> NDArray[Any]:
     from cbmir.media import Asset, prepare
 
     number, image = numbered
@@ -64,5 +64,6 @@ def _prepared(encoder: Encoder, numbered: "tuple[int, HoldsPixels | Asset]") -> 
         asset = Asset.of(image)
         return prepare(asset, encoder.preprocessing, encoder.card.name).pixels
     except ImageError as error:
-        name = f" ({image})" if isinstance(image, str | Path) else ""
+        place = str(image.location) if isinstance(image, Asset) else image if isinstance(image, str | Path) else ""
+        name = f" ({place})" if place else ""
         raise ImageError(f"image {number}{name} {error}") from error

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cbmir.device import Placement
 from cbmir.encoders.compiled import Graph
-from cbmir.encoders.device import Placement
-from cbmir.errors import EncoderError
+from cbmir.errors import EncoderError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ def _compiled_by_torch(network: "torch.nn.Module", batch: "torch.Tensor", placem
     try:
         forward(batch)
     except torch._dynamo.exc.TorchDynamoException as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)
         raise EncoderError(f"torch.compile can't compile this network here; go on without it: {said}") from error
     return forward
 

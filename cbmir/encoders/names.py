@@ -5,7 +5,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from cbmir.errors import EncoderError
+from cbmir.errors import EncoderError, one_line
 
 HUB = "hf-hub:"
 _PAGES = re.compile(r"^(?:hf[-_]hub:|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)")
@@ -97,5 +97,5 @@ def _config(repository: str, revision: str, file: str, weights: Path | None, rea
         return Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # the hub, the network and the file system raise their own
         if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
-            reasons.append(" ".join(str(error).split())[:200])
+            reasons.append(one_line(error))
         return None

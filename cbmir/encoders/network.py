@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cbmir.device import Placement, cores, keep_memory, place
 from cbmir.encoders.base import EncoderSettings, EncoderSpec
-from cbmir.encoders.device import Placement, cores, keep_memory, place
 from cbmir.encoders.forward import Forward, exact, fastest
 from cbmir.encoders.probes import probe_vectors
 from cbmir.encoders.weights import origin, weights_hash

@@ -147,7 +147,7 @@ def _called(function: Callable[..., Any], settings: EncoderSettings, source: Sou
 def _built(own: OwnEncoder, settings: EncoderSettings, source: Source) -> Encoder:
     import torch
 
-    from cbmir.encoders.device import place
+    from cbmir.device import place
     from cbmir.encoders.network import encoder
     from cbmir.encoders.volumes import VolumeEncoder
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
+from cbmir.encoders.cards.pixels import SIDE_PX, SPECS
 from cbmir.encoders.probes import probe_vectors
 from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.media import Pixels, Preprocessing
 from cbmir.schema import Vectors, normalise
 
+__all__ = ["PREFIX", "PREFIX_FORM", "SPECS", "load", "pull"]
+
 PREFIX, PREFIX_FORM = None, ""
-_SIDE_PX = 32
 
 
 @dataclass(slots=True)
@@ -48,8 +50,8 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     """
     if settings.weights:
         raise EncoderError(f"{spec.name} has no weights; leave out --weights")
-    how = Preprocessing((_SIDE_PX, _SIDE_PX), "squash", _SIDE_PX, "bilinear", (0.0,), (1.0,), channels=1)
-    made = PixelEncoder(EncoderCard(spec.name, _SIDE_PX**2, "none", how.as_json()), how, settings.batch_size or 256)
+    how = Preprocessing((SIDE_PX, SIDE_PX), "squash", SIDE_PX, "bilinear", (0.0,), (1.0,), channels=1)
+    made = PixelEncoder(EncoderCard(spec.name, SIDE_PX**2, "none", how.as_json()), how, settings.batch_size or 256)
     made.card = replace(made.card, probes=probe_vectors(how, made.embed))
     return made
 
@@ -61,17 +63,3 @@ def pull(spec: EncoderSpec, to: Path) -> None:
         EncoderError: always.
     """
     raise EncoderError(f"{spec.name} has no weights: it works without internet as it is")
-
-
-SPECS = (
-    EncoderSpec(
-        name="pixels",
-        architecture="grey values",
-        source="none",
-        licence="none needed",
-        trained_on="nothing",
-        pooling="none",
-        dim=_SIDE_PX**2,
-        input_px=_SIDE_PX,
-    ),
-)

@@ -9,34 +9,27 @@ How features become one vector depends on the model:
 - all others, as ResNet, BiT, ConvNeXt and Swin: ``pooler_output``, the pooled features before a classifier.
 
 MAE hides 75% of each picture by default, others at each call. Here it sees all of it.
-
-Pictures are prepared as by the library's processors that run on Pillow, pixel for pixel: `load` lets the processor of
-the repository and our own preprocess some pictures, and refuses what differs. Its processors that run on torchvision,
-the default since transformers 5, round otherwise: measured on photographs and noise, pixels were up to 2 grey levels
-away, 0.25 in the mean, and vectors had a cosine above .9999. DINOv3 has only such a processor, which scales before it
-rounds; its pixels are up to 1 grey level away from ours.
 """
 
-import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from cbmir.encoders import weights as files
 from cbmir.encoders.base import Encoder, EncoderSettings, EncoderSpec
-from cbmir.errors import CbmirError, EncoderError, WeightsError
-from cbmir.media import Preprocessing, preprocess
+from cbmir.encoders.cards.transformers import SPECS
+from cbmir.encoders.processors import preprocessing_of, quiet
+from cbmir.errors import CbmirError, EncoderError, WeightsError, one_line
 from cbmir.schema import Vectors
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["PREFIX", "PREFIX_FORM", "SPECS", "load", "pull"]
 
 PREFIX, PREFIX_FORM = "hf:", "ORG/REPO"
 
@@ -45,9 +38,6 @@ Pooling = Literal["projected", "cls", "pooled"]
 _CLS = ("deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "vit_mae", "vit_msn")
 _HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.", "decoder.", "lm_head.")
 _TRAINING = ("embeddings.mask_token", "vit.embeddings.mask_token")
-_INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-_PROBES_PX = ((97, 62), (61, 98), (613, 1037))
-_GREY_LEVELS = {"pil": 0.01, "torchvision": 1.01}
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("*.model",))
 _TEXTS_A_STEP = 32
 
@@ -67,7 +57,7 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
     folder = _folder(spec, settings.weights)
     model = _model(spec, folder)
     pooling = _pooling(model)
-    how = _preprocessing(spec, folder)
+    how = preprocessing_of(spec, folder)
     _leave_out(model, "text", "logit_")
     if pooling == "cls" and getattr(model, "pooler", None) is not None:
         model.pooler = None
@@ -78,7 +68,7 @@ def load(spec: EncoderSpec, settings: EncoderSettings) -> Encoder:
         raise
     except Exception as error:  # what a model raises over pictures it can't take
         height, width = how.input_px
-        raise EncoderError(f"{spec.name} makes no vectors of {height} x {width} pixels: {_line(error)}") from error
+        raise EncoderError(f"{spec.name} makes no vectors of {height} x {width} pixels: {one_line(error)}") from error
     if spec.dim not in (None, loaded.card.dim):
         raise WeightsError(f"{folder} gives vectors of length {loaded.card.dim}, not {spec.dim} as {spec.name} has")
     return loaded
@@ -100,7 +90,7 @@ def _folder(spec: EncoderSpec, weights: Path | None) -> Path:
             f"{weights} is not a directory: {spec.name} needs the repository's, with config.json beside the weights"
         )
     folder = weights or files.download(spec.source, spec.revision)
-    config = _json(folder / "config.json")
+    config = files.json_object(folder / "config.json")
     if config is None:
         raise WeightsError(f"no weights for {spec.name} from {folder}: it has no config.json that can be read")
     model_type = config.get("model_type")
@@ -119,21 +109,13 @@ def _known(model_type: Any) -> bool:
     return isinstance(model_type, str) and model_type in CONFIG_MAPPING
 
 
-def _json(file: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
 def _model(spec: EncoderSpec, folder: Path) -> Any:
     """The model in float32 and in evaluation mode, with all of its weights from the files."""
     import torch
     from transformers import AutoConfig, AutoModel
 
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             if config.model_type == "vit_mae":
                 config.mask_ratio = 0.0
@@ -215,16 +197,16 @@ def _text_tower(spec: EncoderSpec, folder: Path) -> Callable[[Sequence[str]], Ve
 
     if not any(all(any(folder.glob(name)) for name in names) for names in _VOCABULARIES):
         raise WeightsError(f"no tokenizer for {spec.name} in {folder}")  # transformers would make one without words
-    declared = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
+    declared = (files.json_object(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
     if declared == "SiglipTokenizer" and not find_spec("sentencepiece"):
         raise WeightsError(f"the tokenizer of {spec.name} needs sentencepiece: pip install sentencepiece protobuf")
     model = _model(spec, folder)
     _leave_out(model, "vis", "logit_")
     try:
-        with _quiet():
+        with quiet():
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # each tokenizer raises its own
-        raise WeightsError(f"no tokenizer for {spec.name} from {folder}: {_line(error)}") from error
+        raise WeightsError(f"no tokenizer for {spec.name} from {folder}: {one_line(error)}") from error
     length = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
     padding = "max_length" if model.config.model_type in ("siglip", "siglip2") else "longest"
 
@@ -238,141 +220,3 @@ def _text_tower(spec: EncoderSpec, folder: Path) -> Callable[[Sequence[str]], Ve
         return np.concatenate(found)
 
     return features
-
-
-def _preprocessing(spec: EncoderSpec, folder: Path) -> Preprocessing:
-    """What the repository's own processor does, proven on some pictures."""
-    from transformers import AutoImageProcessor
-
-    try:
-        with _quiet():
-            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # its own stub lacks types
-                folder, backend="pil", trust_remote_code=False, local_files_only=True
-            )
-    except Exception as error:
-        raise WeightsError(f"no preprocessing for {spec.name} from {folder}: {_line(error)}") from error
-    try:
-        how = _as_data(processor)
-        apart = max(_grey_levels_apart(processor, how, size) for size in _PROBES_PX)
-    except Exception as error:  # each processor raises its own
-        raise EncoderError(f"{_not_here(spec, processor)}: {_line(error)}") from error
-    if not apart <= _GREY_LEVELS[processor.backend]:
-        raise EncoderError(f"{_not_here(spec, processor)}: pixels would differ by {apart:.1f} grey levels")
-    return how
-
-
-def _not_here(spec: EncoderSpec, processor: Any) -> str:
-    return f"{spec.name} wants a preprocessing that is not done here, {type(processor).__name__}"
-
-
-def _as_data(processor: Any) -> Preprocessing:
-    """A processor's settings; where they say nothing or another thing than it does, the pixels will differ.
-
-    Raises:
-        ValueError: they can't be said as `Preprocessing`.
-    """
-    size = processor.size
-    share = getattr(processor, "crop_pct", None)
-    if not processor.do_resize or processor.resample not in _INTERPOLATION:
-        raise ValueError(f"do_resize={processor.do_resize}, resample={processor.resample}")
-    crop = processor.crop_size if processor.do_center_crop else None
-    if size.height and size.width:
-        squashed, short, input_px = True, 0, (size.height, size.width)
-    elif share and size.shortest_edge:  # ConvNeXt's, which crops only below 384
-        short = size.shortest_edge
-        squashed, input_px = short >= 384, (short, short)
-        short = int(short / share)
-    elif size.shortest_edge and not size.longest_edge and crop:
-        squashed, short, input_px = False, size.shortest_edge, (crop.height, crop.width)
-    else:
-        raise ValueError(f"size={dict(size)} doesn't bring all pictures to one size")
-    factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
-    if abs(factor - 1) < 1e-6:  # repositories write 1/255 with more or fewer digits
-        factor = 1.0
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
-    return Preprocessing(
-        input_px=input_px,
-        resize="squash" if squashed else "shortest",
-        resize_px=short or input_px[0],
-        interpolation=_INTERPOLATION[int(processor.resample)],
-        mean=tuple(value / factor for value in mean),
-        std=tuple(value / factor for value in std),
-        crop="round" if squashed else "floor",
-    )
-
-
-def _grey_levels_apart(processor: Any, how: Preprocessing, size: tuple[int, int]) -> float:
-    """The largest difference between both ways to prepare a picture of noise."""
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    theirs = np.asarray(processor(images=picture, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
-    theirs = 255 * (theirs * np.array(how.std) + np.array(how.mean))
-    return float(np.abs(theirs - preprocess(picture, how)).max())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, warnings or reports of what was missing: what matters comes back as an error."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-SPECS = (
-    EncoderSpec(
-        name="rad-dino",
-        architecture="dinov2",
-        source="microsoft/rad-dino",
-        input_px=518,
-        revision="c3736a62544137a0450cc4fa02c9e37e55f28e32",
-        licence="MIT; shared for research only, says its card",
-        trained_on="chest X-rays of MIMIC-CXR, CheXpert, NIH-CXR, PadChest and BRAX, listed in its training_images.csv",
-        seen=("mimic", "chexpert", "nih14", "padchest", "brax"),
-        citation="Pérez-García et al. 2025, doi:10.1038/s42256-024-00965-w",
-        pooling="CLS token",
-        dim=768,
-    ),
-    EncoderSpec(
-        name="medsiglip",
-        architecture="siglip",
-        source="google/medsiglip-448",
-        input_px=448,
-        licence="Health AI Developer Foundations terms",
-        gated=True,
-        trained_on="radiology, dermatology, ophthalmology and histopathology images with texts, and photographs",
-        seen=("mimic",),
-        undisclosed=True,
-        citation="Sellergren et al. 2025, arXiv:2507.05201",
-        pooling="SigLIP's attention pooling",
-        dim=1152,
-        text=True,
-    ),
-    EncoderSpec(
-        name="pubmedclip",
-        architecture="clip",
-        source="flaviagiammarino/pubmed-clip-vit-base-patch32",
-        input_px=224,
-        licence="MIT",
-        trained_on="ROCO, radiology figures of PubMed articles, after OpenAI's CLIP",
-        seen=("roco",),
-        citation="Eslami et al. 2023, arXiv:2112.13906",
-        pooling="CLIP's projection of the CLS token",
-        dim=512,
-        text=True,
-    ),
-)

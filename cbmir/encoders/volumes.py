@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import Placement, cores, keep_memory
+from cbmir.device import Placement, cores, keep_memory
 from cbmir.encoders.forward import Forward, exact, fastest
 from cbmir.encoders.probes import probe_vectors
 from cbmir.encoders.weights import weights_hash

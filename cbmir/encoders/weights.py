@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cbmir.errors import WeightsError
+from cbmir.errors import WeightsError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -55,13 +55,12 @@ def read_dictionaries(path: Path) -> "dict[str, StateDict]":
             warnings.simplefilter("ignore")  # torch's guesses at what is wrong with a file that it then refuses
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own
-        reason = " ".join(str(error).split())
-        if "Unsupported global" in reason or "TorchScript" in reason:
+        if "Unsupported global" in str(error) or "TorchScript" in str(error):
             raise WeightsError(
                 f"{path} can't be read without running what is in it; "
                 f"if you trust it, run once: {export_command(path)}; then give --weights {_exported(path)}"
             ) from error
-        raise WeightsError(f"can't read the weights {path}: {reason[:300]}") from error
+        raise WeightsError(f"can't read the weights {path}: {one_line(error)}") from error
     found = dict(_dictionaries(data, (), _DEPTH))
     if not found:
         raise WeightsError(f"{path} holds no weights by name")
@@ -138,16 +137,21 @@ def origin(source: str, revision: str, weights: Path | None) -> str:
 
 def pulled_record(weights: Path) -> Mapping[str, str]:
     """What ``cbmir encoders pull`` wrote into a directory it made; empty for others."""
+    return json_object(weights / RECORD) or {}
+
+
+def json_object(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if the file is missing, can't be read, or holds something else."""
     try:
-        record = json.loads((weights / RECORD).read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def no_weights(network: str, weights: Path | None, error: Exception) -> WeightsError:
     """The error for whatever a library raised over weights from a file, a directory or, by None, the model hub."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = one_line(error)
     if weights:
         return WeightsError(f"no weights for {network} from {weights}: {reason}")
     return WeightsError(f"no weights for {network}: give --weights FILE|DIR; from the model hub: {reason}")

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,9 +10,8 @@ from functools import partial
 from typing import Literal, cast, get_args
 
 from cbmir.errors import FilterError, RecordError
-from cbmir.modalities import modality_code
-from cbmir.schema import FIELDS, INDEXED_FIELDS, PayloadField, label_slug, slug
-from cbmir.spellings import is_split, sex_of, split_of
+from cbmir.schema import FIELDS, INDEXED_FIELDS, PayloadField, canonical
+from cbmir.spellings import is_split, split_of
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
 Value = str | int | float
@@ -176,25 +174,6 @@ def any_of(field: str, values: Iterable[str]) -> Where:
     """The condition behind a repeatable option such as ``--modality CT --modality MR``; none for no value."""
     typed = tuple(_typed(_indexed(field), value) for value in values)
     return (Condition(field, "=", typed),) if typed else ()
-
-
-def canonical(field: str, text: str) -> str:
-    """A value the way it is stored, in NFC: codes of modality, split and sex, slugs of regions and labels.
-
-    Raises:
-        RecordError: a label has an empty part.
-    """
-    if field == "modality":
-        return modality_code(text)
-    if field == "split":
-        return split_of(text.strip())
-    if field == "sex":
-        return sex_of(text.strip()) or unicodedata.normalize("NFC", text.strip())
-    if field in ("anatomic_region", "pathology"):
-        return slug(text)
-    if field in ("labels", "primary_label"):
-        return label_slug(text)
-    return unicodedata.normalize("NFC", text.strip())
 
 
 def _own_condition(name: str, op: Op, parts: list[str]) -> Condition:

@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 
 from cbmir.aliases import field_of, plain
 from cbmir.errors import FilterError, RecordError
-from cbmir.filters.conditions import EXTRA, ORDER, Condition, Value, Where, canonical, own_column
+from cbmir.filters.conditions import EXTRA, ORDER, Condition, Value, Where, own_column
 from cbmir.modalities import modality_code
-from cbmir.schema import FIELDS, INDEXED_FIELDS, slug
+from cbmir.schema import FIELDS, INDEXED_FIELDS, canonical, slug
 
 NAMED = 20
 """How many existing values a message names."""
@@ -32,11 +32,17 @@ class Countable(Protocol):
     def name(self) -> str:
         """Named in messages."""
 
-    def count(self, where: Where = ()) -> int:
-        """How many points satisfy all conditions."""
+    def holds(self, field: str, value: Value) -> bool:
+        """Whether any point has the value."""
 
-    def facet(self, field: str, where: Where = (), *, limit: int | None = ...) -> dict[str, int]:
+    def stored_values(self, field: str) -> Mapping[str, int]:
         """How many points have each value of a field."""
+
+    def facet(self, field: str, *, limit: int | None = ...) -> dict[str, int]:
+        """The same of the most frequent values, `limit` at most."""
+
+    def recount(self) -> None:
+        """Forget what was counted earlier."""
 
     def own_index(self, field: str) -> Literal["keyword", "float"] | None:
         """The index that holds all values of an own column, if it has one."""
@@ -61,7 +67,11 @@ def resolve(where: Where, collection: Countable) -> Where:
         FilterError: a value or glob meets nothing that is stored; the message names values that exist. Or there is no
             such own column; the message names those that are near.
     """
-    return tuple(_resolve(condition, collection) for condition in where)
+    try:
+        return tuple(_resolve(condition, collection) for condition in where)
+    except FilterError:  # another process may have stored by now what wasn't there when it was counted
+        collection.recount()
+        return tuple(_resolve(condition, collection) for condition in where)
 
 
 def check_column(name: str, collection: Countable) -> None:
@@ -92,13 +102,13 @@ def _resolve(condition: Condition, collection: Countable) -> Condition:
     if condition.field == "id" or FIELDS[condition.field].kind != "keyword":
         return condition
     if condition.op == "~":
-        existing = collection.facet(condition.field)
         globs = [str(value) for value in condition.values]
+        existing = collection.stored_values(condition.field)
         matched = tuple(value for value in existing if _fits(value, globs))
         if not matched:
             raise FilterError(_unknown(condition.field, "|".join(globs), collection.name, existing))
         return Condition(condition.field, "=", matched)
-    if condition.whole is not None and _is_stored(condition.field, condition.whole, collection):
+    if condition.whole is not None and collection.holds(condition.field, condition.whole):
         return _as_whole(condition, condition.whole, collection)
     met = tuple(spelling for value in condition.values for spelling in _stored(condition.field, value, collection))
     return Condition(condition.field, condition.op, met)
@@ -168,17 +178,13 @@ def _fits(value: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(slug(value), slug(glob)) for glob in globs)
 
 
-def _is_stored(name: str, value: Value, collection: Countable) -> bool:
-    return collection.count((Condition(name, "=", (value,)),)) > 0
-
-
 def _as_whole(condition: Condition, whole: Value, collection: Countable) -> Condition:
     """A condition of several values as that of the one stored value with bars, unless the parts are stored too.
 
     Raises:
         FilterError: they are.
     """
-    if any(_is_stored(condition.field, value, collection) for value in condition.values):
+    if any(collection.holds(condition.field, value) for value in condition.values):
         raise _ambiguous(condition, str(whole))
     return Condition(condition.field, condition.op, (whole,))
 
@@ -202,8 +208,9 @@ def _stored(name: str, value: Value, collection: Countable) -> tuple[Value, ...]
     if name in _SPELT:
         more = collection.spellings()
         wanted = _canonical_or_same(name, str(value), more)
-        found = tuple(stored for stored in collection.facet(name) if _canonical_or_same(name, stored, more) == wanted)
-    elif _is_stored(name, value, collection):
+        stored = collection.stored_values(name)
+        found = tuple(item for item in stored if _canonical_or_same(name, item, more) == wanted)
+    elif collection.holds(name, value):
         found = (value,)
     if not found:
         raise FilterError(_unknown(name, str(value), collection.name, collection.facet(name, limit=NAMED + 1)))

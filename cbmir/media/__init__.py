@@ -1,43 +1,61 @@
-"""Files and bytes to pixels: what is in them, what an encoder takes of them, and how they are shown to people."""
+"""Assets to pixels: what is in them, what an encoder takes of them, and how they are shown to people."""
 
-from cbmir.media.asset import Asset, HoldsPixels, Prepared, prepare, render
-from cbmir.media.files import MAX_BYTES, file_sha256, read, sha256
-from cbmir.media.kinds import (
+import importlib
+import pkgutil
+
+from cbmir.media.asset import Asset, HoldsPixels
+from cbmir.media.filekind import (
+    DECODER,
     HEAD_BYTES,
-    IMAGE_SUFFIXES,
+    NOTES,
+    Decoded,
+    DecodeOptions,
+    FileKind,
+    Note,
+    expected_kind,
+    file_kinds,
+    is_readable,
+    noted,
+    register,
+    suffixes,
+    unregister,
+)
+from cbmir.media.frames import file_of, frame_key, split_key, stored_asset
+from cbmir.media.locations import Location, sha256
+from cbmir.media.own import OwnPreprocessing
+from cbmir.media.prepared import Prepared, prepare
+from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
+from cbmir.media.raster import MAX_PIXELS, changed_since, decode, decode_noted
+from cbmir.media.remedies import (
     LINKS_TO_FILES,
     LINKS_TO_FOLDERS,
-    VOLUME_SUFFIXES,
     advice,
     is_hidden,
-    is_image,
-    is_volume,
-    kind_of,
     passed_over,
     passed_over_as,
     remedy,
     without_hidden,
 )
-from cbmir.media.own import OwnPreprocessing
-from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
-from cbmir.media.raster import DECODER, MAX_PIXELS, NOTES, Note, changed_since, decode, decode_noted, noted
 from cbmir.media.thumbnail import LONGEST_PX, slice_thumbnail, thumbnail
 from cbmir.media.volume import Volume, VolumePreprocessing, Voxels, preprocess_volume
-from cbmir.media.volumefile import read_volume
+
+for _module in pkgutil.iter_modules(__path__):  # each kind of file registers itself
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "DECODER",
     "HEAD_BYTES",
-    "IMAGE_SUFFIXES",
     "LINKS_TO_FILES",
     "LINKS_TO_FOLDERS",
     "LONGEST_PX",
-    "MAX_BYTES",
     "MAX_PIXELS",
     "NOTES",
-    "VOLUME_SUFFIXES",
     "Asset",
+    "DecodeOptions",
+    "Decoded",
+    "FileKind",
     "HoldsPixels",
+    "Location",
     "Note",
     "OwnPreprocessing",
     "Pixels",
@@ -51,23 +69,26 @@ __all__ = [
     "changed_since",
     "decode",
     "decode_noted",
-    "file_sha256",
+    "expected_kind",
+    "file_kinds",
+    "file_of",
+    "frame_key",
     "is_hidden",
-    "is_image",
-    "is_volume",
-    "kind_of",
+    "is_readable",
     "noted",
     "passed_over",
     "passed_over_as",
     "prepare",
     "preprocess",
     "preprocess_volume",
-    "read",
-    "read_volume",
+    "register",
     "remedy",
-    "render",
     "sha256",
     "slice_thumbnail",
+    "split_key",
+    "stored_asset",
+    "suffixes",
     "thumbnail",
+    "unregister",
     "without_hidden",
 ]

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from cbmir.errors import ImageError
 from cbmir.limits import Limits
+from cbmir.media.filekind import register
 from cbmir.media.volume import Volume, check_grid, oriented
+from cbmir.media.volumefile import volume_kind
 from cbmir.unpacking import inflated
 
 _TO_RAS = {
@@ -89,3 +91,10 @@ def _affine(header: Any) -> NDArray[np.float64]:
     scale = np.array(_TO_RAS[space]) * np.array([_MM[unit] for unit in units])
     affine[:3, :3] = directions.T * scale[:, None]
     return affine
+
+
+def _is_nrrd(head: bytes) -> bool:
+    return head.startswith(b"NRRD")
+
+
+register(volume_kind("NRRD", (".nrrd",), _is_nrrd, read_nrrd))

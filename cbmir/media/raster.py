@@ -2,38 +2,37 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
-from cbmir.errors import ImageError
+from cbmir.errors import ImageError, one_line
 from cbmir.limits import Limits
-from cbmir.media.kinds import HEAD_BYTES, remedy
+from cbmir.media.filekind import DECODER, HEAD_BYTES, Decoded, DecodeOptions, FileKind, Note, register
+from cbmir.media.remedies import remedy
 from cbmir.media.tiff import WHITE_IS_ZERO, black_is_zero, check_directories, refusal
 from cbmir.media.window import stretched
-
-DECODER = 2
-"""Version of the decoder, stored with each image; counted up when an image that can be read would get other pixels.
-
-1: no EXIF orientation outside TIFF, white is zero in TIFF of up to 8 bits only. 2: as a viewer shows it.
-"""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded; a mammogram has about 25 million."""
 
-Note = Literal["exif_orientation", "white_is_zero", "first_frame"]
-NOTES: Mapping[Note, str] = {
-    "exif_orientation": "images turned or mirrored as their EXIF orientation says: {:,}",
-    "white_is_zero": "TIFF images inverted, whose tag says that zero is white: {:,}",
-    "first_frame": "files with several frames (animations, MPO), of which the first was taken: {:,}",
-}
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k"),
+)
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow would run Ghostscript on EPS
+_STARTS = (
+    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF87a", b"GIF89a"),
+    *(b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+"),
+    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
+    *(f"P{letter}".encode() for letter in "0123456fy"),
+)
+"""Of the same formats, as Pillow tells them."""
 _ANIMATED = ("GIF", "WEBP", "PNG", "MPO")  # frames after the first show it later, from elsewhere or smaller
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,27 +50,11 @@ _REDUCED = 1  # bit of _SUBFILE
 _UNSIGNED, _SIGNED = 1, 2  # values of _FORMAT
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An image and what was done to it that people may want to know.
-
-    Attributes:
-        image: 8-bit RGB.
-        notes: Of `NOTES`.
-    """
-
-    image: Image.Image
-    notes: tuple[Note, ...] = ()
-
-
-def noted(counts: Mapping[Note, int]) -> list[str]:
-    """What was done in decoding, a line for people each; none where nothing was."""
-    return [text.format(counts[name]) for name, text in NOTES.items() if counts.get(name)]
-
-
 def decode(data: bytes) -> Image.Image:
     """An 8-bit RGB picture from the bytes of a file, see `decode_noted`."""
-    return decode_noted(data).image
+    image = decode_noted(data).content
+    assert isinstance(image, Image.Image)
+    return image
 
 
 def decode_noted(data: bytes, name: str = "", limits: Limits | None = None) -> Decoded:
@@ -142,7 +125,7 @@ def _reasons(data: bytes, name: str = "") -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"is too large: {error}") from error
     except Exception as error:  # decoders raise whatever they like on damaged data
-        raise ImageError(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ImageError(f"can't be decoded: {one_line(error)}") from error
 
 
 def _unknown(data: bytes, name: str) -> str:
@@ -241,3 +224,26 @@ def _to_rgb(picture: Any, values: NDArray[Any] | None, inverted: bool) -> Image.
         return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
     rgb: Image.Image = picture.convert("RGB")
     return ImageChops.invert(rgb) if inverted else rgb
+
+
+def _is_raster(head: bytes) -> bool:
+    return head.startswith(_STARTS) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+
+
+def _decoded(file: IO[bytes], options: DecodeOptions) -> Decoded:
+    return decode_noted(file.read(), options.name, options.limits)
+
+
+def _changed_since(file: IO[bytes], decoder: int) -> bool:
+    return changed_since(file.read(), decoder)
+
+
+KIND = FileKind(
+    name="picture",
+    holds="image",
+    suffixes=SUFFIXES,
+    recognises=_is_raster,
+    decode=_decoded,
+    changed_since=_changed_since,
+)
+register(KIND)

@@ -1,64 +1,74 @@
-"""A volume from a file of any format, told by its first bytes: names are often wrong about compression."""
+"""Volumes in files: what all their kinds share."""
 
-import io
-import zlib
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import IO
 
-from cbmir.errors import ImageError
+from cbmir.errors import ImageError, one_line
 from cbmir.limits import Limits
-from cbmir.media.files import MAX_VOLUME_BYTES, check_file
-from cbmir.media.kinds import HEAD_BYTES, remedy, volume_format
-from cbmir.media.nifti import read_mgh, read_nifti
-from cbmir.media.nrrd import read_nrrd
+from cbmir.media.filekind import HEAD_BYTES, Decoded, DecodeOptions, FileKind, file_kinds
+from cbmir.media.remedies import remedy
 from cbmir.media.volume import Volume
-from cbmir.unpacking import unpacked
+
+MAX_BYTES = 8_000_000_000
+"""Larger volume files are refused before they are read: a voxel takes 8 bytes at most, see `MAX_VOXELS`."""
+
+Read = Callable[[IO[bytes], int, Limits], Volume]
+"""From the start of a stream, which can give so many bytes at most, to a volume that is turned so that its axes run to
+the right, to the front and to the head.
+
+An oblique volume is turned by the nearest quarter turns only, as nibabel and MONAI do. It raises `ImageError` where the
+file holds something else than one volume, says no spacing or orientation, has over `MAX_VOXELS` voxels, or goes beyond
+a limit. Whatever else it raises becomes one."""
 
 
-def read_volume(source: Path | bytes, limits: Limits | None = None) -> Volume:
-    """A volume of NIfTI, MGH or NRRD, turned so that its axes run to the right, to the front and to the head.
-
-    An oblique volume is turned by the nearest quarter turns only, as nibabel and MONAI do.
+def volume_kind(
+    name: str,
+    suffixes: tuple[str, ...],
+    recognises: Callable[[bytes], bool],
+    read: Read,
+    changed_since: Callable[[bytes], bool] | None = None,
+) -> FileKind:
+    """A kind of file that holds one volume.
 
     Args:
-        source: A file, or all its bytes; compressed by gzip or not, whatever its name.
-        limits: What it may take; those of the environment unless given.
-
-    Raises:
-        ImageError: the file is missing, unreadable or damaged, is no volume, holds something else than one volume, says
-            no spacing or orientation, has over `MAX_VOXELS` voxels, or goes beyond a limit.
+        name: For people.
+        suffixes: Endings of names.
+        recognises: Whether a file is of the kind, by its first `HEAD_BYTES`.
+        read: Reads it.
+        changed_since: Whether the decoder before version 2 read it otherwise, by the same bytes; none unless given.
     """
-    if isinstance(source, Path):
-        check_file(source, MAX_VOLUME_BYTES)
-    name = source if isinstance(source, Path) else ""
-    limits = limits or Limits.read("image")
+    return FileKind(
+        name=name,
+        holds="volume",
+        suffixes=suffixes,
+        recognises=recognises,
+        decode=partial(_decoded, recognises, read),
+        changed_since=partial(_changed_since, changed_since),
+        most_bytes=MAX_BYTES,
+        streamed=True,
+    )
+
+
+def _decoded(recognises: Callable[[bytes], bool], read: Read, file: IO[bytes], options: DecodeOptions) -> Decoded:
     try:
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            return _read(*unpacked(file, limits), name, limits)
+        head = file.read(HEAD_BYTES)
+        file.seek(0)
+        if not recognises(head):
+            first, *others, last = (kind.name for kind in file_kinds() if kind.holds == "volume")
+            unknown = f"is no {first} volume, nor one of {', '.join(others)} or {last}"
+            raise ImageError(remedy(options.name, head) or unknown)
+        return Decoded(read(file, options.room, options.limits))
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # nibabel, pynrrd, zlib and numpy raise whatever they like on damaged data
-        raise ImageError(f"can't be read: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        raise ImageError(f"can't be read: {one_line(error)}") from error
 
 
-def lacks_orientation(path: Path) -> bool:
-    """Whether a file is NIfTI without orientation, which is refused since version 2 of the decoder."""
-    with suppress(OSError, EOFError, zlib.error), path.open("rb") as file:
-        head = unpacked(file, Limits.read("image"))[0].read(HEAD_BYTES)
-        codes = {"NIfTI-1": head[252:256], "NIfTI-2": head[344:352]}.get(volume_format(head) or "")  # qform, sform
-        return codes is not None and not any(codes)
-    return False
-
-
-def _read(stream: IO[bytes], room: int, name: str | Path, limits: Limits) -> Volume:
-    head = stream.read(HEAD_BYTES)
-    stream.seek(0)
-    form = volume_format(head)
-    if form == "NRRD":
-        return read_nrrd(stream, room, limits)
-    if form == "MGH":
-        return read_mgh(stream, room)
-    if form in ("NIfTI-1", "NIfTI-2"):
-        return read_nifti(stream, form, room)
-    raise ImageError(remedy(name, head) or "is no NIfTI volume, nor one of MGH or NRRD")
+def _changed_since(changed: Callable[[bytes], bool] | None, file: IO[bytes], decoder: int) -> bool:
+    if changed is None or decoder >= 2:
+        return False
+    try:
+        return changed(file.read(HEAD_BYTES))
+    except Exception:  # damaged: that it can't be read is said when it is decoded
+        return False

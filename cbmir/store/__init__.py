@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 from cbmir.errors import StoreError
-from cbmir.store.base import Collection, CollectionInfo, Store
+from cbmir.store.collection import Collection
+from cbmir.store.info import CollectionInfo
 from cbmir.store.keys import Key
 from cbmir.store.layout import Layout
+from cbmir.store.store import Store
 from cbmir.terminal import without_passwords
 
 __all__ = ["Collection", "CollectionInfo", "Key", "Layout", "Store", "open_store"]

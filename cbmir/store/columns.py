@@ -1,6 +1,5 @@
-"""Own columns of a collection: which there are and what they hold, read from its images and kept for a minute."""
+"""Own columns of a collection: which there are and what they hold, read from its images."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from cbmir.schema import StoredPoint
 IndexKind = Literal["keyword", "float"]
 """Of a payload index on an own column: of texts, or of numbers."""
 
-KEPT_S = 60.0
 BATCH = 4096
 
 Scroll = Callable[..., Iterator[list[StoredPoint]]]
@@ -31,46 +29,30 @@ class OwnIndex:
     whole: bool
 
 
-class OwnColumns:
-    """Reads what images have in ``extra``, all of them, as no engine counts values without an index.
+def column_values(scroll: Scroll, field: str) -> dict[Value, int]:
+    """How many images have each text and number of an own column; of a list, each of its own.
+
+    All images are read, as no engine counts values without an index.
 
     Args:
-        scroll: Reads the images of the collection.
+        scroll: Reads the images of a collection.
+        field: ``extra.`` and the name of the column.
     """
+    name = own_column(field) or ""
+    counts: Counter[Value] = Counter()
+    for points in scroll(fields=[engine_key(field)], batch=BATCH):
+        for point in points:
+            counts.update(set(_plain((point.payload.get("extra") or {}).get(name))))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], str(item[0]))))
 
-    def __init__(self, scroll: Scroll) -> None:
-        self._scroll = scroll
-        self._kept: dict[str, tuple[float, dict[Any, int]]] = {}
 
-    def values(self, field: str) -> dict[Value, int]:
-        """How many images have each text and number of an own column; of a list, each of its own."""
-        return self._within_a_minute(field, lambda: self._count(field))
-
-    def names(self) -> dict[str, int]:
-        """How many images have each own column."""
-        return self._within_a_minute("", self._count_names)
-
-    def _within_a_minute(self, key: str, count: Callable[[], dict[Any, int]]) -> dict[Any, int]:
-        now = time.monotonic()
-        kept = self._kept.get(key)
-        if kept is None or now - kept[0] > KEPT_S:
-            kept = self._kept[key] = (now, count())
-        return kept[1]
-
-    def _count(self, field: str) -> dict[Any, int]:
-        name = own_column(field) or ""
-        counts: Counter[Value] = Counter()
-        for points in self._scroll(fields=[engine_key(field)], batch=BATCH):
-            for point in points:
-                counts.update(set(_plain((point.payload.get("extra") or {}).get(name))))
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], str(item[0]))))
-
-    def _count_names(self) -> dict[Any, int]:
-        counts: Counter[str] = Counter()
-        for points in self._scroll(fields=["extra"], batch=BATCH):
-            for point in points:
-                counts.update((point.payload.get("extra") or {}).keys())
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def columns(scroll: Scroll) -> dict[str, int]:
+    """How many images have each own column; all images are read."""
+    counts: Counter[str] = Counter()
+    for points in scroll(fields=["extra"], batch=BATCH):
+        for point in points:
+            counts.update((point.payload.get("extra") or {}).keys())
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def index_kind(values: Iterable[Value]) -> IndexKind:

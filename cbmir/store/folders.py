@@ -30,19 +30,6 @@ def held(folder: Path) -> IO[bytes]:
     return lock
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that whoever is killed leaves the old one or the new one.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # and "x": a link that came with a store from elsewhere is not followed
-    with part.open("x", encoding="utf-8") as file:
-        file.write(text)
-    part.replace(path)
-
-
 def put_aside(folder: Path) -> Path:
     """Take a collection out of sight in one step; its new place.
 

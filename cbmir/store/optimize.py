@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cbmir.errors import StoreError
-from cbmir.store.edge import optimize
+from cbmir.store.shard import optimize
 
 _PR_SET_PDEATHSIG = 1
 

@@ -12,18 +12,20 @@ from typing import Any, TypeVar
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from cbmir.errors import StoreError
+from cbmir.errors import StoreError, one_line
 from cbmir.filters import Where, engine_key, to_qdrant
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, Hit, Payload, StoredPoint, Vectors, rank_hits
-from cbmir.store.base import SCROLL_BATCH, Collection, CollectionInfo, Fields, Progress
+from cbmir.store.collection import SCROLL_BATCH, Collection, Progress
 from cbmir.store.columns import IndexKind, OwnIndex, kind_of_index
 from cbmir.store.connection import TIMEOUT_S, Connection
+from cbmir.store.info import CollectionInfo
 from cbmir.store.keys import Right
 from cbmir.store.layout import OVERSAMPLING
-from cbmir.store.retry import one_line, refused
+from cbmir.store.profile import SearchProfile
+from cbmir.store.retry import refused
 from cbmir.store.roots import ROOTS, Roots
-from cbmir.store.ways import SearchProfile
+from cbmir.store.ways import Fields
 
 REQUEST_POINTS = 256
 REQUEST_BYTES = 8_000_000
@@ -156,17 +158,11 @@ class ServerCollection(Collection):
         having = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
         return OwnIndex(kind, found.points == self._call(lambda c: c.count(self.name, having, exact=True)).count)
 
-    def make_index(self, field: str, kind: IndexKind) -> None:
-        """Make a payload index on an own column."""
-        key = engine_key(field)
-        there = self._own_index(key)
-        if there and there.kind == kind:
-            return
+    def _make_index(self, field: str, kind: IndexKind) -> None:
         schema = models.PayloadSchemaType.KEYWORD if kind == "keyword" else models.PayloadSchemaType.FLOAT
-        self._call(lambda client: client.create_payload_index(self.name, key, schema, wait=True))
+        self._call(lambda client: client.create_payload_index(self.name, engine_key(field), schema, wait=True))
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove points."""
+    def _delete(self, ids: Sequence[str]) -> None:
         if not ids:
             return  # the client refuses an empty list
         selector = models.PointIdsList(points=list(ids))
@@ -226,8 +222,7 @@ class ServerCollection(Collection):
         """What the collection remembers of itself besides its points."""
         return dict(self._state().config.metadata or {})
 
-    def set_metadata(self, changes: Mapping[str, Any]) -> None:
-        """Set some keys of the collection's metadata."""
+    def _set_metadata(self, changes: Mapping[str, Any]) -> None:
         try:
             self._configure(metadata=dict(changes))
         except StoreError as error:

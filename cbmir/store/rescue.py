@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import qdrant_edge as q
 
+from cbmir.errors import one_line
 from cbmir.store.optimize import die_with
 
 _IDS = 4096
@@ -45,7 +46,7 @@ def _records(shard: q.EdgeShard, ids: Sequence[str]) -> Iterator[dict[str, Any]]
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if len(ids) == 1:
-            yield {"id": ids[0], "lost": " ".join(str(error).split())}
+            yield {"id": ids[0], "lost": one_line(error)}
             return
         half = len(ids) // 2
         yield from _records(shard, ids[:half])
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         with Path(out).open("w", encoding="utf-8") as file:
             read(shard, file, frozenset(Path(skipped).read_text(encoding="utf-8").split()), int(batch))
     except BaseException as error:
-        sys.exit(" ".join(str(error).split()) or type(error).__name__)
+        sys.exit(one_line(error))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import httpx
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from cbmir.errors import StoreError, StoreFullError, StoreKeyError, StoreUnreachableError
+from cbmir.errors import StoreError, StoreFullError, StoreKeyError, StoreUnreachableError, one_line
 from cbmir.store.keys import Key, Right
 
 RETRIES = 6
@@ -90,8 +90,8 @@ def translate(error: Exception, place: str, key: Key | None = None, doing: Right
         kind = _kind(details, busy=code in _RETRIED_GRPC)
         return kind(f"{place} answered {code.name}: {details}{_remedy(details)}")
     if silent(error):
-        return StoreUnreachableError(f"no Qdrant server answers at {place}: {one_line(str(error))}")
-    return StoreError(f"{place}: {type(error).__name__}: {one_line(str(error))}")
+        return StoreUnreachableError(f"no Qdrant server answers at {place}: {one_line(error)}")
+    return StoreError(f"{place}: {type(error).__name__}: {one_line(error)}")
 
 
 def _kind(said: str, *, busy: bool) -> type[StoreError]:
@@ -139,8 +139,3 @@ def retry_after_s(error: Exception, attempt: int) -> float | None:
 def _invalid(details: str) -> bool:
     """Whether a server says that it doesn't know the key; older ones do so by the code of a key that may not."""
     return "invalid api" in details.lower()
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, 300 signs at most."""
-    return " ".join(text.split())[:300]

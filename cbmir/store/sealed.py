@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cbmir.store.folders import write_whole
+from cbmir.wholefile import atomic_write
 
 NAME = "files.json"
 CHEAP_BYTES = 2_000_000_000
@@ -26,7 +26,7 @@ def write_seals(folder: Path) -> None:
         OSError: a file can't be read, or the list not be written.
     """
     files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _digest(path)] for path in _files(folder)}
-    write_whole(folder / NAME, json.dumps({"format": 1, "files": files}, indent=0) + "\n")
+    atomic_write(folder / NAME, json.dumps({"format": 1, "files": files}, indent=0) + "\n")
 
 
 def remove_seals(folder: Path) -> None:

@@ -13,14 +13,15 @@ from qdrant_client import QdrantClient, models
 from cbmir.errors import CollectionError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import INDEXED_FIELDS, PayloadField
-from cbmir.store.base import Store, card_from, check_name, metadata
 from cbmir.store.connection import Connection
+from cbmir.store.identity import card_from, check_name, metadata
 from cbmir.store.keys import Right
 from cbmir.store.layout import DEFAULT, QUANTILE, Layout, Plan, plan
 from cbmir.store.points import ServerCollection
+from cbmir.store.profile import SearchProfile
 from cbmir.store.retry import refused, translate
 from cbmir.store.roots import roots_from
-from cbmir.store.ways import SearchProfile
+from cbmir.store.store import Store
 
 
 class ServerStore(Store):

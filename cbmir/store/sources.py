@@ -7,7 +7,7 @@ from cbmir.aliases import plain
 from cbmir.schema import INDEXED_FIELDS
 
 if TYPE_CHECKING:
-    from cbmir.store.base import Collection
+    from cbmir.store.collection import Collection
 
 SOURCE = "source:"
 """What stands before the name of a source in the metadata: a key each, so that no run overwrites another's."""

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from cbmir.filters import Condition, Where
 from cbmir.schema import Hit, Vectors, normalise
-from cbmir.store.ways import PROBE, WIDTHS, FilterRecall, SearchProfile, among
+from cbmir.store.profile import FilterRecall, SearchProfile
+from cbmir.store.ways import PROBE, WIDTHS, among
 
 if TYPE_CHECKING:
-    from cbmir.store.base import Collection
+    from cbmir.store.collection import Collection
 
 MEASURED_FROM = 5_000
 """Images from which the HNSW graph may be faster than a scan, so that it is worth measuring."""

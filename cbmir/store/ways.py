@@ -12,14 +12,13 @@ See ``docs/decisions/0011-filtered-search.md`` for the measurements behind this.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from cbmir.filters import Condition, Where
 from cbmir.schema import Hit
-from cbmir.units import counted
+from cbmir.store.profile import FilterRecall, SearchProfile
 
 Way = Literal["exact", "graph", "approximate"]
 """How an answer was found. ``exact``: all images that pass were compared. ``graph``: by the HNSW graph, and the answer
@@ -27,6 +26,9 @@ passed the checks. ``approximate``: by the HNSW graph, unchecked; neighbours may
 
 Wanted = Literal["auto", "exact", "approximate"]
 """``auto``: the fastest way that holds its recall. The others force one way."""
+
+Fields = Sequence[str] | bool
+"""Payload fields of a hit: names, True for all, False for none."""
 
 
 def search_ef(k: int) -> int:
@@ -58,7 +60,6 @@ WIDTHS = (128, 192, 256, 512)
 _OWN = ("id", "patient_id", "study_id", "series_id", "sha256")
 """Fields of which a query excludes its own value: such conditions leave nearly all images."""
 
-_COUNTED_S = 60.0
 _FILTERS_KEPT = 1024
 _TRIED_ANEW = 32
 
@@ -74,102 +75,6 @@ class Found:
 
     hits: list[Hit]
     way: Way
-
-
-@dataclass(frozen=True, slots=True)
-class FilterRecall:
-    """What the graph finds with one filter, measured on a sample of queries.
-
-    Attributes:
-        values: Payload fields and their values, by name of the field: the images that pass have all of them.
-        points: Images that pass.
-        recall: Mean recall@10 of the graph with the filter, 0 to 1.
-        lowest: Recall of the worst query.
-        floor: Lowest score of a tenth hit in the sample.
-        ef: Width of the HNSW beam, of `WIDTHS`: the least at which the recall holds, else the last that was tried.
-    """
-
-    values: tuple[tuple[str, str], ...]
-    points: int
-    recall: float
-    lowest: float
-    floor: float
-    ef: int
-
-    @property
-    def holds(self) -> bool:
-        """Whether the graph may be asked with this filter: it missed next to nothing in the sample."""
-        return self.recall >= 0.998 and self.lowest >= 0.9
-
-    @property
-    def text(self) -> str:
-        """The filter as users write it."""
-        return " and ".join(f"{field}={value}" for field, value in self.values)
-
-    @classmethod
-    def from_json(cls, data: Any) -> "FilterRecall":
-        """The inverse of `dataclasses.asdict`, through JSON."""
-        return cls(**{**data, "values": tuple((field, value) for field, value in data["values"])})
-
-
-@dataclass(frozen=True, slots=True)
-class SearchProfile:
-    """What was measured about searches in a collection; it is kept in the collection's card.
-
-    Attributes:
-        points: Images at that time.
-        queries: Queries of the sample: stored vectors, and stored vectors moved to a cosine of .8.
-        scan_us: Time to compare one image, in microseconds.
-        ef: Width of the HNSW beam, of `WIDTHS`, that the graph is asked with.
-        graph_ms: Median time of the graph for `PROBE` neighbours, at that width.
-        check_ms: Median time to find out which of `PROBE` neighbours pass a filter.
-        recall: Mean recall@10 of the graph without a filter.
-        lowest: Recall of the worst query.
-        floor: The graph finds what a scan finds among scores of at least this; None if it does so nowhere.
-        filters: The common values of the filter fields, and pairs of those with which the graph loses nothing. Those
-            that are too rare for the graph are left out.
-    """
-
-    points: int
-    queries: int
-    scan_us: float
-    ef: int
-    graph_ms: float
-    check_ms: float
-    recall: float
-    lowest: float
-    floor: float | None
-    filters: tuple[FilterRecall, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The profile as it is stored in a collection's metadata."""
-        return {**asdict(self), "filters": [asdict(item) for item in self.filters]}
-
-    @classmethod
-    def from_json(cls, data: Any) -> "SearchProfile | None":
-        """The inverse of `as_json`; None where there is no profile or another version of cbmir wrote it."""
-        try:
-            filters = tuple(FilterRecall.from_json(item) for item in data["filters"])
-            return cls(**{**data, "filters": filters})
-        except (TypeError, KeyError, ValueError):
-            return None
-
-    def summary(self) -> str:
-        """A line for people: the recall of the graph alone, and what the default search does about it."""
-        text = f"recall@10 of the HNSW graph alone: {self.recall:.3f} without a filter"
-        lost = sorted((item for item in self.filters if not item.holds), key=lambda item: item.recall)
-        if self.filters:
-            text += (
-                f", {min(item.recall for item in self.filters):.3f} to {max(item.recall for item in self.filters):.3f}"
-            )
-            text += f" with {counted(len(self.filters), 'common filter')}"
-        if lost:
-            worst = lost[0]
-            text += (
-                f"; it loses neighbours with {len(lost)} of them ({worst.text} the most), so that "
-                "searches check it and scan what passes where it fails, unless --approximate is given"
-            )
-        return text
 
 
 @dataclass(slots=True)
@@ -250,26 +155,15 @@ class Chooser:
         """Start.
 
         Args:
-            count: How many images satisfy a filter.
+            count: How many images satisfy a filter; it is asked for each query.
             dim: Length of the vectors.
             profile: What was measured.
         """
         self.profile = profile
         self._count = count
         self._scan_us = profile.scan_us if profile else SCAN_US * dim / 512
-        self._counts: dict[Where, tuple[float, int]] = {}
         self._experience: dict[tuple[Where, tuple[str, ...]], _Experience] = {}
         self._trusted = {item.values: item for item in profile.filters if item.holds} if profile else {}
-
-    def passing(self, where: Where) -> int:
-        """Images that satisfy a filter, as counted within the last minute; what a query excludes of its own counts."""
-        now = time.monotonic()
-        counted = self._counts.get(where)
-        if counted is None or now - counted[0] > _COUNTED_S:
-            if len(self._counts) >= _FILTERS_KEPT:
-                self._counts.clear()
-            counted = self._counts[where] = (now, self._count(where))
-        return counted[1]
 
     def _scan_ms(self, images: int) -> float:
         return 0.1 + images * self._scan_us / 1000
@@ -283,7 +177,7 @@ class Chooser:
             budget_ms: A scan that is estimated to take longer is not made.
         """
         base, own = _split(where)
-        images = self.passing(base)
+        images = self._count(base)
         if (base, own) not in self._experience and len(self._experience) >= _FILTERS_KEPT:
             self._experience.clear()
         scan = Step("none", self._experience.setdefault((base, own), _Experience()), self._scan_ms(images))
@@ -292,11 +186,11 @@ class Chooser:
 
     def affordable(self, where: Where, budget_ms: float) -> bool:
         """Whether a scan of what passes is estimated to fit the budget."""
-        return self._scan_ms(self.passing(_split(where)[0])) <= budget_ms
+        return self._scan_ms(self._count(_split(where)[0])) <= budget_ms
 
     def _attempt(self, base: Where, own: tuple[str, ...], k: int, images: int, scan: Step) -> Step | None:
         """What the graph could be asked; None where its answer can't be checked."""
-        profile, everything = self.profile, self.passing(())
+        profile, everything = self.profile, self._count(())
         if profile is None or everything > 2 * profile.points:
             return None
         trusted = self._trusting(base) if set(own) <= {"id"} else None

@@ -1,1 +1,1 @@
-"""What can be measured: a folder an analysis, with its terms, its measurement, its report and its command."""
+"""What can be measured: a file or a folder for each analysis."""

@@ -1,14 +1,16 @@
 """Which gallery images a query may not find: itself, and those of its patient, study, series or data set."""
 
+import copy
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.evaluate.ranking.scan import Pairs
-from cbmir.evaluate.ranking.trial import NONE, Codes, Images, Places, Trial
+from cbmir.evaluate.ranking.trial import NONE, Codes, Images, Places, Trial, text_ids
+from cbmir.filters import Condition, Where
+from cbmir.search.ranker import Mask, Pairs
 
 DATASET = "dataset"
 BLOCK = 1024
@@ -21,12 +23,18 @@ class Exclusion:
     A patient, a study or a series is few images, held as pairs; a data set may be most of the gallery, and is held as
     one code an image.
 
+    It is a `cbmir.search.ranker.Exclusion`.
+
     Attributes:
         fields: Payload fields; a gallery image that shares a value of one of them with the query is barred.
+        kept: (gallery,) the part of the gallery that is searched, None for all of it; see `within`.
     """
+
+    kept: Mask | None = None
 
     def __init__(self, trial: Trial, fields: tuple[str, ...]) -> None:
         self.fields = fields
+        self._trial = trial
         self._own = trial.own_places
         self._sides = [_Side(trial.queries, trial.gallery, name) for name in fields if name != DATASET]
         self._datasets = (trial.queries.codes[DATASET], trial.gallery.codes[DATASET]) if DATASET in fields else None
@@ -64,10 +72,49 @@ class Exclusion:
         return together >> 32, together & ((1 << 32) - 1)
 
     def blocks(self) -> Iterator[Pairs]:
-        """All these pairs, a block of queries at a time, with rows counted over all queries."""
+        """All these pairs in the part that is kept, a block at a time, with rows counted over all queries."""
         for start in range(0, len(self._own), BLOCK):
             rows, places = self.pairs(slice(start, start + BLOCK))
+            if self.kept is not None:
+                rows, places = rows[self.kept[places]], places[self.kept[places]]
             yield rows + start, places
+
+    def mask(self, block: slice, positions: Places) -> Mask | None:
+        """(queries, positions) images of the data set of a block of queries; None where these may be found."""
+        if self._datasets is None:
+            return None
+        rows = np.arange(len(self._own))[block, np.newaxis]
+        return self.same_dataset(rows, positions[np.newaxis])
+
+    def where(self, row: int) -> Where:
+        """The conditions of one query; what bars nothing is none, so that the store can share filters among queries."""
+        names, shared = self._conditions
+        codes = self._trial.queries.codes
+        where = tuple(
+            Condition(field, "!=", names[field][codes[field][row]]) for field in self.fields if shared[field][row]
+        )
+        if not where and self._own[row] != NONE:
+            where = (Condition("id", "!=", tuple(text_ids(self._trial.queries.ids[row : row + 1]))),)
+        return where
+
+    @functools.cached_property
+    def _conditions(self) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, Mask]]:
+        """By field, the values of its codes, and which queries share theirs with a gallery image."""
+        queries, gallery = self._trial.queries.codes, self._trial.gallery.codes
+        names = {field: list(self._trial.vocabularies[field]) for field in self.fields}
+        shared = {field: np.isin(queries[field], gallery[field]) & (queries[field] > 0) for field in self.fields}
+        return names, shared
+
+    def within(self, kept: Mask) -> Self:
+        """The same in a part of the gallery."""
+        part = copy.copy(self)
+        part.__dict__.pop("_affected", None)
+        part.kept = kept
+        return part
+
+    def bars_as(self, other: object) -> bool:
+        """Whether the same is barred for the same queries, in whatever part of the gallery."""
+        return isinstance(other, Exclusion) and self._trial is other._trial and self.fields == other.fields
 
     def same_dataset(self, rows: NDArray[Any], places: Places) -> NDArray[np.bool_]:
         """Whether queries and gallery places, broadcast together, are of one data set and barred for it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from cbmir.errors import ProtocolError
 from cbmir.evaluate.metrics import Gains
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
 from cbmir.evaluate.ranking.rules import RULES, LabelSets, Relations, Rule, hierarchy
-from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values
+from cbmir.evaluate.ranking.trial import NONE, PATHS, Images, Places, Trial, Values, Vocabulary
 
 BLOCK = 2048
 """Queries judged at once."""
@@ -76,34 +77,91 @@ class Relevance:
         return self.levels[::-1][places]
 
 
-def find_relevance(trial: Trial, exclusion: Exclusion) -> Relevance:
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A table, with what it was made of, so that nothing else can get the identity of these."""
+
+    vocabulary: Vocabulary
+    rule: Rule
+    asked: NDArray[np.int32]
+    levels: Table
+    table: NDArray[np.uint16]
+
+
+class Tables:
+    """Grades of pairs of label sets, which depend on labels and rule alone; those made before serve again."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], _Made] = {}
+        self._read: dict[Path, Relations] = {}
+
+    def relations(self, path: Path) -> Relations:
+        """A file of relations.
+
+        Raises:
+            ProtocolError: it can't be read.
+        """
+        if path not in self._read:
+            self._read[path] = Relations.read(path)
+        return self._read[path]
+
+    def of(self, vocabulary: Vocabulary, asked: NDArray[np.int32], rule: Rule) -> tuple[Table, NDArray[np.uint16]]:
+        """The grades of the pairs of a query's values and any, see `Relevance`.
+
+        Args:
+            vocabulary: The values, by code.
+            asked: Codes that queries have, rising.
+            rule: The rule of relevance.
+        """
+        key = id(vocabulary), id(rule)
+        before = self._made.get(key)
+        if before is not None and len(before.table) == len(vocabulary):
+            if np.isin(asked, before.asked).all():
+                return before.levels, before.table
+            asked = np.union1d(asked, before.asked)
+        levels, table = _table(list(vocabulary), asked, rule)
+        self._made[key] = _Made(vocabulary, rule, asked, levels, table)
+        return levels, table
+
+
+def find_relevance(trial: Trial, exclusion: Exclusion, tables: Tables | None = None) -> Relevance:
     """Who is relevant to whom by the protocol's label field and rule.
 
     An image without a label is relevant to nobody. Where the protocol includes such images, their set holds one value,
     `NO_LABEL`, so that all rules agree: two of them share a value, are the same, and have a Jaccard index of 1 (the
     usual convention for two empty sets), while one of them has nothing in common with an image that has a label.
+
+    Args:
+        trial: Queries and gallery.
+        exclusion: What the queries may not find. What isn't in the part of the gallery that it keeps doesn't count.
+        tables: What was made before, of the same session.
+
+    Raises:
+        ProtocolError: the label field has too many distinct values.
     """
     protocol = trial.protocol
     threshold = HALF if protocol.relevance == "jaccard" else 1.0
-    return _relevance(trial, exclusion, protocol.label, RULES[protocol.relevance], threshold)
+    return _relevance(trial, exclusion, protocol.label, RULES[protocol.relevance], threshold, tables)
 
 
-def find_grades(trial: Trial, exclusion: Exclusion) -> Relevance:
+def find_grades(trial: Trial, exclusion: Exclusion, tables: Tables | None = None) -> Relevance:
     """How right each image is for a graded measure, by `hierarchy` or the protocol's file of relations.
+
+    Arguments are those of `find_relevance`.
 
     Raises:
         ProtocolError: the file can't be read, or knows none of the labels.
     """
     path = trial.protocol.relations
     if path is None:
-        return _relevance(trial, exclusion, PATHS, hierarchy, 1.0)
-    relations = Relations.read(path)
+        return _relevance(trial, exclusion, PATHS, hierarchy, 1.0, tables)
+    relations = (tables or Tables()).relations(path)
     known = {label for values in trial.vocabularies[PATHS] for label in values}
     strange = sorted({label for pair in relations.grades for label in pair} - known)
     if strange:
         there = ", ".join(sorted(known)[:10])
         raise ProtocolError(f"{path} names {strange[0]!r}, which no image of queries or gallery has; they have {there}")
-    return _relevance(trial, exclusion, PATHS, relations, 1.0)
+    return _relevance(trial, exclusion, PATHS, relations, 1.0, tables)
 
 
 def judge(trial: Trial, relevance: Relevance, grades: Relevance | None, found: Places) -> Gains:
@@ -128,12 +186,12 @@ def _relevance(
     field: str,
     rule: Rule,
     threshold: float,
+    tables: Tables | None,
 ) -> Relevance:
-    values = list(trial.vocabularies[field])
-    if len(values) > MAX_SETS:
+    vocabulary = trial.vocabularies[field]
+    if len(vocabulary) > MAX_SETS:
         raise ProtocolError(f"{field} has more than {MAX_SETS:,} distinct values; choose another --label")
-    asked = np.unique(trial.queries.codes[field])
-    levels, table = _table(values, asked, rule)
+    levels, table = (tables or Tables()).of(vocabulary, np.unique(trial.queries.codes[field]), rule)
     counts = _counts(trial, exclusion, field, table, len(levels))
     return Relevance(field, levels, table, counts, threshold)
 
@@ -162,9 +220,10 @@ def _counts(
 ) -> NDArray[np.int64]:
     queries, gallery = trial.queries, trial.gallery
     asked, there = queries.codes[field], gallery.codes[field]
-    counts = _by_level(asked, table, np.bincount(there, minlength=len(table)), levels)
+    part = gallery if exclusion.kept is None else gallery.take(exclusion.kept)
+    counts = _by_level(asked, table, np.bincount(part.codes[field], minlength=len(table)), levels)
     if exclusion.across_datasets:
-        counts -= _of_own_dataset(queries, gallery, asked, there, table, levels)
+        counts -= _of_own_dataset(queries, part, asked, part.codes[field], table, levels)
     for rows, places in exclusion.blocks():
         other = ~exclusion.same_dataset(rows, places)
         rows, places = rows[other], places[other]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.errors import ProtocolError
+from cbmir.errors import ProtocolError, one_line
 from cbmir.textfile import NOT_READ, read_text
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Relations:
                 grades[str(left), str(right)] = grades[str(right), str(left)] = float(grade)
             relations = cls(float(data.get("same", 3)), grades)
         except (*NOT_READ, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ProtocolError(
                 f"can't read relations of labels from {path} ({reason}); it holds `relations`, a list of "
                 "[label, label, grade], and maybe `same`, the grade of a label with itself"

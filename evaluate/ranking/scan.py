@@ -1,8 +1,9 @@
 """Exact nearest neighbours: matrix products on a CPU or a GPU, and a top-k whose order is defined.
 
-Products are taken in float32, or in bfloat16 where a CPU has it in hardware. Of each query, every image is kept that
-can't be told from the nearest that way; where two of these lie closer than that, their products are taken again in
-float64 and rounded to 2**-30, so that copies of an image tie, and fall by place, whatever order a BLAS sums in.
+Products are taken in float32, where it pays after a first pass in half precision (`cbmir.evaluate.ranking.half`). Of
+each query, every image is kept that can't be told from the nearest that way. Where two of these lie closer than that,
+their products are taken again in float64 and rounded to 2**-30, so that copies of an image tie, and fall by position,
+whatever order a BLAS sums in.
 """
 
 import math
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import has_bf16, keep_memory
+from cbmir.device import has_bf16, keep_memory
+from cbmir.evaluate.ranking.half import LONG, HalfPass, Scores
 from cbmir.evaluate.ranking.keys import MISSING, Keys, Places, close, cosines_of, keys_of, places_of
 from cbmir.schema import Vectors
+from cbmir.search.ranker import Mask, Pairs
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +29,7 @@ CHUNK_IMAGES = 131_072
 _SCORES = 1 << 25  # of a block of queries by a chunk of the gallery: 134 MB
 _CROWD = 4  # times the depth: a query with more candidates has many copies of an image among them
 _MULTIPLIED = 1 << 17  # numbers a side and step in float64: they stay in the cache
-_LONG = 256  # dimensions from which bfloat16 saves more than the candidates that it leaves cost
-_ROUNDED = 4096  # vectors rounded at once: they stay in the cache
-_DENSE = 256  # one image in so many a candidate: multiplying all of them again costs more than bfloat16 saves
-_ROUNDING = 1.01 * 2.0**-8  # of a product that is given back in bfloat16
-
-Pairs = tuple[Places, Places]
+_DENSE = 256  # one image in so many a candidate: multiplying all of them again costs more than half precision saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,15 @@ class Bar:
     """What the queries of a block may not find in a chunk.
 
     Attributes:
-        pairs: Rows within the block, and columns within the chunk.
+        pairs: Rows within the block, and columns within the chunk; None where the terms before bar the same.
         mask: (block, chunk) further ones, None for none.
+        columns: The columns of the chunk that are searched, rising; None for all. They don't count in the terms that
+            follow.
     """
 
-    pairs: Pairs
-    mask: NDArray[np.bool_] | None = None
+    pairs: Pairs | None
+    mask: Mask | None = None
+    columns: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,9 @@ class Scan:
             depth: Images to find a query.
             terms: Sets of bars, see `show`.
             device: Of the products.
-            half: Take them in bfloat16 first; None where a CPU has it in hardware (CUDA may add up in bfloat16 too, so
-                that less is known of the error) and vectors are long enough to gain by it. The answer is the same.
+            half: Whether to make a first pass in half precision; None where a CPU has bfloat16 in hardware (CUDA may
+                add up in bfloat16 too, so that less is known of the error) and vectors are long enough to gain by it.
+                The answer is the same.
         """
         import torch
 
@@ -91,10 +93,9 @@ class Scan:
         self._started = False
         self._unsure = 2.0**-23 * queries.shape[1]
         """Twice the largest error of a float32 product of two unit vectors."""
-        self._centre: torch.Tensor | None = None
-        self._half = half
         if half is None:
-            self._half = device == "cpu" and queries.shape[1] >= _LONG and has_bf16(device)
+            half = device == "cpu" and queries.shape[1] >= LONG and has_bf16(device)
+        self._half = HalfPass(self._unsure) if half else None
         self.keys = np.full((terms, len(queries), depth), MISSING)
 
     def show(
@@ -114,96 +115,73 @@ class Scan:
         alone = last and not self._started
         self._started = True
         gallery = torch.from_numpy(vectors).to(self._queries.device)
-        size = _group_size(len(vectors), self._depth)
-        width = -(-len(vectors) // size) * size
+        width = _width(len(vectors), self._depth)
         rows = max(64, _SCORES // width)
+        queries = len(self._queries)
+        blocks = [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
         with torch.inference_mode():
-            queries = len(self._queries)
-            blocks = [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
-            if self._half:
-                blocks = self._shown_in_half(blocks, places, gallery, bars, width)
+            if self._half is not None:
+                blocks = self._shown_in_half(self._half, blocks, places, gallery, bars)
             buffer = self._buffer(blocks, width, torch.float32)
             for block in blocks:
-                scores = self._products(self._queries[block], gallery, buffer)
-                unsure = torch.tensor(self._unsure, device=scores.device)
-                found = self._found(scores, len(vectors), block, bars, unsure)
-                for keys, item in zip(self.keys, found, strict=True):
-                    keys[block] = self._merged(keys[block], self._queries[block], item, gallery, places, alone)
+                table = buffer[: block.stop - block.start]
+                torch.mm(self._queries[block], gallery.T, out=table[:, : len(gallery)])
+                found = self._found(Scores(table, 0.0, lambda least: least - self._unsure), len(gallery), block, bars)
+                self._merge(found, block, gallery, places, alone)
 
     def _shown_in_half(
         self,
+        half: HalfPass,
         blocks: list[slice],
         places: Places,
         gallery: "torch.Tensor",
         bars: Sequence[Callable[[slice], Bar]],
-        width: int,
     ) -> list[slice]:
-        """Score a chunk by products in bfloat16; the blocks from the first on that has too many candidates are left.
+        """Score a chunk after a first pass in half precision; give back the blocks that are left where it is dropped.
 
-        The mean of the first chunk is taken from all of the gallery before: that moves all products of a query alike,
-        and there is less to round. How far a product may be off is what rounding took from one vector times the length
-        of the other, for both, and what it takes from the product itself. Vectors that all lie close together have too
-        many products within that: from there on float32 is taken.
-
-        Returns:
-            The blocks that are left.
+        It is dropped, for all chunks that follow too, at the first block with too many candidates.
         """
         import torch
 
-        if self._centre is None:
-            self._centre = gallery.mean(dim=0)
-        rounded, lost, lengths = _rounded(gallery, self._centre)
-        lost, longest = lost.amax(), lengths.amax()
+        width = _width(len(gallery), self._depth)
+        scores = half.on(gallery)
         buffer = self._buffer(blocks, width, torch.bfloat16)
         for number, block in enumerate(blocks):
             queries = self._queries[block]
-            halves, own, _ = _rounded(queries)
-            scores = self._products(halves, rounded, buffer)
-            unsure = (
-                2 * (1 + _ROUNDING) * (own * longest + lost) + 2 * self._unsure
-            )  # queries have length 1 within that
-            found = self._found(scores, len(gallery), block, bars, unsure, queries @ self._centre)
+            found = self._found(scores(queries, buffer[: len(queries)]), len(gallery), block, bars)
             if max(len(item.rows) for item in found) > len(queries) * max(_CROWD * self._depth, width // _DENSE):
-                self._half = False
+                self._half = None
                 return blocks[number:]
-            for keys, item in zip(self.keys, found, strict=True):
-                keys[block] = self._merged(keys[block], queries, item, gallery, places, False)
+            self._merge(found, block, gallery, places, False)
         return []
 
     def _buffer(self, blocks: list[slice], width: int, dtype: "torch.dtype") -> "torch.Tensor":
         import torch
 
-        rows = min(blocks[0].stop, len(self._queries)) if blocks else 0
+        rows = blocks[0].stop - blocks[0].start if blocks else 0
         return torch.full((rows, width), -torch.inf, dtype=dtype, device=self._queries.device)
 
-    @staticmethod
-    def _products(queries: "torch.Tensor", gallery: "torch.Tensor", buffer: "torch.Tensor") -> "torch.Tensor":
-        """(n, width) products in the first columns of a part of the buffer, whatever else it held before."""
-        import torch
-
-        scores = buffer[: len(queries)]
-        torch.mm(queries, gallery.T, out=scores[:, : len(gallery)])
-        return scores
-
-    def _found(
-        self,
-        scores: "torch.Tensor",
-        count: int,
-        block: slice,
-        bars: Sequence[Callable[[slice], Bar]],
-        unsure: "torch.Tensor",
-        moved: "torch.Tensor | float" = 0.0,
-    ) -> list[_Found]:
-        """The candidates on each of the terms; `moved` is by how much the scores lie below the products."""
-        import torch
-
-        grouped = scores.view(len(scores), _group_size(count, self._depth), -1)
+    def _found(self, scores: Scores, count: int, block: slice, bars: Sequence[Callable[[slice], Bar]]) -> list[_Found]:
+        """The candidates on each of the terms."""
         found = []
         for keys, bar in zip(self.keys, bars, strict=True):
-            _fill(scores[:, :count], bar(block))
-            least = torch.from_numpy(cosines_of(keys[block][:, -1]).astype(np.float32)).to(scores.device)
-            found.append(_candidates(grouped, self._depth, least - moved, unsure))
+            barred = bar(block)
+            _fill(scores.table[:, :count], barred)
+            table, columns = scores.table, barred.columns
+            if columns is not None:
+                table = _part(table, columns, self._depth)
+            width = count if columns is None else len(columns)
+            grouped = table.view(len(table), _group_size(width, self._depth), -1)
+            least = _tensor(cosines_of(keys[block][:, -1]).astype(np.float32), table) - scores.moved
+            one = _candidates(grouped, self._depth, least, scores.limit)
+            found.append(one if columns is None else _Found(one.rows, columns[one.columns], one.near))
         return found
+
+    def _merge(
+        self, found: Sequence[_Found], block: slice, gallery: "torch.Tensor", places: Places, alone: bool
+    ) -> None:
+        for keys, item in zip(self.keys, found, strict=True):
+            keys[block] = self._merged(keys[block], self._queries[block], item, gallery, places, alone)
 
     def _merged(
         self, before: Keys, queries: "torch.Tensor", found: _Found, gallery: "torch.Tensor", places: Places, alone: bool
@@ -222,37 +200,47 @@ class Scan:
         return table[:, : self._depth]
 
 
-def _rounded(
-    vectors: "torch.Tensor", centre: "torch.Tensor | float" = 0.0
-) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """(n, dim) vectors less a centre in bfloat16, (n,) the length of what rounding took from each, and (n,) theirs."""
+def _tensor(array: NDArray[np.generic], like: "torch.Tensor") -> "torch.Tensor":
     import torch
 
-    rounded = torch.empty(vectors.shape, dtype=torch.bfloat16, device=vectors.device)
-    lost, lengths = torch.empty((2, len(vectors)), device=vectors.device)
-    for start in range(0, len(vectors), _ROUNDED):
-        part = slice(start, start + _ROUNDED)
-        moved = vectors[part] - centre
-        rounded[part] = moved
-        torch.linalg.vector_norm(moved, dim=1, out=lengths[part])
-        torch.linalg.vector_norm(moved.sub_(rounded[part]), dim=1, out=lost[part])
-    return rounded, lost, lengths
+    return torch.from_numpy(array).to(like.device)
 
 
 def _fill(scores: "torch.Tensor", bar: Bar) -> None:
     import torch
 
-    scores[tuple(torch.from_numpy(item).to(scores.device) for item in bar.pairs)] = -torch.inf
+    if bar.pairs is not None:
+        scores[tuple(_tensor(item, scores) for item in bar.pairs)] = -torch.inf
     if bar.mask is not None:
-        scores.masked_fill_(torch.from_numpy(bar.mask).to(scores.device), -torch.inf)
+        scores.masked_fill_(_tensor(bar.mask, scores), -torch.inf)
+
+
+def _part(scores: "torch.Tensor", columns: Places, depth: int) -> "torch.Tensor":
+    """Some of the columns, with -inf up to a width that groups fill."""
+    import torch
+
+    part = torch.full((len(scores), _width(len(columns), depth)), -torch.inf, dtype=scores.dtype, device=scores.device)
+    part[:, : len(columns)] = scores[:, _tensor(columns, scores)]
+    return part
+
+
+def _width(columns: int, depth: int) -> int:
+    """The next number of columns that groups fill."""
+    size = _group_size(columns, depth)
+    return -(-columns // size) * size
 
 
 def _group_size(width: int, depth: int) -> int:
     """Columns that share a maximum, so that about as many maxima are compared as scores of groups that qualify."""
-    return 1 << max(0, round(math.log2(width / depth) / 2))
+    return 1 << max(0, round(math.log2(max(1, width) / depth) / 2))
 
 
-def _candidates(scores: "torch.Tensor", depth: int, least: "torch.Tensor", unsure: "torch.Tensor") -> _Found:
+def _candidates(
+    scores: "torch.Tensor",
+    depth: int,
+    least: "torch.Tensor",
+    limit_of: "Callable[[torch.Tensor], torch.Tensor]",
+) -> _Found:
     """All scores that may be among the highest of their row, row by row.
 
     Scores are read once, for the maxima of groups of columns; the others only in groups whose maximum qualifies.
@@ -261,18 +249,17 @@ def _candidates(scores: "torch.Tensor", depth: int, least: "torch.Tensor", unsur
         scores: (n, size, groups), of which columns that share the last place are a group; -inf never qualifies.
         depth: How many highest are sought.
         least: (n,) what the depth-th highest is known to reach, NaN where nothing is known.
-        unsure: (n,) or () twice what a score may be off before it was rounded to its type.
+        limit_of: See `Scores.limit`.
     """
     import torch
 
     groups = scores.shape[2]
+    if not groups:
+        return _Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     maxima = scores.amax(1)
     if groups > depth and bool(least.isnan().any()):
         least = least.fmax(maxima.topk(depth, dim=1, sorted=False).values.amin(1).float())
-    if scores.dtype == torch.bfloat16:
-        # rounding keeps the order, so that what it takes at the limit counts
-        unsure = (1 + _ROUNDING) * (unsure + 2 * _ROUNDING * least.abs())
-    limit = (least - unsure).nan_to_num(nan=-torch.inf).clamp(min=torch.finfo(torch.float32).min)
+    limit = limit_of(least).nan_to_num(nan=-torch.inf).clamp(min=torch.finfo(torch.float32).min)
     rows, group = (maxima >= limit[:, None]).nonzero(as_tuple=True)
     found = scores[rows, :, group]
     hits, within = (found >= limit[rows, None]).nonzero(as_tuple=True)

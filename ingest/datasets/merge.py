@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from cbmir.errors import RecordError, SourceError
+from cbmir.errors import RecordError, SourceError, one_line
 from cbmir.ingest.tables.writing import ONLY_WHERE_NEEDED, check_suffix, written
 from cbmir.limits import Limits
 from cbmir.paths import normal_path
@@ -179,4 +179,4 @@ def _widened(block: pa.RecordBatch, table: _Table, order: Sequence[str], schema:
 
 
 def _unreadable(path: Path, error: Exception) -> SourceError:
-    return SourceError(f"can't read the table {path}: {' '.join(str(error).split())[:200]}")
+    return SourceError(f"can't read the table {path}: {one_line(error)}")

@@ -13,7 +13,7 @@ from cbmir.errors import SourceError
 from cbmir.ingest.datasets.base import DATASETS, Listing, Mode
 from cbmir.ingest.datasets.report import PrepareReport
 from cbmir.ingest.datasets.tree import Tree, read_lines
-from cbmir.ingest.sources import Failure
+from cbmir.ingest.report import Failure
 from cbmir.ingest.tables.writing import ONLY_WHERE_NEEDED, written
 from cbmir.units import counted
 

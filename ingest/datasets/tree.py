@@ -9,7 +9,7 @@ from typing import Self
 
 import pandas as pd
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.limits import Limits
 from cbmir.media import is_hidden
 
@@ -89,7 +89,7 @@ class Tree:
                     file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig", usecols=wanted
                 )
         except (OSError, ValueError, EOFError, zlib.error) as error:
-            raise SourceError(f"can't read {file}: {' '.join(str(error).split())[:200]}") from error
+            raise SourceError(f"can't read {file}: {one_line(error)}") from error
         missing = [name for name in columns if name not in there]
         if missing:
             raise SourceError(f"{file} has no column {', '.join(missing)}; its columns are {', '.join(there)}")
@@ -143,7 +143,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"can't read {path}: {' '.join(str(error).split())[:200]}") from error
+        raise SourceError(f"can't read {path}: {one_line(error)}") from error
 
 
 def _files(folder: str, start: str, followed: set[str]) -> Iterator[str]:

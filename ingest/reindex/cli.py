@@ -64,7 +64,7 @@ def reindex_(
     On a server they go to the next version, NAME__vN; whoever reads NAME keeps the old one until the new is promoted.
     What is stored of each image goes along. An interrupted run is finished by the same command.
     """
-    from cbmir.collections.versions.versions import promote
+    from cbmir.collections.versions import promote
     from cbmir.ingest.reindex.reindex import StoredSource, check_target, hindrance, open_target
 
     new_name, promoting = options["new_name"], options["promoting"]

@@ -4,15 +4,15 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cbmir.collections.refusals import record_of
-from cbmir.collections.versions.versions import begin, versions
+from cbmir.collections.versions import begin, versions
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
-from cbmir.ingest.report import IngestReport
-from cbmir.ingest.sources import Failure, SourceImage
+from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.sources import SourceImage
+from cbmir.media import Asset, stored_asset
 from cbmir.paths import is_uri
 from cbmir.root import Root
-from cbmir.schema import StoredPoint
+from cbmir.schema import StoredPoint, record_of
 from cbmir.store import Collection, Layout, Store
 from cbmir.units import counted
 
@@ -48,9 +48,9 @@ class StoredSource:
             path = self._root.folder / record.filepath
             if not os.path.isfile(path):  # noqa: PTH113  as no file counts a path that is too long, too
                 return Failure(record.filepath, place, f"is a URI without a file below {self._root.folder}")
-            return SourceImage(record, path)
+            return SourceImage(record, Asset(path))
         try:
-            return SourceImage(record, self._root.file(record.filepath))
+            return SourceImage(record, stored_asset(self._root, record.filepath))
         except ImageError as error:
             return Failure(record.filepath, place, str(error))
 

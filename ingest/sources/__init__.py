@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from cbmir.errors import SourceError
-from cbmir.ingest.sources.base import Failure, ReadSource, Source, SourceImage, SourceOptions
+from cbmir.ingest.sources.base import ReadSource, Source, SourceImage, SourceOptions
 from cbmir.ingest.tables.columns import GIVEN_FIELDS
 from cbmir.media import HEAD_BYTES, remedy
 
-__all__ = ["GIVEN_FIELDS", "Failure", "ReadSource", "Source", "SourceImage", "SourceOptions", "open_source"]
+__all__ = ["GIVEN_FIELDS", "ReadSource", "Source", "SourceImage", "SourceOptions", "open_source"]
 
 
 class _Reader(Protocol):

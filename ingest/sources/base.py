@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
+from cbmir.ingest.report import Failure
 from cbmir.ingest.tables.columns import GIVEN_FIELDS
 from cbmir.ingest.tables.options import TableOptions
 from cbmir.ingest.tables.reading import Reading
 from cbmir.ingest.tables.values import value_of
-from cbmir.media import kind_of
+from cbmir.media import Asset, expected_kind, split_key
 from cbmir.modalities import modality_code
 from cbmir.paths import PathPrefixes, printable
 from cbmir.root import Root
@@ -23,16 +24,16 @@ _KNOWN = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """An image record and where its pixels lie.
+    """An image record and where its pixels are.
 
     Attributes:
         record: What the source knows of the image.
-        path: The pixel file.
+        asset: Its pixels; nothing of it has been read.
         former_keys: Keys that earlier versions of cbmir gave the image as its source writes it.
     """
 
     record: ImageRecord
-    path: Path
+    asset: Asset
     former_keys: tuple[str, ...] = ()
 
     @property
@@ -40,24 +41,6 @@ class SourceImage:
         """Ids under which an earlier version may have stored the image; its own isn't among them."""
         ids = dict.fromkeys(point_id(self.record.dataset, key) for key in self.former_keys)
         return [id for id in ids if id != self.record.id]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that was not stored.
-
-    Attributes:
-        filepath: As the source names it.
-        place: Where it stands, such as ``table.csv row 17``.
-        reason: One line for people.
-    """
-
-    filepath: str
-    place: str
-    reason: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", " ".join(self.reason.split()))  # names of files may hold line breaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +117,8 @@ def make_record(
     """An image record from texts, in canonical form.
 
     Labels without a modality are completed by the modality and the region that are given. Modality and region that
-    aren't given are taken from the first label. The name of the file says whether it is an image or a volume.
+    aren't given are taken from the first label. Whether it is an image or a volume is what its name tells, until it is
+    decoded.
 
     Args:
         filepath: Key of the image within its data set.
@@ -163,7 +147,8 @@ def make_record(
         modality, region, *_ = slugs[0].split("/")
         values.setdefault("modality", modality)
         values.setdefault("anatomic_region", region)
-    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind_of(filepath), extra=extra, **values)
+    kind = expected_kind(split_key(filepath)[0])
+    return ImageRecord(filepath=filepath, dataset=dataset, labels=slugs, kind=kind, extra=extra, **values)
 
 
 def _with_code(label: str, spellings: Mapping[str, str]) -> str:

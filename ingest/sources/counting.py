@@ -4,7 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from cbmir.ingest.sources.base import Failure, SourceImage
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.base import SourceImage
 from cbmir.ingest.tables.tally import NAMED, Tally, alike, ordered_reasons, similar_ids, splits_of
 from cbmir.modalities import MODALITIES
 
@@ -102,10 +103,13 @@ class Counting:
             self._look_for(item)
 
     def _look_for(self, item: SourceImage) -> None:
+        path = item.asset.path
+        if path is None:  # to look for it may need the network
+            return
         self._count["looked_for"] += 1
-        if not os.path.exists(item.path):  # noqa: PTH110  a path that is too long is missing, and no error
+        if not os.path.exists(path):  # noqa: PTH110  a path that is too long is missing, and no error
             self._count["missing"] += 1
-            self._first_missing = self._first_missing or str(item.path)
+            self._first_missing = self._first_missing or str(path)
 
     def _is_odd(self, label: str) -> bool:
         first, slash, _ = label.partition("/")

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.base import SourceImage, SourceOptions, make_record
 from cbmir.ingest.sources.counting import Counting
 from cbmir.ingest.tables.reading import Reading
 from cbmir.ingest.tables.tally import tally_warnings
 from cbmir.media import (
-    IMAGE_SUFFIXES,
     LINKS_TO_FILES,
     LINKS_TO_FOLDERS,
-    VOLUME_SUFFIXES,
-    is_image,
-    is_volume,
+    Asset,
+    is_readable,
     passed_over,
     passed_over_as,
+    suffixes,
     without_hidden,
 )
 from cbmir.paths import normal_path, printable
@@ -60,9 +60,8 @@ class FolderSource:
         self.ignored: Mapping[str, int] = self._list()
         self.total: int | None = len(self._paths) + len(self._unreadable)
         if not self.total:
-            suffixes = " ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
             known = "".join(f"; {text}" for text in passed_over(self.ignored))
-            raise SourceError(f"no image below {folder}; images and volumes end in {suffixes}{known}")
+            raise SourceError(f"no image below {folder}; images and volumes end in {' '.join(suffixes())}{known}")
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """The folders that can't be listed, then the images."""
@@ -98,7 +97,7 @@ class FolderSource:
         folders, files, links = self._entries(folder)
         for name in without_hidden(folders, files, others):
             path = Path(folder, name)
-            if not (is_image(name) or is_volume(name)):
+            if not is_readable(name):
                 others[printable(passed_over_as(path))] += 1
             elif name not in links or self._takes(others):
                 self._paths.append(path.relative_to(self.root).as_posix())
@@ -155,7 +154,7 @@ class FolderSource:
             record = make_record(printable(normal_path(relative)), dataset, labels, given, {}, spellings)
         except RecordError as error:
             return Failure(name, self._place, str(error))
-        return SourceImage(record, self.root / relative, () if name == record.filepath else (name,))
+        return SourceImage(record, Asset(self.root / relative), () if name == record.filepath else (name,))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

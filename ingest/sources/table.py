@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cbmir.errors import RecordError, SourceError
-from cbmir.ingest.sources.base import Failure, SourceImage, SourceOptions, make_record
+from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.base import SourceImage, SourceOptions, make_record
 from cbmir.ingest.sources.counting import LOOKED_FOR, Counting
 from cbmir.ingest.tables.columns import EXTRA, LABEL
 from cbmir.ingest.tables.labels import UNCERTAIN, flag_of, label_name
@@ -22,7 +23,7 @@ from cbmir.ingest.tables.reading import Reading, reading_of
 from cbmir.ingest.tables.rows import SUFFIXES, BrokenRow, TableFile
 from cbmir.ingest.tables.survey import survey
 from cbmir.ingest.tables.values import json_of, text_of
-from cbmir.media import LINKS_TO_FILES
+from cbmir.media import LINKS_TO_FILES, Asset, frame_key, split_key
 from cbmir.paths import common_parent, printable
 from cbmir.root import LinkError, OutsideError
 
@@ -141,8 +142,10 @@ class TableSource:
             extra = {name: value for at, name in self._extras if (value := json_of(cells[at])) is not None}
             labels = [label for at, splitter in self._plan.splitters.items() for label in splitter(cells[at])]
             labels += self._one_hot(cells, extra)
-            found = self._root.place(filepath)
-            record = make_record(found.key, self._dataset_of(cells), labels, given, extra, self._spellings)
+            file, frame = split_key(filepath)
+            found = self._root.place(file)
+            key = found.key if frame is None else frame_key(found.key, frame)
+            record = make_record(key, self._dataset_of(cells), labels, given, extra, self._spellings)
         except LinkError:
             self._ignored[LINKS_TO_FILES] += 1
             return None
@@ -152,7 +155,7 @@ class TableSource:
             return Failure(filepath, place, f"lies {self._elsewhere}" if absolute else str(error))
         except RecordError as error:
             return Failure(filepath, place, str(error))
-        return SourceImage(record, found.path, found.former)
+        return SourceImage(record, Asset(found.path, frame=frame), found.former if frame is None else ())
 
     def _dataset_of(self, cells: Sequence[Any]) -> str:
         said = unicodedata.normalize("NFC", text_of(cells[self._dataset[0]])) if self._dataset else ""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.limits import Limits
 
 CHUNK_ROWS = 20_000
@@ -70,7 +70,7 @@ def open_parquet(path: Path, limits: Limits) -> Parquet:
     try:
         return Parquet(path, limits)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise SourceError(f"can't read the table {path}: {' '.join(str(error).split())[:200]}") from error
+        raise SourceError(f"can't read the table {path}: {one_line(error)}") from error
 
 
 def _lengths(column: Any) -> Any:

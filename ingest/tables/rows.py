@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from cbmir.aliases import plain
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.ingest.tables import columnar, delimited, spreadsheet
 from cbmir.ingest.tables.values import text_of
 from cbmir.limits import Limits
@@ -68,7 +68,7 @@ class TableFile:
             with self.held():
                 self._open()
         except _BROKEN as error:
-            raise SourceError(f"can't read the table {path}: {_line(error)}") from error
+            raise SourceError(f"can't read the table {path}: {one_line(error)}") from error
         if len(self.names) > MAX_COLUMNS:
             raise SourceError(f"the table {path} has {len(self.names):,} columns, {MAX_COLUMNS:,} at most")
         self._plain = [plain(name) for name in self.names]
@@ -107,7 +107,7 @@ class TableFile:
         try:
             yield from self._cells()
         except _BROKEN as error:
-            raise SourceError(f"the table {self.path} breaks off: {_line(error)}") from error
+            raise SourceError(f"the table {self.path} breaks off: {one_line(error)}") from error
 
     def _header(self) -> list[str]:
         first = next(delimited.lines_of(self.path, self._dialect, self.limits), None)
@@ -152,7 +152,3 @@ class TableFile:
         )
         self.headers += again
         return again
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

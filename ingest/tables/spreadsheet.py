@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
 from cbmir.limits import Limits
 
 SUFFIXES = (".xlsx", ".xlsm")
@@ -96,5 +96,5 @@ def _workbook(path: Path, limits: Limits, *, formulas: bool = False) -> Iterator
     except (SourceError, MemoryError):
         raise
     except Exception as error:  # openpyxl raises whatever it likes on damaged XML
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise SourceError(f"can't read the table {path}: {reason}") from error

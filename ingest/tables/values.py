@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from cbmir.errors import RecordError
-from cbmir.filters import canonical
+from cbmir.schema import canonical
 from cbmir.spellings import sex_of, split_of
 
 MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "nat", "<na>", "-", "--"))

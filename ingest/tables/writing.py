@@ -1,13 +1,14 @@
 """Tables as CSV files that are whole or not there."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from cbmir.errors import SourceError
+from cbmir.errors import SourceError, one_line
+from cbmir.wholefile import replacing
 
 SUFFIXES = (".csv", ".csv.gz")
 ONLY_WHERE_NEEDED = pa_csv.WriteOptions(quoting_style="needed")
@@ -30,14 +31,10 @@ def written(path: Path) -> Iterator[pa.NativeFile]:
     Raises:
         SourceError: the file can't be written, or a text is no Unicode.
     """
-    partial = path.with_name(f"partial-{path.name}")
+    compression = "gzip" if path.suffix == ".gz" else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.output_stream(partial, compression="detect") as stream:
+        with replacing(path) as partial, pa.output_stream(partial, compression=compression) as stream:
             yield stream
-        partial.replace(path)
     except (OSError, UnicodeEncodeError, pa.ArrowException) as error:
-        raise SourceError(f"can't write the table {path}: {' '.join(str(error).split())}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        raise SourceError(f"can't write the table {path}: {one_line(error)}") from error

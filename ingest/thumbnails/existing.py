@@ -1,6 +1,5 @@
 """Thumbnails for a collection that exists, without embedding again."""
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -9,14 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cbmir.encoders.device import cores
+from cbmir.device import cores
 from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
 from cbmir.ingest.interrupt import Interrupt
-from cbmir.ingest.loader import CHUNK, Drawing, Loaded, Loader, Wanted
-from cbmir.ingest.sources import Failure
+from cbmir.ingest.loader import CHUNK, Loader
+from cbmir.ingest.loading import Drawing, Loaded, Wanted
+from cbmir.ingest.report import Failure
 from cbmir.ingest.thumbnails.place import Place, is_former, is_ours
-from cbmir.media import kind_of
+from cbmir.media import stored_asset
 from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.schema import Payload, StoredPoint
@@ -25,7 +25,7 @@ from cbmir.store import Collection
 BATCH = 256
 """Payloads set together."""
 
-_FIELDS = ("filepath", "dataset", "sha256", "thumbnail_url")
+_FIELDS = ("filepath", "dataset", "sha256", "kind", "thumbnail_url")
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class _Run:
         self._root = Root(root)
         self._place = place
         self._where = where
-        self._tasks: deque[list[StoredPoint]] = deque()
+        self._loading = 0
         self._changes: dict[str, Payload] = {}
 
     def go(self, workers: int) -> None:
@@ -115,25 +115,26 @@ class _Run:
             Loader(how, workers) as loader,
         ):
             for loaded in loader.load(self._wanted(interrupt)):
-                for point, item in zip(self._tasks.popleft(), loaded, strict=True):
+                for point, item in loaded:
                     self._take(point, item)
+                self._loading -= len(loaded)
                 self._save(BATCH)
-                bar.update(self.report.read - sum(map(len, self._tasks)) - bar.n)
+                bar.update(self.report.read - self._loading - bar.n)
             self.report.interrupted = interrupt.asked
         self._save(1)
         self._collection.flush()
 
-    def _wanted(self, interrupt: Interrupt) -> Iterator[list[Wanted]]:
-        """Chunks for the loader; what they are for goes to `_tasks`, in the same order."""
+    def _wanted(self, interrupt: Interrupt) -> Iterator[list[tuple[StoredPoint, Wanted]]]:
+        """Chunks for the loader."""
         for points in self._collection.scroll(self._where, fields=_FIELDS):
-            for kind, group in groupby(points, lambda point: kind_of(_filepath(point))):
-                alike, size = list(group), CHUNK[kind]
+            for kind, group in groupby(points, lambda point: str(point.payload.get("kind"))):
+                alike, size = list(group), CHUNK.get(kind, 1)
                 for start in range(0, len(alike), size):
                     if interrupt.asked:
                         return
                     if chunk := self._check(alike[start : start + size]):
-                        self._tasks.append([point for point, _ in chunk])
-                        yield [wanted for _, wanted in chunk]
+                        self._loading += len(chunk)
+                        yield chunk
 
     def _check(self, points: list[StoredPoint]) -> list[tuple[StoredPoint, Wanted]]:
         """Those that can have a thumbnail of ours, and what the loader needs to know of them."""
@@ -153,9 +154,9 @@ class _Run:
         return good
 
     def _task(self, point: StoredPoint) -> Wanted:
-        file, shown = self._root.file(_filepath(point)), point.payload.get("thumbnail_url")
+        asset, shown = stored_asset(self._root, _filepath(point)), point.payload.get("thumbnail_url")
         path, there = self._place.path(point.id), shown == self._place.url(point.id)
-        return Wanted(file, point.payload.get("sha256"), path, there, thumbnail_mode=self._place.mode)
+        return Wanted(asset, point.payload.get("sha256"), path, there, thumbnail_mode=self._place.mode)
 
     def _take(self, point: StoredPoint, loaded: Loaded) -> None:
         if loaded.reason is not None:

@@ -18,15 +18,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.encoders.device import place
-from cbmir.evaluate.analyses.retrieval.measurement import patients
 from cbmir.evaluate.metrics import Scores, group_sums
+from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
-from cbmir.evaluate.ranking.neighbours import scan
-from cbmir.evaluate.ranking.relevance import BLOCK, find_relevance
+from cbmir.evaluate.ranking.relevance import BLOCK
+from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE, Codes, Places, Trial
 from cbmir.evaluate.significance import Interval, Resampler
-from cbmir.store import Collection
 
 MAX_CELLS = 1 << 25
 """Distinct labels x distinct values of a confounder: a table of them is held."""
@@ -104,12 +102,12 @@ class _Sums:
     lone: bool
 
 
-def measure_confounding(collection: Collection, trial: Trial, fields: Sequence[str]) -> tuple[Confounding, ...]:
+def measure_confounding(session: Session, trial: Trial, fields: Sequence[str]) -> tuple[Confounding, ...]:
     """Look at the neighbours of every image that has a label, among all images.
 
     Args:
-        collection: Where the images are.
-        trial: Its queries are its gallery, with a column of codes for each field.
+        session: Of the audit.
+        trial: One of it. Its queries are its gallery, with a column of codes for each field.
         fields: The confounders.
 
     Raises:
@@ -121,12 +119,11 @@ def measure_confounding(collection: Collection, trial: Trial, fields: Sequence[s
         return tuple(findings.values())
     protocol = trial.protocol
     exclusion = Exclusion(trial, protocol.excluded_fields)
-    relevance = find_relevance(trial, exclusion)
+    relevance = session.relevance(trial, exclusion)
     alike = relevance.levels[relevance.table] >= relevance.threshold
-    device = place(protocol.device, "fp32").device
-    neighbours = scan(collection, trial, (exclusion,), protocol.depth, device)[0].places
+    (ranking,) = session.rank(trial, protocol.searches[0], (protocol.excluded_fields,), protocol.depth)
     resampler = Resampler(patients(trial)[trial.classes != NONE], protocol.draws, protocol.seed)
-    sums = [_summed(trial, exclusion, alike, neighbours, finding, resampler) for finding in measured]
+    sums = [_summed(trial, exclusion, alike, ranking.positions, finding, resampler) for finding in measured]
     for item, interval in zip(sums, _intervals(sums, resampler), strict=True):
         (low, ratio_low), (high, ratio_high) = interval.low.tolist(), interval.high.tolist()
         ends = {"low": low, "high": high, "ratio_low": ratio_low, "ratio_high": ratio_high}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.audit.patients import split_pairs, splits_of
-from cbmir.evaluate.analyses.retrieval.export import write_parts
+from cbmir.evaluate.analyses.retrieval import write_parts
 from cbmir.evaluate.ranking.keys import cosines_of, places_of
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
 from cbmir.evaluate.ranking.trial import SCROLL_IMAGES, Images, Places, Trial, packed, text_ids

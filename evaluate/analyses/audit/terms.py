@@ -1,11 +1,17 @@
 """On which terms a collection is audited."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.protocol import RetrievalProtocol, Unlabelled
+from cbmir.evaluate.protocol import NAMED, RetrievalProtocol, Unlabelled
+from cbmir.evaluate.ranking.trial import SCROLL_IMAGES
 from cbmir.evaluate.significance import DRAWS
 from cbmir.filters import Where
+from cbmir.schema import FIELDS
+from cbmir.store import Collection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,8 @@ class AuditTerms:
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
         device: Of the exact search.
+        search: How the neighbours of the confounder index are found, one of `cbmir.evaluate.protocol.searches`. Near
+            copies are found by comparing all vectors, whatever it is.
 
     Raises:
         ProtocolError: the label field, the threshold or what to exclude by is unknown or out of range.
@@ -41,6 +49,7 @@ class AuditTerms:
     draws: int = DRAWS
     seed: int = 0
     device: str = "auto"
+    search: str = "exact"
 
     def __post_init__(self) -> None:
         if not -1 < self.threshold <= 1:
@@ -56,10 +65,58 @@ class AuditTerms:
             label=self.label,
             unlabelled=self.unlabelled,
             k=(self.k,),
-            searches=("exact",),
+            searches=(self.search,),
             exclude=self.exclude,
             by=(),
             draws=self.draws,
             seed=self.seed,
             device=self.device,
         )
+
+
+USUAL = ("dataset", "view", "sex")
+"""Payload fields that are looked at unless others are named."""
+
+USUAL_EXTRA = ("site", "hospital", "institution", "scanner", "manufacturer", "model_name", "station", "plane")
+"""The same below the field ``extra``, in upper or lower case."""
+
+FITTING = tuple(
+    name for name, field in FIELDS.items() if field.indexed and field.kind in ("keyword", "integer") and not field.many
+)
+"""Payload fields that can be confounders: those of one keyword or whole number."""
+
+_EXTRA = "extra."
+
+
+def find_confounders(collection: Collection, where: Where, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The fields to look at.
+
+    Args:
+        collection: Where the images are.
+        where: Which of them are looked at.
+        asked: Some of `FITTING`, or ``extra.NAME``; None for `USUAL` and what the images have of `USUAL_EXTRA`.
+
+    Raises:
+        ProtocolError: a field can't be a confounder or no image has it; the message names those there are.
+    """
+    needed = asked is None or any(name.startswith(_EXTRA) for name in asked)
+    there = _extra_fields(collection, where) if needed else set()
+    if asked is None:
+        return (*USUAL, *sorted(name for name in there if name.removeprefix(_EXTRA).lower() in USUAL_EXTRA))
+    for name in asked:
+        if name.startswith(_EXTRA) and name not in there:
+            listed = ", ".join(sorted(there)[:NAMED]) + (", ..." if len(there) > NAMED else "")
+            raise ProtocolError(f"no image has {name}; they have {listed or 'nothing in extra'}")
+        if not name.startswith(_EXTRA) and name not in FITTING:
+            raise ProtocolError(f"{name!r} can't be a confounder; there are {', '.join(FITTING)} and extra.NAME")
+    return tuple(dict.fromkeys(asked))
+
+
+def _extra_fields(collection: Collection, where: Where) -> set[str]:
+    """``extra.NAME`` of all that some image has in ``extra``."""
+    there: set[str] = set()
+    with tqdm(total=collection.count(where), desc="fields", unit="image", leave=False, disable=None) as bar:
+        for points in collection.scroll(where, fields=["extra"], batch=SCROLL_IMAGES):
+            there.update(_EXTRA + key for point in points for key in point.payload.get("extra", {}))
+            bar.update(len(points))
+    return there

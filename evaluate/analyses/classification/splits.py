@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.votes import NONE, Flags, Labels
-from cbmir.evaluate.analyses.retrieval.setting import Side
-from cbmir.evaluate.protocol import RetrievalProtocol, existing, wording
-from cbmir.evaluate.ranking.trial import Codes, Images, Trial, Vocabulary, read_trial
+from cbmir.evaluate.protocol import RetrievalProtocol, existing, unlabelled, wording
+from cbmir.evaluate.ranking.session import Session
+from cbmir.evaluate.ranking.trial import Codes, Trial
+from cbmir.evaluate.setting import Side
 from cbmir.filters import Condition, Where
 from cbmir.store import Collection
 
@@ -62,28 +64,6 @@ class Splits:
         """The classes of the gallery, `NONE` for images without a label."""
         return self.coding.labels(self.test.gallery.codes[self.label])
 
-    def asked(self) -> Trial:
-        """All queries as one trial, so that a large gallery is read once: those of `test`, then those of `val`."""
-        if self.val is None:
-            return self.test
-        both = (self.test, self.val)
-        names = tuple(sorted({name for trial in both for name in trial.class_names}))
-        codes = {name: code for code, name in enumerate(names)}
-        classes = [np.array([codes[name] for name in trial.class_names], np.int32)[trial.classes] for trial in both]
-        queries = Images(
-            np.concatenate([trial.queries.ids for trial in both]),
-            {name: np.concatenate([trial.queries.codes[name] for trial in both]) for name in self.test.queries.codes},
-        )
-        return replace(
-            self.test,
-            queries=queries,
-            classes=np.concatenate(classes),
-            class_names=names,
-            query_vectors=np.concatenate([trial.query_vectors for trial in both]),
-            unlabelled=sum(trial.unlabelled for trial in both),
-            own_places=np.concatenate([trial.own_places for trial in both]),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Coding:
@@ -100,9 +80,17 @@ class Coding:
     members: Flags | None
 
     @classmethod
-    def of(cls, vocabulary: Iterable[tuple[str, ...]]) -> "Coding":
-        """The classes that the values of a vocabulary are made of; images have several if one of its values does."""
+    def of(cls, vocabulary: Iterable[tuple[str, ...]], used: NDArray[np.integer] | None = None) -> "Coding":
+        """The classes that the values of a vocabulary are made of; images have several if one of its values does.
+
+        Args:
+            vocabulary: The values by code; the first is none at all.
+            used: Codes that images have; others count as no value. None for all.
+        """
         sets = list(vocabulary)
+        if used is not None:
+            there = set(used.tolist())
+            sets = [values if code in there else () for code, values in enumerate(sets)]
         classes = tuple(sorted({name for values in sets for name in values}))
         codes = {name: code for code, name in enumerate(classes)}
         firsts = np.array([codes[values[0]] if values else NONE for values in sets], np.int32)
@@ -125,11 +113,11 @@ class Coding:
         return Labels.of_sets(codes, self.members)
 
 
-def read_splits(collection: Collection, protocol: RetrievalProtocol, val: Where | None) -> Splits:
+def read_splits(collection: Collection | Session, protocol: RetrievalProtocol, val: Where | None) -> Splits:
     """Read the images of a classification.
 
     Args:
-        collection: Where they are.
+        collection: Where they are, or the session of a run that measures more.
         protocol: Its queries are the test images, its gallery is learnt from; ``relevance`` is ``any``.
         val: The validation images; None where nothing is chosen.
 
@@ -143,41 +131,36 @@ def read_splits(collection: Collection, protocol: RetrievalProtocol, val: Where 
             f"relevance {protocol.relevance} means nothing to a classifier, which tells the values of "
             f"{protocol.label} apart; leave it at any"
         )
-    test = read_trial(collection, protocol)
-    if val is None:
-        return Splits(test, None, Coding.of(test.vocabularies[protocol.label]), None)
-    own = _read_val(collection, protocol, val)
-    codes = {
-        name: _recoded(column, own.vocabularies[name], test.vocabularies[name])
-        for name, column in own.queries.codes.items()
-    }
-    trial = replace(
-        own,
-        queries=Images(own.queries.ids, codes),
-        gallery=test.gallery,
-        gallery_vectors=test.gallery_vectors,
-        gallery_where=test.gallery_where,
-        vocabularies=test.vocabularies,
-        own_places=test.gallery.places(own.queries.ids),
-    )
-    in_test = int(np.isin(own.queries.ids, test.queries.ids).sum())
-    return Splits(
-        test, trial, Coding.of(test.vocabularies[protocol.label]), Validation(_side(collection, own), in_test)
-    )
+    session = Session.of(collection)
+    session.expect(protocol)
+    chosen = replace(protocol, queries=val) if val is not None else None
+    if chosen is not None:
+        _check_val(session.collection, chosen)
+        session.expect(chosen)
+    test = session.trial(protocol)
+    own = session.trial(chosen) if chosen is not None else None
+    if own is not None and own.without_label(own.queries) == len(own.queries):  # "no label" alone is no choice
+        raise unlabelled(session.collection, own.queries_where, protocol.label, "queries")
+    images = [test.queries, test.gallery, *([own.queries] if own else [])]
+    used = np.unique(np.concatenate([item.codes[protocol.label] for item in images]))
+    validation = None
+    if own is not None:
+        in_test = int(np.isin(own.queries.ids, test.queries.ids).sum())
+        validation = Validation(_side(session.collection, own), in_test)
+    return Splits(test, own, Coding.of(test.vocabularies[protocol.label], used), validation)
 
 
-def _read_val(collection: Collection, protocol: RetrievalProtocol, val: Where) -> Trial:
-    """The validation images, as queries and gallery of a trial of their own: so nothing else is read."""
+def _check_val(collection: Collection, protocol: RetrievalProtocol) -> None:
+    """Refuse validation images that don't exist, after queries and gallery that don't.
+
+    Raises:
+        MissingValidationError: there are none.
+        ProtocolError: their filter can't be read.
+    """
     try:
-        existing(val, collection, "val")
+        existing(protocol.queries, collection, "val")
     except ProtocolError as error:
         raise MissingValidationError(str(error)) from error
-    return read_trial(collection, replace(protocol, queries=val, gallery=val))
-
-
-def _recoded(column: Codes, own: Vocabulary, shared: Vocabulary) -> Codes:
-    """Codes of one vocabulary as those of another, which learns the values that it lacks."""
-    return np.array([shared.code(values) for values in own], np.int32)[column]
 
 
 def _side(collection: Collection, trial: Trial) -> Side:

@@ -1,4 +1,4 @@
-"""The votes of the nearest gallery images on the classes of a query, for every number of neighbours at once."""
+"""Votes of neighbours for classes, and what a classifier predicted of some images."""
 
 import itertools
 from collections.abc import Iterator
@@ -274,3 +274,59 @@ def _halves(codes: Codes, weights: NDArray[np.float64], members: Flags) -> Itera
 def _check(ballots: Ballots, k: int) -> None:
     if not 1 <= k <= ballots.depth:
         raise CutoffError(f"a vote of {k} neighbours needs a k in 1 to {ballots.depth}, the places that were retrieved")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What a classifier said of n queries, beside the truth.
+
+    Attributes:
+        truth: The classes of the queries, one at least each.
+        said: (n,) class of each query, `NONE` for no answer; (n, classes) flags where images have several classes.
+        scores: (n, classes) how sure it was of each class: shares of votes, or probabilities.
+
+    Raises:
+        ProtocolError: the shapes don't fit, or a query has no label.
+    """
+
+    truth: Labels
+    said: NDArray[Any]
+    scores: Shares
+
+    def __post_init__(self) -> None:
+        shape = (len(self.truth), self.truth.classes)
+        expected = shape[:1] if self.truth.members is None else shape
+        if self.scores.shape != shape or self.said.shape != expected:
+            raise ProtocolError(
+                f"{shape[0]} queries of {shape[1]} classes met answers of shape {self.said.shape} "
+                f"and scores of shape {self.scores.shape}"
+            )
+        if (self.truth.codes == NONE).any():
+            raise ProtocolError(
+                f"queries without a label: {np.count_nonzero(self.truth.codes == NONE)}; leave them out"
+            )
+
+    def take(self, rows: Flags) -> "Verdicts":
+        """Those of some queries."""
+        return Verdicts(self.truth.take(rows), self.said[rows], self.scores[rows])
+
+    def answers(self) -> Pairs:
+        """Query and class of everything that was said; no answer counts as a class beyond the others, never right."""
+        if self.truth.members is not None:
+            rows, classes = np.nonzero(self.said)
+            return rows, classes
+        return np.arange(len(self.said)), np.where(self.said == NONE, self.truth.classes, self.said)
+
+    def hits(self) -> Pairs:
+        """Query and class of every right answer."""
+        if self.truth.members is not None:
+            rows, classes = np.nonzero(self.said & self.truth.flags())
+            return rows, classes
+        rows = np.flatnonzero(self.said == self.truth.codes)
+        return rows, self.truth.codes[rows]
+
+    def right(self) -> Flags:
+        """(n,) whether the truth was said, all of it and nothing else."""
+        if self.truth.members is not None:
+            return np.asarray((self.said == self.truth.flags()).all(axis=1))
+        return np.asarray(self.said == self.truth.codes)

@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 
 from cbmir.errors import FilterError, ImageError
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement, patients
+from cbmir.evaluate.analyses.retrieval import Measurement
 from cbmir.evaluate.metrics import Codes, Scores
+from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.trial import NONE, text_ids
 from cbmir.filters import resolve
 from cbmir.search.shelf import Shelf
@@ -152,10 +153,10 @@ def cases_of(collection: Collection, measurement: Measurement, shelf: Shelf, cou
     """
     trial = measurement.trial
     (answers,) = measurement.answers.values()
-    scores = measurement.scores("exact", AVERAGE_PRECISION, CURVE_K)
+    scores = measurement.scores(trial.protocol.searches[0], AVERAGE_PRECISION, CURVE_K)
     best, worst = choose(scores, patients(trial), count)
     rows = np.array([*best, *worst], np.int64)
-    places = answers.neighbours.places[rows, :HITS]
+    places = answers.neighbours.positions[rows, :HITS]
     asked, found = text_ids(trial.queries.ids[rows]), [text_ids(trial.gallery.ids[row[row != NONE]]) for row in places]
     names = list(dict.fromkeys([*asked, *(name for names in found for name in names)]))
     fields = list(dict.fromkeys(["filepath", "dataset", "sha256", trial.protocol.label]))

@@ -1,16 +1,20 @@
-"""The charts of a report, each a matplotlib figure made from plain arrays; nothing of pyplot, nothing global."""
+"""The charts of a report, and how they are drawn: as SVG for the page and as PNG beside it."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cbmir.units import counted
+
+if TYPE_CHECKING:  # an extra, which other analyses do without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 """Of Okabe and Ito, "Color Universal Design", 2008, without yellow, too light on white, and with grey for black."""
@@ -42,9 +46,9 @@ class Series:
     high: NDArray[np.float64]
 
 
-def curves(series: Sequence[Series], ylabel: str) -> Figure:
+def curves(series: Sequence[Series], ylabel: str) -> "Figure":
     """A line a series over 1, 2, ... places, with a band for its interval."""
-    figure = Figure(figsize=(_WIDE_IN, 4.2), layout="constrained")
+    figure = _figure((_WIDE_IN, 4.2))
     axes = _axes(figure)
     handles = []
     for number, item in enumerate(series):
@@ -64,10 +68,10 @@ def curves(series: Sequence[Series], ylabel: str) -> Figure:
     return figure
 
 
-def bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -> Figure:
+def bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -> "Figure":
     """A group a row, the first on top, and in it a bar a series with its interval."""
     rows = len(groups) * (len(series) + 0.8)
-    figure = Figure(figsize=(_WIDE_IN, 1.3 + 0.17 * rows), layout="constrained")
+    figure = _figure((_WIDE_IN, 1.3 + 0.17 * rows))
     axes = _axes(figure)
     handles = []
     centres = np.arange(len(groups), dtype=float)
@@ -92,7 +96,7 @@ def bars(groups: Sequence[str], series: Sequence[Series], xlabel: str) -> Figure
     return figure
 
 
-def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
+def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> "Figure":
     """Counts as a table of colours, each row by its share of the row's sum; few classes show their numbers.
 
     Args:
@@ -101,7 +105,7 @@ def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     """
     side = max(3.2, (0.34 if len(names) <= _NUMBERED else 0.27) * len(names) + 1.0)
     widest = max(len(_short(name)) for name in names) * 0.075
-    figure = Figure(figsize=(side + widest + 0.8, side + widest), layout="constrained")
+    figure = _figure((side + widest + 0.8, side + widest))
     axes = _axes(figure)
     sums = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, sums, out=np.zeros(counts.shape), where=sums > 0)
@@ -122,7 +126,7 @@ def heatmap(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
     return figure
 
 
-def scatter(points: NDArray[np.float64], groups: Sequence[str], labels: tuple[str, str]) -> Figure:
+def scatter(points: NDArray[np.float64], groups: Sequence[str], labels: tuple[str, str]) -> "Figure":
     """Points in the plane, coloured and marked by group; groups beyond the colours share a last one.
 
     Args:
@@ -130,7 +134,7 @@ def scatter(points: NDArray[np.float64], groups: Sequence[str], labels: tuple[st
         groups: (n,) of each point.
         labels: Of the axes.
     """
-    figure = Figure(figsize=(_WIDE_IN, 5.2), layout="constrained")
+    figure = _figure((_WIDE_IN, 5.2))
     axes = _axes(figure)
     handles: list[Any] = []
     texts: list[str] = []
@@ -169,13 +173,19 @@ def condensed(counts: NDArray[np.int64], names: Sequence[str], most: int) -> tup
     return np.array(sums, np.int64).reshape(len(groups), len(groups)), texts
 
 
-def _axes(figure: Figure) -> Axes:
+def _figure(size_in: tuple[float, float]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size_in, layout="constrained")
+
+
+def _axes(figure: "Figure") -> "Axes":
     axes: Axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
-def _dots(axes: Axes, points: NDArray[np.float64], colour: str, mark: str) -> Any:
+def _dots(axes: "Axes", points: NDArray[np.float64], colour: str, mark: str) -> Any:
     return axes.scatter(
         points[:, 0], points[:, 1], s=16, c=colour, marker=mark, alpha=0.65, linewidths=0.3, edgecolors="white"
     )
@@ -188,7 +198,7 @@ def _lowest(series: Sequence[Series]) -> float:
     return math.floor((lowest - 0.05) * 10) / 10 if lowest > 0.5 else 0.0
 
 
-def _legend(figure: Figure, handles: Sequence[Any], texts: Sequence[str]) -> None:
+def _legend(figure: "Figure", handles: Sequence[Any], texts: Sequence[str]) -> None:
     names = [_short(text) for text in texts]
     columns = 2 if max(map(len, names)) > 24 else 4
     figure.legend(handles, names, loc="outside upper left", ncols=min(columns, len(names)), frameon=False)
@@ -199,3 +209,37 @@ def _short(name: str) -> str:
     text = "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
     text = text if len(text) <= _NAME else f"{text[: _NAME - 13]}…{text[-12:]}"
     return text.replace("$", r"\$")
+
+
+DPI = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart with what it shows.
+
+    Attributes:
+        name: File name without suffix; letters, digits, - and _.
+        title: In a few words.
+        caption: Encoders, n, filters, exclusion.
+        svg: ``data:`` URI of an SVG image for an HTML page.
+        png: The same as a file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    png: bytes
+
+    @classmethod
+    def of(cls, figure: "Figure", name: str, title: str, caption: str) -> "Drawing":
+        """Draw a chart."""
+        vector, pixels = io.BytesIO(), io.BytesIO()
+        import matplotlib as mpl
+
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cbmir"}):  # none: texts stay texts
+            figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
+        encoded = base64.b64encode(vector.getvalue()).decode()
+        return cls(name, title, caption, f"data:image/svg+xml;base64,{encoded}", pixels.getvalue())

@@ -80,7 +80,9 @@ def require(method: str) -> None:
         raise ProtocolError("the map umap needs the package umap-learn, which isn't installed; pca and tsne need none")
 
 
-def map_of(collection: Collection, where: Where, method: str, seed: int) -> EmbeddingMap:
+def map_of(
+    collection: Collection, where: Where, method: str, seed: int, known: NDArray[np.bytes_] | None = None
+) -> EmbeddingMap:
     """Draw up to `MAP_IMAGES` images of a collection and place them in the plane.
 
     Collections of the same images draw the same ones with the same seed.
@@ -90,6 +92,7 @@ def map_of(collection: Collection, where: Where, method: str, seed: int) -> Embe
         where: Which of its images.
         method: One of `MAPS`, other than ``none``.
         seed: Of the draw, and of methods that start at random.
+        known: (images,) the ids of all of these images, where they were read before.
 
     Raises:
         FilterError: the filter names what doesn't exist.
@@ -97,8 +100,10 @@ def map_of(collection: Collection, where: Where, method: str, seed: int) -> Embe
     """
     require(method)
     where = resolve(where, collection)
-    ids = [packed(points) for points in collection.scroll(where, fields=False)]
-    every = np.concatenate(ids) if ids else np.empty(0, "S16")
+    every = known
+    if every is None:
+        ids = [packed(points) for points in collection.scroll(where, fields=False)]
+        every = np.concatenate(ids) if ids else np.empty(0, "S16")
     if len(every) < _LEAST:
         raise ProtocolError(f"a map takes {_LEAST} images or more; {len(every)} of {collection.name} are asked for")
     drawn = np.sort(every)

@@ -11,7 +11,7 @@ from cbmir.evaluate.analyses.report.embedding_map import MapRow
 from cbmir.evaluate.analyses.report.findings import Measured
 from cbmir.evaluate.analyses.report.page import render
 from cbmir.evaluate.analyses.report.report import Report
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
+from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.results import Asked, write_rows, write_whole
 
 PAGE = "report.html"

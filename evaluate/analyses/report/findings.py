@@ -1,4 +1,4 @@
-"""What a report knows of each collection, measured one after the other; only what the page needs is kept."""
+"""What a report shows of each collection, measured one after the other; only what the page needs is kept."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,21 +7,23 @@ from typing import TypeVar
 import numpy as np
 
 from cbmir.errors import FilterError, ProtocolError
-from cbmir.evaluate.analyses.classification.classify import VoteRules
-from cbmir.evaluate.analyses.classification.knn import KnnTerms, evaluate_classification
+from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
 from cbmir.evaluate.analyses.classification.report import ClassificationReport
 from cbmir.evaluate.analyses.classification.splits import VALIDATION
-from cbmir.evaluate.analyses.comparison.compare import Contender, compare_scores, contender
-from cbmir.evaluate.analyses.comparison.report import ComparisonReport
+from cbmir.evaluate.analyses.comparison import Contender, compare_scores, contender
+from cbmir.evaluate.analyses.comparison_report import ComparisonReport
 from cbmir.evaluate.analyses.report.cases import Case, cases_of
 from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap, map_of
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, CURVE_K, ReportTerms
-from cbmir.evaluate.analyses.retrieval.measurement import Measurement, measure, patients, summarise
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport, Row
+from cbmir.evaluate.analyses.retrieval import Measurement, measure, summarise
+from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.metrics import METRICS, micro, valued
 from cbmir.evaluate.protocol import RetrievalProtocol, existing
+from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.session import Session
+from cbmir.evaluate.results import Row
 from cbmir.evaluate.significance import Resampler, holm, intervals
-from cbmir.filters import Where
+from cbmir.filters import Where, resolve
 from cbmir.fingerprint import EncoderCard
 from cbmir.search.shelf import Shelf
 from cbmir.store import Collection, CollectionInfo, Store
@@ -84,10 +86,11 @@ def find(store: Store, name: str, terms: ReportTerms) -> Finding:
         StoreError: the store can't be read.
     """
     with store.open(name) as collection:
-        measured, reason = _attempt(lambda: _measured(collection, terms))
+        session = Session(collection)
+        measured, reason = _attempt(lambda: _measured(session, terms))
         drawn, no_map = None, "none was asked for"
         if terms.projection != "none":
-            drawn, no_map = _attempt(lambda: map_of(collection, terms.where, terms.projection, terms.protocol.seed))
+            drawn, no_map = _attempt(lambda: _map(session, terms))
         return Finding(name, collection.card, collection.info(), measured, reason, drawn, no_map)
 
 
@@ -117,17 +120,27 @@ def _attempt(make: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _measured(collection: Collection, terms: ReportTerms) -> Measured:
-    deep = measure(collection, terms.deep)
+def _map(session: Session, terms: ReportTerms) -> EmbeddingMap:
+    where = resolve(terms.where, session.collection)
+    return map_of(session.collection, where, terms.projection, terms.protocol.seed, session.ids(where))
+
+
+def _measured(session: Session, terms: ReportTerms) -> Measured:
+    """One scroll and one ranking serve retrieval, vote and cases: test and validation images ask together."""
+    votes = replace(terms.deep, relevance="any", by=())
+    val = VALIDATION + terms.where
+    labelled = _labelled(session.collection, votes, val)
+    session.expect(terms.deep, *([replace(votes, queries=val)] if labelled else []))
+    deep = measure(session, terms.deep)
     shown = _at(deep, terms.cutoffs)
-    votes, how_k = _votes(collection, terms)
+    voted, how_k = _votes(session, votes, val if labelled else None)
     return Measured(
         retrieval=summarise(shown),
         curve=_curve(deep, terms.measure),
         contender=contender(shown),
-        votes=votes,
+        votes=voted,
         how_k=how_k,
-        cases=cases_of(collection, deep, Shelf(collection, terms.root), terms.pictures),
+        cases=cases_of(session.collection, deep, Shelf(session.collection, terms.root), terms.pictures),
     )
 
 
@@ -144,7 +157,7 @@ def _curve(measurement: Measurement, name: str) -> tuple[Row, ...]:
     """Precision at each place up to `CURVE_K` or the size of the gallery."""
     trial = measurement.trial
     protocol = trial.protocol
-    (answers,) = measurement.answers.values()
+    ((search, answers),) = measurement.answers.items()
     reach = min(CURVE_K, len(trial.gallery))
     scores = METRICS[name](answers.gains)[:, :reach]
     means, counts = micro(scores), valued(scores)
@@ -154,19 +167,17 @@ def _curve(measurement: Measurement, name: str) -> tuple[Row, ...]:
         low, high = ends.low, ends.high
     coverage = float(measurement.relevance.covered.mean())
     return tuple(
-        Row(name, k, "micro", "all", float(mean), int(n), coverage, "exact", float(below), float(above))
+        Row(name, k, "micro", "all", float(mean), int(n), coverage, search, float(below), float(above))
         for k, mean, n, below, above in zip(range(1, reach + 1), means, counts, low, high, strict=True)
     )
 
 
-def _votes(collection: Collection, terms: ReportTerms) -> tuple[ClassificationReport, str]:
-    protocol = replace(terms.deep, relevance="any", by=())
-    val = VALIDATION + terms.where
-    if _labelled(collection, protocol, val):
+def _votes(session: Session, protocol: RetrievalProtocol, val: Where | None) -> tuple[ClassificationReport, str]:
+    if val is not None:
         knn = KnnTerms(max_k=CURVE_K, val=val, measures=("accuracy",))
-        return evaluate_classification(collection, protocol, knn), f"the best of 1 to {CURVE_K} on validation images"
+        return evaluate_classification(session, protocol, knn), f"the best of 1 to {CURVE_K} on validation images"
     knn = KnnTerms(rules=VoteRules(k=FIXED_K), measures=("accuracy",))
-    report = evaluate_classification(collection, protocol, knn)
+    report = evaluate_classification(session, protocol, knn)
     return report, f"fixed: no validation image (split=val) has {protocol.label}"
 
 

@@ -9,17 +9,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cbmir.encoders.contamination import contamination
-from cbmir.evaluate.analyses.classification.labels import ACCURACY, EXACT_MATCH
-from cbmir.evaluate.analyses.classification.method import validation
+from cbmir.evaluate.analyses.classification.assessment import ACCURACY, EXACT_MATCH
+from cbmir.evaluate.analyses.classification.report import validation
 from cbmir.evaluate.analyses.report.cases import HITS
-from cbmir.evaluate.analyses.report.figures import SYMBOLS, over, wording_of_exclusion
+from cbmir.evaluate.analyses.report.figures import LEVEL, SYMBOLS, over, shown, wording_of_exclusion
 from cbmir.evaluate.analyses.report.report import Report
-from cbmir.evaluate.analyses.report.standings import LEVEL, shown
 from cbmir.evaluate.analyses.report.terms import CURVE_K
-from cbmir.evaluate.analyses.retrieval.report import RetrievalReport
-from cbmir.evaluate.analyses.retrieval.setting import Setting, Side
-from cbmir.evaluate.header import NO_LABEL, PatientCounts
+from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.protocol import NAMED, wording
+from cbmir.evaluate.setting import NO_LABEL, PatientCounts, Setting, Side
 from cbmir.units import counted
 
 _RULES = {

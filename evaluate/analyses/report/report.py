@@ -1,4 +1,4 @@
-"""Makes a report of some collections."""
+"""``cbmir evaluate report``: all that is known of some collections on one page, with charts and values as files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -6,21 +6,35 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import DirectoryPath, Field
 from tqdm import tqdm
 
 import cbmir
 from cbmir.errors import CollectionError, ProtocolError
-from cbmir.evaluate.analyses.comparison.report import ComparisonReport
+from cbmir.evaluate.analyses.comparison_report import ComparisonReport
 from cbmir.evaluate.analyses.report.cases import look_for_pictures
-from cbmir.evaluate.analyses.report.drawing import Drawing
-from cbmir.evaluate.analyses.report.figures import Panel, chart_name, draw_curves, draw_groups, draw_panel
+from cbmir.evaluate.analyses.report.charts import Drawing
+from cbmir.evaluate.analyses.report.embedding_map import MAP_IMAGES, MAPS
+from cbmir.evaluate.analyses.report.figures import (
+    Panel,
+    Standing,
+    chart_name,
+    draw_curves,
+    draw_groups,
+    draw_panel,
+    standings,
+    table,
+)
 from cbmir.evaluate.analyses.report.findings import Finding, Measured, compare_measured, find
-from cbmir.evaluate.analyses.report.standings import Standing, standings, table
-from cbmir.evaluate.analyses.report.terms import ReportTerms
-from cbmir.evaluate.protocol import wording
+from cbmir.evaluate.analyses.report.terms import PRECISIONS, TITLE, ReportTerms
+from cbmir.evaluate.analysis import Chosen, analysis
+from cbmir.evaluate.configuration import Cutoffs, OneOf, Option
+from cbmir.evaluate.options import Excluding, Grouped, OneSearch
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol, wording
 from cbmir.evaluate.results import PACKAGES, Asked, Result
+from cbmir.extras import require
 from cbmir.store import Store
 from cbmir.units import counted
 
@@ -199,3 +213,71 @@ def _versions(findings: Sequence[Finding]) -> dict[str, str]:
     engines = ", ".join(dict.fromkeys(item.info.engine for item in findings))
     packages = {name: version(name) for name in (*PACKAGES, "matplotlib")}
     return {"cbmir": cbmir.__version__, "Python": python_version(), "engine": engines, **packages}
+
+
+class ReportConfiguration(Grouped, Excluding):
+    """What ``report`` can be asked."""
+
+    root: Annotated[
+        DirectoryPath | None, Option("Folder of the stored images.", default="where ingest read them", metavar="DIR")
+    ] = None
+    allow_missing: Annotated[bool, Option("Write the page although images of it can't be found.")] = False
+    measure: Annotated[
+        str,
+        OneOf("precision", lambda: PRECISIONS),
+        Option(
+            "Precision of tables, curves and bars: over k rank positions, or over as many as there are relevant images "
+            "(the paper's)."
+        ),
+    ] = PRECISIONS[0]
+    k: Annotated[Cutoffs, Option("Cutoff of the tables; the bars take the smallest. Repeatable.", name="k")] = (
+        1,
+        5,
+        10,
+    )
+    projection: Annotated[
+        str,
+        OneOf("map", lambda: MAPS),
+        Option(
+            f"How vectors are placed in the plane, {MAP_IMAGES:,} a collection at most; umap needs the package "
+            "umap-learn.",
+            name="map",
+        ),
+    ] = MAPS[0]
+    pictures: Annotated[
+        int,
+        Field(ge=0),
+        Option("Best queries, and as many worst, shown of each collection with their first hits; 0 for none."),
+    ] = 6
+    title: Annotated[str, Option("Of the page.")] = TITLE
+    search: OneSearch = BOTH[0]
+
+    @property
+    def protocol(self) -> RetrievalProtocol:
+        """The retrieval task."""
+        return RetrievalProtocol(**self._terms(), measures=(self.measure,), searches=(self.search,))
+
+
+@analysis("report", ReportConfiguration, "store", folder=True, decodes=True)
+def report(chosen: Chosen, asked: ReportConfiguration) -> Result:
+    """Write a page about collections, all of the store unless named: one HTML file that needs no network.
+
+    It holds the table of encoders with intervals and paired tests, curves, bars for each group and class, the confusion
+    of the kNN vote, a map of the vectors, and the images of the best and worst queries. So the file contains images of
+    patients.
+
+    If a collection can't be measured or an image can't be found, the report says why, and the exit code is 3.
+    """
+    require("matplotlib", "plots", "a report")
+    from cbmir.evaluate.analyses.report.terms import ReportTerms
+
+    terms = ReportTerms(
+        protocol=asked.protocol,
+        where=asked.where,
+        root=asked.root,
+        allow_missing=asked.allow_missing,
+        projection=asked.projection,
+        pictures=asked.pictures,
+        title=asked.title,
+    )
+    return make_report(chosen.store, chosen.names, terms)

@@ -23,7 +23,8 @@ class ReportTerms:
 
     Attributes:
         protocol: Who asks, what is searched, what is right. Its first measure is one of `PRECISIONS`, its groups are
-            drawn as bars; the search is exact.
+            drawn as bars, and the first of its searches
+            counts.
         where: What narrows queries and gallery alike; the maps and the validation images are narrowed by it too.
         root: Folder that the stored file paths are relative to; None for where ingest read the images.
         allow_missing: Whether images that can't be shown are no failure.
@@ -73,5 +74,5 @@ class ReportTerms:
             measures=(self.measure, AVERAGE_PRECISION),
             k=tuple(sorted({*protocol.k, CURVE_K})),
             by=tuple(dict.fromkeys((*protocol.by, "class"))),
-            searches=("exact",),
+            searches=protocol.searches[:1],
         )

@@ -1,1 +1,0 @@
-"""Collections as files that anybody can read."""

@@ -1,1 +1,0 @@
-"""Images whose files are gone."""

@@ -1,1 +1,0 @@
-"""What can still be read of a damaged collection, taken into a new one."""

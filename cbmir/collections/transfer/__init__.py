@@ -1,1 +1,0 @@
-"""Collections copied from store to store."""

@@ -1,0 +1,348 @@
+"""A linear probe, one layer on frozen vectors, and its training: seeded and stopped early."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.classification.votes import NONE, Labels, Shares, Verdicts
+from cbmir.schema import Vectors
+
+if TYPE_CHECKING:
+    import torch
+
+
+BLOCK = 1 << 16
+"""Vectors scored at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a probe tells apart, and in whose vectors.
+
+    Attributes:
+        classes: Names of the classes, in the order of their codes.
+        fingerprint: Of the encoder that made the vectors.
+        several: Whether an image may have several classes, each a question of its own.
+    """
+
+    classes: tuple[str, ...]
+    fingerprint: str
+    several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A trained layer.
+
+    Attributes:
+        task: What it tells apart.
+        weight: (classes, dim).
+        bias: (classes,).
+        seed: That it was trained with.
+        epoch: After which it was taken, from 1.
+        val_accuracy: On the validation images after that epoch.
+    """
+
+    task: Task
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    seed: int
+    epoch: int
+    val_accuracy: float
+
+    def scores(self, vectors: Vectors) -> Shares:
+        """(n, classes) probabilities: softmax over the classes, or where an image may have several, a sigmoid of each.
+
+        Args:
+            vectors: (n, dim) of the encoder that the probe was trained on.
+
+        Raises:
+            ProtocolError: the vectors have another length.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.weight.shape[1]:
+            raise ProtocolError(f"a probe of {self.weight.shape[1]} dimensions met vectors of shape {vectors.shape}")
+        result = np.empty((len(vectors), len(self.bias)))
+        for start in range(0, len(vectors), BLOCK):
+            logits = (vectors[start : start + BLOCK] @ self.weight.T + self.bias).astype(np.float64)
+            result[start : start + BLOCK] = _sigmoid(logits) if self.task.several else _softmax(logits)
+        return result
+
+    def verdicts(self, vectors: Vectors, truth: Labels) -> Verdicts:
+        """What the probe says of some images: the likeliest class, or all with a probability of 1/2 or more.
+
+        Args:
+            vectors: (n, dim).
+            truth: Their classes, coded as the task's.
+        """
+        scores = self.scores(vectors)
+        said = scores >= 0.5 if self.task.several else scores.argmax(axis=1).astype(np.int32)
+        return Verdicts(truth, said, scores)
+
+
+def _softmax(logits: Shares) -> Shares:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: Shares = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def _sigmoid(logits: Shares) -> Shares:
+    small = np.exp(-np.abs(logits))  # never overflows
+    result: Shares = np.where(logits >= 0, 1, small) / (1 + small)
+    return result
+
+
+VALIDATED = 1 << 14
+"""Validation images scored at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """How a probe is trained; the defaults are those of the published protocol.
+
+    Attributes:
+        epochs: At most.
+        patience: Epochs without a better validation accuracy after which training stops.
+        batch: Images a step.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        init_std: Standard deviation of the first weights; the bias starts at 0.
+        seed: Of the first weights and the order of images.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+
+    Raises:
+        ProtocolError: a setting is out of range.
+    """
+
+    epochs: int = 100
+    patience: int = 20
+    batch: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    init_std: float = 0.01
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ProtocolError(f"{name} of a probe is {getattr(self, name)}; it lies above 0")
+        for name in ("weight_decay", "init_std", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ProtocolError(f"{name} of a probe is {getattr(self, name)}; it is 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Images of one split.
+
+    Attributes:
+        vectors: (n, dim) float32; they are read where they are, never copied on a CPU.
+        labels: Their classes.
+
+    Raises:
+        ProtocolError: there are none, the shapes don't fit, or one has no label.
+    """
+
+    vectors: Vectors
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or not len(self.vectors) or len(self.vectors) != len(self.labels):
+            raise ProtocolError(f"vectors of shape {self.vectors.shape} met the labels of {len(self.labels):,} images")
+        if unlabelled := int((self.labels.codes == NONE).sum()):
+            raise ProtocolError(f"images without a label: {unlabelled:,} of {len(self.labels):,}; leave them out")
+
+    def take(self, rows: Any) -> "Examples":
+        """Some of the images, by number or mask."""
+        return Examples(self.vectors[rows], self.labels.take(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A point of the learning curve.
+
+    Attributes:
+        epoch: From 1.
+        train_loss: Mean over the images, each as its batch was met.
+        val_loss: The same loss on the validation images, after the epoch.
+        val_accuracy: Share of validation images of which all classes are told right, and no other.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+class _Data:
+    """Examples on a device."""
+
+    def __init__(self, examples: Examples, device: str) -> None:
+        import torch
+
+        labels = examples.labels
+        with warnings.catch_warnings():  # of arrays that can't be written: nobody does
+            warnings.simplefilter("ignore", UserWarning)
+            self._vectors = torch.from_numpy(np.ascontiguousarray(examples.vectors)).to(device)
+        self._codes = torch.tensor(labels.codes, dtype=torch.int64, device=device)
+        self._members = None
+        if labels.members is not None:
+            self._members = torch.tensor(labels.members, dtype=torch.float32, device=device)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def batch(self, rows: "torch.Tensor | slice") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Vectors and targets of some images: (b,) classes, or (b, classes) of 0 and 1."""
+        codes = self._codes[rows]
+        return self._vectors[rows], codes if self._members is None else self._members[codes]
+
+
+class Descent:
+    """A training under way: layer, optimiser, order of the images, and the best so far."""
+
+    def __init__(self, train: Examples, val: Examples, task: Task, settings: ProbeSettings) -> None:
+        import torch
+
+        from cbmir.device import place
+
+        self._task, self._settings = task, settings
+        self._device = place(settings.device, "fp32").device
+        self._train, self._val = _Data(train, self._device), _Data(val, self._device)
+        self._order = torch.Generator().manual_seed(settings.seed)
+        shape = (train.vectors.shape[1], len(task.classes))
+        layer = torch.nn.Linear(*shape, device="meta").to_empty(device="cpu")  # leaves the global seed alone
+        torch.nn.init.normal_(layer.weight, std=settings.init_std, generator=self._order)
+        torch.nn.init.zeros_(layer.bias)
+        self._layer = layer.to(self._device)
+        self._optimizer = torch.optim.AdamW(
+            self._layer.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.curve: list[Epoch] = []
+        self.best = self._snapshot()
+
+    def unfinished(self) -> bool:
+        """Whether another epoch may still help."""
+        done = len(self.curve)
+        return done < self._settings.epochs and done - self.best.epoch < self._settings.patience
+
+    def step(self) -> bool:
+        """Do an epoch; tells whether it was the best."""
+        train_loss = self._learn()
+        val_loss, accuracy = self._validate()
+        self.curve.append(Epoch(len(self.curve) + 1, train_loss, val_loss, accuracy))
+        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+            raise ProtocolError(
+                f"the loss of the probe is {train_loss} in epoch {len(self.curve)}; lower the learning rate, and check "
+                "that the vectors are finite"
+            )
+        improved = accuracy > self.best.val_accuracy
+        if improved:
+            self.best = self._snapshot()
+        return improved
+
+    def _learn(self) -> float:
+        """One pass over the training images in a random order; the mean loss."""
+        import torch
+
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        order = torch.randperm(len(self._train), generator=self._order).to(self._device)
+        for start in range(0, len(order), self._settings.batch):
+            rows = order[start : start + self._settings.batch]
+            vectors, targets = self._train.batch(rows)
+            self._optimizer.zero_grad()
+            loss = self._loss(self._layer(vectors), targets)
+            torch.autograd.backward(loss)
+            self._optimizer.step()
+            total += loss.detach() * len(rows)
+        return float(total) / len(self._train)
+
+    def _validate(self) -> tuple[float, float]:
+        """Loss and accuracy on the validation images."""
+        import torch
+
+        loss, right = 0.0, 0
+        with torch.inference_mode():
+            for start in range(0, len(self._val), VALIDATED):
+                vectors, targets = self._val.batch(slice(start, start + VALIDATED))
+                logits = self._layer(vectors)
+                loss += float(self._loss(logits, targets)) * len(vectors)
+                if self._task.several:
+                    right += int(((logits >= 0) == (targets > 0)).all(dim=1).sum())
+                else:
+                    right += int((logits.argmax(dim=1) == targets).sum())
+        return loss / len(self._val), right / len(self._val)
+
+    def _loss(self, logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+        from torch.nn import functional
+
+        if self._task.several:
+            return functional.binary_cross_entropy_with_logits(logits, targets)
+        return functional.cross_entropy(logits, targets)
+
+    def _snapshot(self) -> Probe:
+        """The layer as it is; before the first epoch one that every accuracy beats."""
+        weight, bias = (item.detach().cpu().numpy().copy() for item in (self._layer.weight, self._layer.bias))
+        last = self.curve[-1] if self.curve else Epoch(0, math.nan, math.nan, -1.0)
+        return Probe(self._task, weight, bias, self._settings.seed, last.epoch, last.val_accuracy)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        probe: The weights of the best epoch.
+        curve: Every epoch.
+        unseen: Codes of classes without a training image.
+    """
+
+    probe: Probe
+    curve: tuple[Epoch, ...]
+    unseen: tuple[int, ...]
+
+
+def train_probe(train: Examples, val: Examples, task: Task, settings: ProbeSettings | None = None) -> Training:
+    """Train one linear layer with AdamW on cross-entropy, or on a binary one a class where images have several.
+
+    The weights of the epoch with the best validation accuracy are taken, the first of them. On one machine's CPU the
+    same images, settings and seed give the same weights.
+
+    Args:
+        train: What is learnt from.
+        val: What tells when to stop.
+        task: What is told apart.
+        settings: How; the default is the published protocol.
+
+    Raises:
+        ProtocolError: images and task don't fit each other, or the loss isn't finite.
+        EncoderError: the device isn't here.
+    """
+    settings = settings or ProbeSettings()
+    _check(train, val, task)
+    run = Descent(train, val, task, settings)
+    with tqdm(total=settings.epochs, desc="probe", unit="epoch", leave=False, disable=None) as bar:
+        while run.unfinished():
+            run.step()
+            bar.update()
+    seen = np.bincount(train.labels.pairs()[1], minlength=len(task.classes))
+    return Training(run.best, tuple(run.curve), tuple(np.flatnonzero(seen == 0).tolist()))
+
+
+def _check(train: Examples, val: Examples, task: Task) -> None:
+    for examples in (train, val):
+        if examples.labels.classes != len(task.classes):
+            raise ProtocolError(f"images of {examples.labels.classes} classes met a task of {len(task.classes)}")
+        if (examples.labels.members is not None) != task.several:
+            words = ("several classes", "one") if task.several else ("one class", "several")
+            raise ProtocolError(f"a task of {words[0]} an image met images coded for {words[1]}")
+    if train.vectors.shape[1] != val.vectors.shape[1]:
+        raise ProtocolError(
+            f"training vectors of {train.vectors.shape[1]} dimensions met validation vectors of {val.vectors.shape[1]}"
+        )

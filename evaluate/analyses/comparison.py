@@ -1,0 +1,230 @@
+"""``cbmir evaluate compare``: which encoder ranks better, and is the difference chance?
+
+Every pair is compared on the queries that all collections have, so that all rows of a table speak of the same images.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.comparison_report import CompareRow, ComparisonReport, Entry
+from cbmir.evaluate.analyses.retrieval import Measurement, measure
+from cbmir.evaluate.analysis import Chosen, analysis
+from cbmir.evaluate.configuration import Cutoffs, Measures, Option
+from cbmir.evaluate.metrics import Codes, Scores, macro, micro
+from cbmir.evaluate.options import Asking, Excluding, OneSearch, Relations
+from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
+from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.results import Average, Result
+from cbmir.evaluate.setting import Setting
+from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
+from cbmir.fingerprint import EncoderCard
+from cbmir.store import Collection, Store
+
+Ids = NDArray[np.bytes_]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One collection's scores, without its vectors.
+
+    Attributes:
+        setting: What was measured, and on which terms.
+        card: The encoder of the vectors.
+        ids: (queries,) 16 bytes of each query's UUID, rising.
+        scores: (queries, columns) one column a measure and cutoff, measures outside; NaN where there is no value.
+        classes: (queries,) name of each query's class.
+        patients: (queries,) code of each query's patient, -1 where it isn't known.
+        gallery: (images,) ids of what was searched, rising.
+    """
+
+    setting: Setting
+    card: EncoderCard
+    ids: Ids
+    scores: Scores
+    classes: NDArray[np.str_]
+    patients: Codes
+    gallery: Ids
+
+
+def compare(store: Store, names: Sequence[str], protocol: RetrievalProtocol) -> ComparisonReport:
+    """Measure collections on the same terms and compare each with each.
+
+    Args:
+        store: Holds the collections, which are opened one after the other.
+        names: Two or more.
+        protocol: The terms; the first of its searches counts, its groups don't.
+
+    Raises:
+        ProtocolError: there are fewer than two names, a collection can't be measured, or no query is in all.
+        CollectionError: a collection doesn't exist.
+    """
+    if len(names) < 2:
+        there = ", ".join(store.names()) or "none"
+        raise ProtocolError(
+            f"a comparison takes two collections or more, got {len(names)}; {store.location} has {there}"
+        )
+    contenders = []
+    for name in names:
+        with store.open(name) as collection:
+            contenders.append(_measured(collection, protocol))
+    return compare_scores(contenders)
+
+
+def compare_collections(collections: Sequence[Collection], protocol: RetrievalProtocol) -> ComparisonReport:
+    """Measure open collections on the same terms and compare each with each; see `compare`.
+
+    Raises:
+        ProtocolError: there are fewer than two, one can't be measured, or no query is in all.
+    """
+    if len(collections) < 2:
+        raise ProtocolError(f"a comparison takes two collections or more, got {len(collections)}")
+    return compare_scores([_measured(collection, protocol) for collection in collections])
+
+
+def _measured(collection: Collection, protocol: RetrievalProtocol) -> Contender:
+    return contender(measure(collection, replace(protocol, searches=protocol.searches[:1], by=())))
+
+
+def contender(measurement: Measurement) -> Contender:
+    """What a comparison keeps of a measurement: the scores of its first search."""
+    trial = measurement.trial
+    protocol = trial.protocol
+    columns = itertools.product(protocol.measures, protocol.k)
+    search = protocol.searches[0]
+    return Contender(
+        setting=measurement.setting,
+        card=measurement.card,
+        ids=trial.queries.ids,
+        scores=np.stack([measurement.scores(search, name, k) for name, k in columns], axis=1),
+        classes=np.array(trial.class_names)[trial.classes],
+        patients=patients(trial),
+        gallery=trial.gallery.ids,
+    )
+
+
+def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
+    """Compare each with each on the queries they all share; classes and patients are those of the first.
+
+    Args:
+        contenders: Two or more, measured on the same terms.
+
+    Raises:
+        ProtocolError: no query is in all.
+    """
+    shared = functools.reduce(np.intersect1d, (item.ids for item in contenders))
+    if not len(shared):
+        counts = ", ".join(f"{item.setting.collection} {len(item.ids):,}" for item in contenders)
+        raise ProtocolError(f"no query is in every collection (queries: {counts}); choose others with --queries")
+    aligned = [_among(item, shared) for item in contenders]
+    setting = aligned[0].setting
+    resampler = Resampler(aligned[0].patients, setting.intervals.draws, setting.intervals.seed)
+    rows: list[CompareRow] = []
+    for first, second in itertools.combinations(aligned, 2):
+        rows += _pair(first, second, aligned[0].classes, resampler)
+    adjusted = holm(np.array([row.p for row in rows]))
+    return ComparisonReport(
+        setting=setting,
+        entries=_entries(contenders, aligned),
+        queries=len(shared),
+        clusters=resampler.count,
+        alone=resampler.alone,
+        rows=tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)),
+    )
+
+
+def _among(item: Contender, shared: Ids) -> Contender:
+    """A contender with the shared queries only, all in the same order."""
+    rows = np.searchsorted(item.ids, shared)
+    return replace(item, ids=shared, scores=item.scores[rows], classes=item.classes[rows], patients=item.patients[rows])
+
+
+def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> tuple[Entry, ...]:
+    everywhere = functools.reduce(np.intersect1d, (item.gallery for item in contenders))
+    return tuple(
+        Entry(
+            collection=whole.setting.collection,
+            encoder=whole.card.name,
+            fingerprint=whole.card.fingerprint,
+            queries=len(whole.ids),
+            queries_left_out=len(whole.ids) - len(part.ids),
+            unlabelled=whole.setting.queries.unlabelled,
+            relabelled=int(np.count_nonzero(part.classes != aligned[0].classes)),
+            gallery=len(whole.gallery),
+            gallery_alone=len(whole.gallery) - len(everywhere),
+            gallery_unlabelled=whole.setting.gallery.unlabelled,
+            queries_without_relevant=whole.setting.queries_without_relevant,
+        )
+        for whole, part in zip(contenders, aligned, strict=True)
+    )
+
+
+def _pair(
+    first: Contender, second: Contender, class_names: NDArray[np.str_], resampler: Resampler
+) -> Iterator[CompareRow]:
+    setting = first.setting
+    classes = np.unique(class_names, return_inverse=True)[1]
+    gaps = first.scores - second.scores
+    counts = tally(first.scores, second.scores)
+    ours, theirs = (np.where(np.isnan(gaps), np.nan, item.scores) for item in (first, second))
+    tests = {
+        "micro": paired_test(ours, theirs, resampler),
+        "macro": paired_test(ours, theirs, resampler, classes),
+    }
+    means = {"micro": (micro(ours), micro(theirs)), "macro": (macro(ours, classes), macro(theirs, classes))}
+    ends = dict(zip(tests, intervals(gaps, classes, resampler), strict=True)) if resampler.draws else {}
+    averages: tuple[Average, ...] = ("micro", "macro")
+    for column, (name, k) in enumerate(itertools.product(setting.measures, setting.k)):
+        for average in averages:
+            row = CompareRow(
+                first=setting.collection,
+                second=second.setting.collection,
+                measure=name,
+                k=k,
+                average=average,
+                first_value=float(means[average][0][column]),
+                second_value=float(means[average][1][column]),
+                difference=float(tests[average].difference[column]),
+                n=int(tests[average].n[column]),
+                wins=int(counts.wins[column]),
+                ties=int(counts.ties[column]),
+                losses=int(counts.losses[column]),
+            )
+            if ends:
+                low, high = ends[average].low[column], ends[average].high[column]
+                row = replace(row, low=float(low), high=float(high), p=float(tests[average].p[column]))
+            yield row
+
+
+class CompareConfiguration(Asking, Excluding):
+    """What ``compare`` can be asked."""
+
+    measures: Annotated[
+        Measures, Option("Repeatable; each adds to the tests that are corrected for.", name="measure")
+    ] = ("precision_capped",)
+    k: Annotated[Cutoffs, Option("Cutoff. Repeatable; each adds to the tests that are corrected for.", name="k")] = (1,)
+    relations: Relations = None
+    search: OneSearch = BOTH[0]
+
+    @property
+    def protocol(self) -> RetrievalProtocol:
+        """The retrieval task."""
+        return RetrievalProtocol(**self._terms(), searches=(self.search,), by=())
+
+
+@analysis("compare", CompareConfiguration, "several")
+def comparison(collections: Chosen | Iterable[Collection], asked: CompareConfiguration) -> Result:
+    """Compare collections of a store with each other, on the queries that all of them have.
+
+    The test swaps the scores of two collections at random, all queries of a patient together. Its p-values are adjusted
+    with Holm's method for all pairs, measures, cutoffs and averages of the table. The difference is first minus second.
+    """
+    if isinstance(collections, Chosen):
+        return compare(collections.store, collections.names, asked.protocol)
+    return compare_collections(list(collections), asked.protocol)

@@ -1,1 +1,0 @@
-"""One collection against another: ``cbmir evaluate compare``."""

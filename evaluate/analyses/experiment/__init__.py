@@ -1,1 +1,0 @@
-"""All analyses of some collections from one file: ``cbmir evaluate run``."""

@@ -1,1 +1,0 @@
-"""Classes told by a linear layer on the vectors: ``cbmir evaluate probe``."""

@@ -1,1 +1,0 @@
-"""Figures of a ranking: ``cbmir evaluate retrieval``."""

@@ -1,1 +1,0 @@
-"""Figures against the size of the gallery: ``cbmir evaluate sweep``."""

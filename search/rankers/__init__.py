@@ -1,0 +1,1 @@
+"""Rankers, a file each: all modules here are imported when the names of rankers are needed."""
