@@ -227,7 +227,7 @@ def test_ingest_embeddings__rows_and_vectors_that_do_not_meet_are_counted(tmp_pa
     done = cbmir("ingest", "embeddings", file, "--table", table, *options(tmp_path))
     assert done.returncode == 3
     assert "read 6 = stored 2 + skipped 0 + failed 4" in done.stderr
-    assert "2 vectors have no row in a table and were left out" in done.stderr
+    assert "left out, without a row in a table: 2 vectors" in done.stderr
     with (tmp_path / "failures.csv").open(newline="") as stream:
         failed = [(row["filepath"], row["reason"]) for row in csv.DictReader(stream)]
     missing = "has no vector in the embeddings"
