@@ -269,7 +269,10 @@ def test_command__a_misnamed_file_is_said(misnamed, tmp_path):
     assert json.loads(done.stdout)["notes"]["misnamed"] == 2
     found = cbmir("search", "image", misnamed / "picture.nii.gz", "--store", "store", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert "queries: 1 files are named as a volume and hold an image, or the reverse" in found.stderr
+    assert (
+        "queries: files named as a volume that hold an image, or the reverse, taken as what they hold: 1"
+        in found.stderr
+    )
     none = cbmir("search", "image", misnamed / "no.nii.gz", "--store", "store", cwd=tmp_path)
     assert (none.returncode, none.stdout) == (1, "")
 
