@@ -208,7 +208,7 @@ def test_few_shot__reports_short_classes_and_single_draws():
     assert result.short == (2,)
     assert result.draws[0].images == 12
     assert math.isnan(result.spreads[0].std)
-    with pytest.raises(ProtocolError, match="0 draws of 5 images"):
+    with pytest.raises(ProtocolError, match="draws 0, images a class 5; ask for 1 or more"):
         few_shot(splits, TASK, shots=5, draws=0)
 
 
