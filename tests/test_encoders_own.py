@@ -126,12 +126,12 @@ def test_loader__workers_run_the_file_as_it_was_loaded(own, folder):
         np.testing.assert_array_equal(item.pixels, prepare(path, how).pixels)
 
 
-def test_ingest_search_evaluate__with_a_file(own, folder, tmp_path, cbmir_process):
+def test_ingest_search_evaluate__with_a_file(own, folder, tmp_path, cbmir, cbmir_process):
     store = tmp_path / "store"
     made = cbmir_process("ingest", "images", folder, "--encoder", f"{own}:make", "--store", store, "--device", "cpu")
     assert made.returncode == 0, made.stderr
     query = folder / "test/XR/chest/normal/0.png"
-    refused = cbmir_process("search", "image", query, "--store", store)
+    refused = cbmir("search", "image", query, "--store", store)
     assert refused.returncode == 1
     code = json.loads((store / "windowed" / "collection.json").read_text())["code"]
     assert f"mine.py:make ({code[:19]})" in refused.stderr
@@ -140,10 +140,10 @@ def test_ingest_search_evaluate__with_a_file(own, folder, tmp_path, cbmir_proces
     assert found.returncode == 0, found.stderr
     hits = json.loads(found.stdout)[0]["hits"]
     assert hits[0]["score"] == pytest.approx(1.0, abs=1e-4)
-    measured = cbmir_process("evaluate", "retrieval", "--store", store, "--json")
+    measured = cbmir("evaluate", "retrieval", "--store", store, "--json")
     assert measured.returncode == 0, measured.stderr
     assert json.loads(measured.stdout)["encoder"]["name"] == "windowed"
-    again = cbmir_process("ingest", "images", folder, "--encoder", f"{own}:make", "--store", store, "--json")
+    again = cbmir("ingest", "images", folder, "--encoder", f"{own}:make", "--store", store, "--json")
     assert json.loads(again.stdout)["skipped"] == 12, again.stderr
 
 
@@ -452,14 +452,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return target
 
 
-def test_package__its_encoder_goes_through_ingest_search_and_evaluate(package, folder, tmp_path, cbmir_process):
+def test_package__its_encoder_goes_through_ingest_search_and_evaluate(package, folder, tmp_path, cbmir, cbmir_process):
     store = tmp_path / "store"
-    listed = cbmir_process("encoders", "list")
+    listed = cbmir("encoders", "list")
     assert "windowed-encoder 0.3, windowed_encoder:make" in listed.stdout
-    assert (
-        json.loads(cbmir_process("encoders", "show", "windowed", "--json").stdout)["source"]
-        == "package windowed-encoder"
-    )
+    assert json.loads(cbmir("encoders", "show", "windowed", "--json").stdout)["source"] == "package windowed-encoder"
     made = cbmir_process("ingest", "images", folder, "--encoder", "windowed", "--store", store, "--device", "cpu")
     assert made.returncode == 0, made.stderr
     data = json.loads((store / "windowed" / "collection.json").read_text())
@@ -468,7 +465,7 @@ def test_package__its_encoder_goes_through_ingest_search_and_evaluate(package, f
     found = cbmir_process("search", "image", folder / "test/XR/chest/normal/0.png", "--store", store, "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
-    measured = cbmir_process("evaluate", "retrieval", "--store", store, "--json")
+    measured = cbmir("evaluate", "retrieval", "--store", store, "--json")
     assert measured.returncode == 0, measured.stderr
     assert json.loads(measured.stdout)["encoder"]["name"] == "windowed"
 
