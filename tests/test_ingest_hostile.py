@@ -286,7 +286,7 @@ def write_hostile_table(table: Path, folder: Path, expected: Expected) -> Expect
         writer.writerows([rows[place] for place in order] + rows[-30:])
     with table.open("ab") as stream:
         stream.write(b"special/caf\xe9.png,train,\r\nshort\r\nlong,train,5,6,7\r\n" + b"x" * 1_000_000 + b",train,\r\n")
-    failed.update({"(latin)": "UTF-8", "short": "cells", "long": "cells", "(wide)": "field larger than field limit"})
+    failed.update({"(latin)": "UTF-8", "short": "where the header has 3", "long": "where the header has 3", "(wide)": "field larger than field limit"})
     return Expected(stored, failed)
 
 
@@ -422,7 +422,7 @@ def test_table__column_without_a_name_keeps_its_place(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"b.png", "has 1 cells where the header has 2"),
+        (b"b.png", "has 1 cell where the header has 2"),
         (b"b.png,x,y", "has 3 cells where the header has 2"),
         (b'b.png,"x"y', "can't be read: .* in line 3"),
         (b"b.png,caf\xe9", "is not UTF-8 text"),
