@@ -286,7 +286,14 @@ def write_hostile_table(table: Path, folder: Path, expected: Expected) -> Expect
         writer.writerows([rows[place] for place in order] + rows[-30:])
     with table.open("ab") as stream:
         stream.write(b"special/caf\xe9.png,train,\r\nshort\r\nlong,train,5,6,7\r\n" + b"x" * 1_000_000 + b",train,\r\n")
-    failed.update({"(latin)": "UTF-8", "short": "where the header has 3", "long": "where the header has 3", "(wide)": "field larger than field limit"})
+    failed.update(
+        {
+            "(latin)": "UTF-8",
+            "short": "where the header has 3",
+            "long": "where the header has 3",
+            "(wide)": "field larger than field limit",
+        }
+    )
     return Expected(stored, failed)
 
 
