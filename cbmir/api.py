@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cbmir.filters import parse_all, resolve
+from cbmir.filters import check_countable, parse_all, resolve
 from cbmir.schema import Hit, Vectors
 from cbmir.store import Key, open_store
 from cbmir.store.ways import BUDGET_MS, Wanted
@@ -230,7 +230,12 @@ class Collection:
         return self.core.count(resolve(parse_all(*_texts(where)), self.core))
 
     def values(self, field: str, where: Texts = ()) -> dict[str, int]:
-        """The values of a field with the number of images that have each, the most frequent first."""
+        """The values of a field with the number of images that have each, the most frequent first.
+
+        Raises:
+            FilterError: there is no such field or column, or its values can't be counted.
+        """
+        check_countable(field, self.core)
         return self.core.facet(field, resolve(parse_all(*_texts(where)), self.core))
 
     def search(  # noqa: PLR0913  its terms are its arguments

@@ -4,6 +4,7 @@ A collection is one of `cbmir.connect`, or one that `cbmir.store.open_store` ope
 share are those of `Shared`.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_type_hints
@@ -299,9 +300,9 @@ def _run(name: str, collections: Any, shared: Mapping[str, Any], **own: Any) -> 
     from cbmir.evaluate.registry import ANALYSES
 
     analysis = ANALYSES[name]
-    known = [*get_type_hints(Shared), *analysis.configuration.model_fields]
+    known = list(dict.fromkeys([*get_type_hints(Shared), *analysis.configuration.model_fields]))
     if unknown := [key for key in shared if key not in known]:
-        raise ProtocolError(
-            f"there is no argument {unknown[0]!r}; besides those of the function itself there are {', '.join(known)}"
-        )
+        near = difflib.get_close_matches(unknown[0], known, 2)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ProtocolError(f"there is no argument {unknown[0]!r}; {meant}there are {', '.join(known)}")
     return analysis.run(collections, analysis.configuration(**{**shared, **own}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cbmir.errors import QueryError
+from cbmir.errors import QueryError, RecordError
 from cbmir.filters import Where
 from cbmir.schema import Vectors, normalise
 from cbmir.store.ways import Wanted
@@ -99,6 +99,9 @@ class Options:
         exclude_self: Leave out the stored images whose file has the same content as the query's; for image files.
         way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
             ``approximate``: by the HNSW graph, unchecked.
+
+    Raises:
+        RecordError: k is no whole number of 1 or more.
     """
 
     k: int = 10
@@ -106,6 +109,10 @@ class Options:
     exclude_same_patient: bool = False
     exclude_self: bool = False
     way: Wanted = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+            raise RecordError(f"k is {self.k!r}; ask for 1 hit or more")
 
 
 def weighted(vectors: Vectors, weights: Sequence[float]) -> Vectors:

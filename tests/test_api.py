@@ -12,7 +12,7 @@ from pictures import environment, pixels, write_table
 from PIL import Image
 
 import cbmir as package
-from cbmir.errors import CbmirError, CollectionError, FilterError, ImageError, ProtocolError
+from cbmir.errors import CbmirError, CollectionError, FilterError, ImageError, ProtocolError, RecordError, StoreError
 from cbmir.filters import parse, parse_all
 from cbmir.media import Asset
 from cbmir.store.edge import EdgeStore
@@ -167,6 +167,11 @@ def test_search__nothing_found_is_an_empty_frame(collection, archive):
         (lambda c, _: c.search(np.zeros((3, 3, 3, 3))), ImageError, r"array of shape \(3, 3, 3, 3\)"),
         (lambda c, _: c.search(pixels(1), where="modalty=CT"), FilterError, "did you mean modality"),
         (lambda c, _: c.count("age_years=three"), FilterError, "age_years"),
+        (lambda c, _: c.search(pixels(1), k="5"), RecordError, "k is '5'; ask for 1 hit or more"),
+        (lambda c, _: c.search(pixels(1), k=1.5), RecordError, "k is 1.5"),
+        (lambda c, _: c.values("age_years"), FilterError, "values of age_years can't be counted; those of .*modality"),
+        (lambda c, _: c.values("modalty"), FilterError, "did you mean modality"),
+        (lambda c, _: package.evaluate.retrieval(c, querys="x"), ProtocolError, "did you mean queries"),
         (lambda _, e: e.encode(["nowhere.png"]), ImageError, r"image 0 \(nowhere.png\) "),
         (lambda _, e: e.encode([pixels(1), b""]), ImageError, "^image 1 "),
         (lambda _, e: e.encode_text("words"), CbmirError, "text"),
@@ -184,6 +189,16 @@ def test_search__nothing_found_is_an_empty_frame(collection, archive):
 def test_errors__name_what_is_wrong(collection, encoder, call, error, text):
     with pytest.raises(error, match=text):
         call(collection, encoder)
+
+
+def test_close__what_is_asked_afterwards_is_an_error_that_says_so(tmp_path, archive):
+    other = package.connect(tmp_path / "store")
+    other.ingest(archive / "images", encoder="pixels")
+    closed = other["pixels"]
+    assert closed.count() > 0
+    other.close()
+    with pytest.raises(StoreError, match="is closed: open it again"):
+        closed.count()
 
 
 def test_encode__as_ingest_does(collection, archive, encoder):

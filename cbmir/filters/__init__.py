@@ -26,7 +26,7 @@ from cbmir.filters.conditions import (
     wording,
 )
 from cbmir.filters.engines import to_edge, to_qdrant
-from cbmir.filters.resolution import NAMED, Countable, check_column, resolve
+from cbmir.filters.resolution import NAMED, Countable, check_column, check_countable, resolve
 
 __all__ = [
     "EXTRA",
@@ -39,6 +39,7 @@ __all__ = [
     "Where",
     "any_of",
     "check_column",
+    "check_countable",
     "engine_key",
     "own_column",
     "own_field",

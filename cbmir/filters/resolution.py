@@ -96,6 +96,18 @@ def check_column(name: str, collection: Countable) -> None:
     raise FilterError(f"no field or column {name!r} in {collection.name}; {there}")
 
 
+def check_countable(name: str, collection: Countable) -> None:
+    """Refuse a name whose values can't be counted.
+
+    Raises:
+        FilterError: it is no field or column, or neither a keyword field nor a column with an index.
+    """
+    check_column(name, collection)
+    keywords = [item.name for item in INDEXED_FIELDS if item.kind == "keyword"]
+    if name in FIELDS and name not in keywords:
+        raise FilterError(f"the values of {name} can't be counted; those of {', '.join(keywords)} can")
+
+
 def _resolve(condition: Condition, collection: Countable) -> Condition:
     if own_column(condition.field) is not None:
         return _resolve_own(condition, collection)

@@ -30,6 +30,8 @@ def errors_of_engine(folder: Path) -> Iterator[None]:
     except Exception as error:
         if "WouldBlock" in str(error):
             raise StoreLockedError(f"{folder} is in use by another process; wait for it or stop it") from error
+        if "Shard is not initialized" in str(error):
+            raise StoreError(f"the collection {folder} is closed: open it again") from error
         raise StoreError(f"the engine refused {folder}: {one_line(error)}") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
