@@ -204,7 +204,7 @@ def test_loader__survives_the_death_of_a_worker(tmp_path):
 def test_loader__workers_end_with_a_killed_parent(tmp_path):
     write_picture(tmp_path / "1.png", 1)
     code = (
-        "import sys, time; from cbmir.ingest.loader import *; from cbmir.media import Preprocessing\n"
+        "import sys, time; from cbmir.ingest.loader import *; from cbmir.media import Asset, Preprocessing\n"
         "if __name__ == '__main__':\n"
         "    how = Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1)\n"
         "    loader = Loader(how, 2); list(loader.load([[(0, Wanted(Asset(sys.argv[1]), None))]]))\n"
@@ -226,7 +226,7 @@ def test_loader__does_not_run_the_script_that_starts_it_again(tmp_path):
     write_picture(tmp_path / "1.png", 1)
     script = tmp_path / "unguarded.py"
     script.write_text(
-        "import sys; from cbmir.ingest.loader import *\n"
+        "import sys; from cbmir.ingest.loader import *; from cbmir.media import Asset, Preprocessing\n"
         "print('run', __name__, flush=True)\n"
         "with Loader(Preprocessing((8, 8), 'squash', 8, 'bilinear', (0.0,), (1.0,), channels=1), 2) as loader:\n"
         "    chunks = [[(0, Wanted(Asset(sys.argv[1]), None))]] * 9\n"

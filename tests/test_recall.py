@@ -96,7 +96,7 @@ def test_measure_recall__a_field_without_values_is_named(edge, card, make_batch)
         collection.upsert(replace(batch, records=bare))
         report = measure_recall(collection, RecallTerms(efs=(), k=2))
     assert report.fields_without_value == ("anatomic_region", "sex", "primary_label", "patient_id")
-    assert "4 fields made no filter: anatomic_region, sex, primary_label, patient_id: no image" in report.table()
+    assert "4 fields that made no filter: anatomic_region, sex, primary_label, patient_id: no image" in report.table()
 
 
 def test_measure_recall__a_seed_gives_the_same_queries(filled):

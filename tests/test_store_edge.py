@@ -431,12 +431,13 @@ def test_optimize__ends_at_once_when_nobody_waits_for_it(sound):
 
 def test_upsert__flushes_by_itself(edge, filled, make_batch, monkeypatch):
     flushed = []
-    monkeypatch.setattr("cbmir.store.edge_points.FLUSH_EVERY", 50)
+    filled.flush()
+    monkeypatch.setattr("cbmir.store.edge_points.FLUSH_EVERY", 20)
     monkeypatch.setattr(filled, "flush", lambda: flushed.append(filled._unflushed))
     filled.upsert(make_batch(19, first=100))
     assert flushed == []
     filled.upsert(make_batch(1, first=200))
-    assert flushed == [50]
+    assert flushed == [20]
 
 
 def test_upsert__a_full_disk_is_a_store_error(filled, make_batch, monkeypatch):

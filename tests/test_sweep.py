@@ -233,7 +233,7 @@ def test_evaluate_sweep__a_gallery_too_large_to_hold(whole, monkeypatch):
 def test_evaluate_sweep__parts_that_are_ranked_one_by_one(whole, monkeypatch):
     protocol, terms = RetrievalProtocol(draws=0), SweepTerms(galleries=2)
     expected = evaluate_sweep(whole, protocol, terms)
-    monkeypatch.setattr(cbmir.evaluate.sweep, "PARTS_BYTES", 0)
+    monkeypatch.setattr("cbmir.evaluate.analyses.sweep.PARTS_BYTES", 0)
     np.testing.assert_equal(evaluate_sweep(whole, protocol, terms).as_json(), expected.as_json())
 
 
@@ -299,9 +299,9 @@ def test_evaluate_sweep__images_without_a_patient_are_counted(whole):
 
 
 def test_sweep_terms__refuses():
-    with pytest.raises(ProtocolError, match="0 sizes and 3 galleries"):
+    with pytest.raises(ProtocolError, match="sizes 0, galleries a size 3"):
         SweepTerms(sizes=())
-    with pytest.raises(ProtocolError, match="1 sizes and 0 galleries"):
+    with pytest.raises(ProtocolError, match="sizes 1, galleries a size 0"):
         SweepTerms(sizes=(Size(1),), galleries=0)
     with pytest.raises(ProtocolError, match="no unit 'study' to draw; there are image, patient"):
         SweepTerms(unit="study")
