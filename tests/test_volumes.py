@@ -30,8 +30,9 @@ from cbmir.media import (
     slice_thumbnail,
 )
 from cbmir.schema import point_id
+from cbmir.search.files import image_files
 from cbmir.search.layout import GAP_PX, LINE_PX, TILE_PX
-from cbmir.search.searcher import Searcher, image_files
+from cbmir.search.searcher import Searcher
 from cbmir.store import open_store
 
 nibabel = pytest.importorskip("nibabel")
@@ -386,7 +387,8 @@ def test_search__by_a_volume(tmp_path, encoder, cbmir):
                  "--failures", tmp_path / "failures.csv", "--workers", 1)  # fmt: skip
     assert (done.returncode, json.loads(done.stdout)["stored"]) == (3, 4), done.stderr
     query = tmp_path / "data/ct/2.nii"
-    found = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "--json")
+    found = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "--json",
+                  "--include-same-patient")  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "ct/2.nii" in found.stdout
     drawn = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "-k", 1,
