@@ -417,7 +417,7 @@ def test_name__weights_of_ones_own_through_ingest_and_search(checkpoint, folder,
     assert without.returncode == 1
     assert f"not {SMALL}'s own: give --weights FILE|DIR" in without.stderr
     for more in ((), ("--encoder", SMALL)):
-        found = cbmir("search", "image", picture, *words, *more, "--json")
+        found = cbmir("search", "image", picture, *words, *more, "--json", EVERYONE)
         assert found.returncode == 0, found.stderr
         assert json.loads(found.stdout)[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
 

@@ -392,7 +392,7 @@ def test_search__by_a_volume(tmp_path, encoder, cbmir):
     assert found.returncode == 0, found.stderr
     assert "ct/2.nii" in found.stdout
     drawn = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "-k", 1,
-                  "--sheet", tmp_path / "sheet.png")  # fmt: skip
+                  "--include-same-patient", "--sheet", tmp_path / "sheet.png")  # fmt: skip
     assert "1 of 1 query drawn" in drawn.stderr
     assert "could not be drawn" not in drawn.stderr
     with Image.open(tmp_path / "sheet.png") as sheet:
