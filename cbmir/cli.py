@@ -10,6 +10,8 @@ from cbmir import __version__
 _COMMANDS = {
     "ingest": ("cbmir.ingest.cli:ingest", "Embed images, or take embeddings, into a collection."),
     "search": ("cbmir.search.cli:search", "Find the stored images most similar to an image."),
+    "serve": ("cbmir.search.api.cli:serve", "Serve searches over HTTP, and a page for people."),
+    "key": ("cbmir.search.api.cli:key", "Make a key for `cbmir serve`."),
     "evaluate": ("cbmir.evaluate.cli:evaluate", "Measure how well a collection retrieves."),
     "collections": ("cbmir.collections.cli:collections", "List, show and drop collections."),
     "encoders": ("cbmir.encoders.cli:encoders", "List the encoders known by name."),
