@@ -41,9 +41,7 @@ class SearchRequest(BaseModel):
         default=None, description="x, y, width, height: what is asked for of the only uploaded image, in its pixels."
     )
     mix: Literal["ranks", "vectors"] = Field(default="ranks", description="How texts and images come together.")
-    where: Conditions = Field(
-        default=[], max_length=50, description="Conditions such as `age_years<60`; all must hold."
-    )
+    where: Conditions = Field(default=[], max_length=50, description="Conditions such as `age_years<60`.")
     k: int = Field(default=24, ge=1, le=MOST_HITS, description="Hits.")
     skip: int = Field(default=0, ge=0, le=MOST_SKIPPED, description="Hits to leave out at the top.")
     group_by: str | None = Field(default=None, max_length=255, description="Only the best hit of each value.")

@@ -1,7 +1,7 @@
 """Processes that hold the collections, behind one bounded queue.
 
-The engine of a directory holds Python's lock while it searches, and only one process can open a directory. So it runs in
-a process of its own, and the process that answers HTTP stays awake. Several of them serve a Qdrant server.
+The engine of a directory holds Python's lock while it searches, and only one process can open a directory. So it runs
+in a process of its own, and the process that answers HTTP stays awake. Several of them serve a Qdrant server.
 """
 
 import itertools

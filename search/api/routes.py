@@ -6,14 +6,13 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from cbmir.errors import CbmirError
-from cbmir.filters import Where, parse_all
 from cbmir.media import noted
 from cbmir.search.answer import Answer
 from cbmir.search.api.access import Principal
-from cbmir.search.api.asked import Asked, Counted, Part, Record, Scope
-from cbmir.search.api.body import Sent, read_image, read_search
-from cbmir.search.api.errors import ServiceError, as_service
+from cbmir.search.api.asked import Counted, Record, Scope
+from cbmir.search.api.asking import read_filter, read_query
+from cbmir.search.api.body import read_image, read_search
+from cbmir.search.api.errors import ServiceError
 from cbmir.search.api.models import (
     FacetsAnswer,
     FacetsRequest,
@@ -28,7 +27,6 @@ from cbmir.search.api.models import (
 from cbmir.search.api.pool import DRAW
 from cbmir.search.api.service import Service, Serving, needs
 from cbmir.search.api.sessions import COOKIE
-from cbmir.search.query import Options
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Told, "description": text}
@@ -90,7 +88,7 @@ async def search(request: Request, service: Serving, who: Searching) -> SearchAn
     """Search by uploaded images, stored images, texts, or several of these; uploads are not kept."""
     sent = await read_search(request, service.upload_bytes)
     served = service.collection(who, sent.request.collection)
-    asked = _asked(sent, who)
+    asked = read_query(sent, who)
     scope = who.scope(served.name)
     answer: Answer = await service.call(who, "search", scope, asked)
     hits = [
@@ -135,7 +133,7 @@ async def preview(request: Request, service: Serving, who: Searching, collection
 async def facets(asked: FacetsRequest, service: Serving, who: Searching) -> FacetsAnswer:
     """How many of the images that you may see have which values."""
     served = service.collection(who, asked.collection)
-    where = _filter(asked.where, who)
+    where = read_filter(asked.where, who)
     for field in asked.fields:
         who.check_field(field)
     counted: Counted = await service.call(who, "facets", who.scope(served.name), where, asked.fields, asked.limit)
@@ -204,7 +202,7 @@ async def image(id: UUID, service: Serving, who: Looking, collection: Of = None)
     return Response(data, media_type="image/jpeg")
 
 
-@router.post("/session", response_model=Whoami, summary="Sign in", openapi_extra={"x-role": None})
+@router.post("/session", response_model=Whoami, summary="Sign in", openapi_extra={"x-role": ""})
 async def sign_in(login: LoginRequest, request: Request, response: Response, service: Serving) -> Whoami:
     """Trade a key for a cookie, as the page does."""
     if service.keys is None:
@@ -219,7 +217,7 @@ async def sign_in(login: LoginRequest, request: Request, response: Response, ser
     return Whoami(name=who.name, roles=sorted(who.roles), csrf=session.csrf, keyed=True)
 
 
-@router.get("/session", response_model=Whoami, summary="Who am I", openapi_extra={"x-role": None})
+@router.get("/session", response_model=Whoami, summary="Who am I", openapi_extra={"x-role": ""})
 async def whoami(request: Request, service: Serving, who: Annotated[Principal, Depends(needs(None))]) -> Whoami:
     """Your name and roles."""
     session = service.session(request)
@@ -227,7 +225,7 @@ async def whoami(request: Request, service: Serving, who: Annotated[Principal, D
     return Whoami(name=who.name, roles=sorted(who.roles), csrf=csrf, keyed=service.keys is not None)
 
 
-@router.delete("/session", status_code=204, summary="Sign out", openapi_extra={"x-role": None})
+@router.delete("/session", status_code=204, summary="Sign out", openapi_extra={"x-role": ""})
 async def sign_out(request: Request, service: Serving, who: Annotated[Principal, Depends(needs(None))]) -> Response:
     """End the session of a browser."""
     service.sessions.end(request.cookies.get(COOKIE, ""))
@@ -237,13 +235,13 @@ async def sign_out(request: Request, service: Serving, who: Annotated[Principal,
     return response
 
 
-@router.get("/healthz", summary="Whether it runs", openapi_extra={"x-role": None})
+@router.get("/healthz", summary="Whether it runs", openapi_extra={"x-role": ""})
 async def healthz() -> dict[str, str]:
     """The service answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Whether it can search", openapi_extra={"x-role": None})
+@router.get("/readyz", summary="Whether it can search", openapi_extra={"x-role": ""})
 async def readyz(service: Serving) -> dict[str, str]:
     """The encoders are loaded and the store answers."""
     await service.call(_ANYBODY, "ping")
@@ -268,52 +266,3 @@ async def _count(service: Service, who: Principal, scope: Scope) -> int:
             return 0
         raise
     return counted
-
-
-def _filter(conditions: list[str], who: Principal) -> Where:
-    """Conditions as they were sent.
-
-    Raises:
-        ServiceError: one can't be read, or is about what they may not see.
-    """
-    try:
-        where = parse_all(*conditions)
-    except CbmirError as error:
-        raise as_service(error, restricted=False) from error
-    who.check_filter(where)
-    return where
-
-
-def _asked(sent: Sent, who: Principal) -> Asked:
-    """A query as it goes to the engine.
-
-    Raises:
-        ServiceError: it can't be asked, or is about what they may not see.
-    """
-    request = sent.request
-    if request.group_by is not None:
-        who.check_group(request.group_by)
-    if request.box is not None and len(sent.images) != 1:
-        raise ServiceError(400, "a box goes with one uploaded image")
-    parts = [Part(1.0, data=data) for data in sent.images] + [Part(-1.0, data=data) for data in sent.unlike]
-    parts += [Part(1.0, text=request.text)] if request.text is not None else []
-    for sign, examples in ((1.0, request.like), (-1.0, request.unlike)):
-        for example in examples:
-            if (example.id is None) == (example.text is None):
-                raise ServiceError(400, "an example has either an id or a text")
-            parts.append(Part(sign * example.weight, id=example.id and str(example.id), text=example.text))
-    if not any(part.weight > 0 for part in parts):
-        raise ServiceError(400, "there is nothing to look for; give an image, text, or an example in like")
-    try:
-        how = Options(
-            k=request.k,
-            where=_filter(request.where, who),
-            exclude_same_patient=request.exclude_same_patient,
-            skip=request.skip,
-            min_score=request.min_score,
-            diversity=request.diversity,
-            group_by=request.group_by,
-        )
-    except CbmirError as error:
-        raise as_service(error, restricted=False) from error
-    return Asked(tuple(parts), how, request.box, request.mix)

@@ -1,1 +1,1 @@
-"""The page for people: one template, styles and scripts, all served from here; nothing is built and nothing is fetched."""
+"""The page for people: a template, styles and scripts, all served from here; nothing is built, nothing is fetched."""
