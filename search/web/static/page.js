@@ -42,6 +42,7 @@ function request(skip) {
 }
 
 async function refresh(skip = 0) {
+  if (!known.length) return; // `begin` asks when the collections are known
   running?.abort();
   const mine = running = new AbortController();
   controls();
@@ -199,7 +200,7 @@ function listen() {
     changed: () => refresh(),
     cleared: () => { query.forget(); go({ text: "", like: [], unlike: [] }); },
     failed,
-    collection: () => collection().name,
+    collection: () => collection()?.name || "",
   });
   viewer.listen({ similar, mark, closed: (hit) => $("hits").querySelector(`[data-id="${hit?.id}"] .open`)?.focus() });
   $("collection").addEventListener("change", () => go({ collection: $("collection").value, where: {} }));
