@@ -44,7 +44,7 @@ def picture(folder: Path, row: int) -> Path:
 
 
 def made_store(folder: Path) -> Path:
-    """A directory store with the collections ``pixels`` and ``other_pixels`` of these rows, and the images beside it."""
+    """A directory store of the collections ``pixels`` and ``other_pixels`` of these rows, the images beside it."""
     for number in range(len(ROWS)):
         write_picture(picture(folder, number), number)
     with (folder / "table.csv").open("w", newline="") as file:

@@ -1,5 +1,6 @@
 """The page in a real browser: the way of a radiologist from an image to refined hits, by mouse and by keys."""
 
+import json
 import re
 
 import pytest
@@ -83,7 +84,7 @@ def loaded(page):
     """All thumbnails in sight are drawn."""
     wait(
         page,
-        "[...document.querySelectorAll('.open img')].slice(0, 2).every((image) => image.complete && image.naturalWidth)",
+        "[...document.querySelectorAll('.open img')].slice(0, 2).every((image) => image.naturalWidth > 0)",
     )
 
 
@@ -134,20 +135,33 @@ def test_region__drawn_by_mouse_and_by_keys(client, folder, opened):
     page = opened(str(client.base_url))
     page.set_input_files("#file", picture(folder, 3))
     whole = ids(page)
+
+    def check():
+        box = page.evaluate("import('/static/query.js').then((query) => query.held.box)")
+        query = {"box": box, "k": 36, "collection": "pixels"}
+        files = {"image": ("q.png", picture(folder, 3).read_bytes())}
+        hits = client.post("/search", files=files, data={"query": json.dumps(query)}).json()["hits"]
+        until(lambda: ids(page) == [hit["id"] for hit in hits], 60)
+        return box
+
     area = page.locator("#preview").bounding_box()
     page.mouse.move(area["x"] + 2, area["y"] + 2)
     page.mouse.down()
     page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
-    with page.expect_request(lambda request: '"box":[' in (request.post_data_buffer or b"").decode("latin-1")):
-        page.mouse.up()
-    wait(page, "document.querySelector('#hits').ariaBusy !== 'true'")
+    page.mouse.up()
+    x, y, width, height = check()
     assert page.locator("#box").is_visible()
+    assert (x, y) == (0, 0)
+    assert abs(width - 20) <= 1  # of a picture of 40 x 48
+    assert abs(height - 24) <= 1
     page.click("#whole")
-    wait(page, "document.querySelector('#hits').ariaBusy !== 'true'")
-    assert ids(page) == whole
+    until(lambda: ids(page) == whole, 60)
     page.focus("#frame")
-    with page.expect_request(lambda request: '"box":[' in (request.post_data_buffer or b"").decode("latin-1")):
-        page.keyboard.press("r")
+    page.keyboard.press("r")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowDown")
+    wait(page, "import('/static/query.js').then((query) => query.held.box[2] > query.held.box[3])")
+    check()
 
 
 def test_keyboard__from_hits_to_others(client, opened):

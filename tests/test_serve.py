@@ -188,7 +188,9 @@ def test_search__too_many_bytes_are_refused(pool):
 def test_search__an_upload_that_trickles_in_is_ended(pool, monkeypatch):
     monkeypatch.setattr(body, "UPLOAD_S", 0.1)
     with serving(pool) as client, socket.create_connection(("127.0.0.1", client.base_url.port)) as slow:
-        head = "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 90\r\n\r\n{"
+        head = (
+            "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 90\r\n\r\n{"
+        )
         slow.sendall(head.encode())  # the rest never comes
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
@@ -209,7 +211,9 @@ def test_search__no_upload_touches_a_disk(client, monkeypatch, tmp_path):
 def test_facets__counts_under_a_filter_but_not_its_own(client):
     counted = client.post("/facets", json={"where": ["modality=CT", "dataset=a"], "fields": ["modality", "dataset"]})
     counts = {
-        name: {value: sum(row[name] == value and row[other] == wanted for row in ROWS) for value in {r[name] for r in ROWS}}
+        name: {
+            value: sum(row[name] == value and row[other] == wanted for row in ROWS) for value in {r[name] for r in ROWS}
+        }
         for name, other, wanted in (("modality", "dataset", "a"), ("dataset", "modality", "CT"))
     }
     assert counted.json() == {"total": 6, "fields": counts, "more": []}

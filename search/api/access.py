@@ -200,6 +200,21 @@ def new_key(name: str, roles: tuple[Role, ...], collections: tuple[str, ...], wh
     return key, "\n".join(lines)
 
 
+def add_entry(path: Path, name: str, entry: str) -> None:
+    """Add an entry to a key file, which is made if it isn't there.
+
+    Raises:
+        CbmirError: the file can't be read or written, or has a key of this name.
+    """
+    if path.exists() and any(item.name == name for item in Keys.read(path).principals):
+        raise CbmirError(f"{path} has a key {name} already; remove its entry first")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{entry}\n\n")
+    except OSError as error:
+        raise CbmirError(f"can't write the key file {path}: {error.strerror}") from error
+
+
 def _toml(texts: tuple[str, ...]) -> str:
     import json
 

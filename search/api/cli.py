@@ -120,14 +120,26 @@ def serve(settings: EncoderSettings, **options: Any) -> int:
 @click.option("--role", "roles", multiple=True, required=True, help="search, images, identify, vectors, admin.")
 @click.option("--collection", "names", multiple=True, help="Only this one may be seen. Repeatable.")
 @click.option("--where", "conditions", multiple=True, metavar="CONDITION", help="Only such images may be seen.")
-def key(name: str, roles: tuple[str, ...], names: tuple[str, ...], conditions: tuple[str, ...]) -> int:
-    """Make a key for `cbmir serve`: its entry for a key file on stdout, the key itself on stderr."""
-    from cbmir.search.api.access import ROLES, new_key
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add the entry to this key file; else to stdout.",
+)
+def key(
+    name: str, roles: tuple[str, ...], names: tuple[str, ...], conditions: tuple[str, ...], file: Path | None
+) -> int:
+    """Make a key for `cbmir serve`: its entry for a key file, and the key itself on stderr."""
+    from cbmir.search.api.access import ROLES, add_entry, new_key
 
     if unknown := [role for role in roles if role not in ROLES]:
         raise click.UsageError(f"no role {unknown[0]!r}; there are {', '.join(ROLES)}")
     made, entry = new_key(name, roles, names, parse_all(*conditions))  # type: ignore[arg-type]  # they were checked
-    echo(entry, exact=True)
+    if file is None:
+        echo(entry, exact=True)
+    else:
+        add_entry(file, name, entry)
     say(f"the key, which is shown only now: {made}")
     return 0
 

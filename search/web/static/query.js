@@ -69,6 +69,7 @@ async function show(file, collection) {
   if (file !== held.file || !(await loads(shown.url))) return;
   held.width = shown.width || $("preview").naturalWidth;
   held.height = shown.height || $("preview").naturalHeight;
+  $("preview").style.setProperty("--ratio", held.width / held.height); // small images are shown larger
   $("invite").hidden = true;
   $("frame").hidden = $("region").hidden = false;
   $("drop").classList.add("held");
