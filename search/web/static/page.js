@@ -82,6 +82,7 @@ function show(answer, skip, ms) {
   for (const text of [...answer.cautions, ...answer.notes]) caution(text);
   $("more").hidden = answer.hits.length < PAGE;
   const how = { exact: "all compared", graph: "by the graph, checked", approximate: "approximate: neighbours may be missing" };
+  $("keys").hidden = !shown.length;
   const count = shown.length === 1 ? "1 hit" : `${shown.length} hits`;
   say(shown.length ? `${count} · ${answer.score} · ${how[answer.way] || answer.way} · ${ms} ms` : "No image passes the filters.");
 }
@@ -90,7 +91,7 @@ function clear() {
   shown = [];
   $("hits").replaceChildren();
   $("cautions").replaceChildren();
-  $("more").hidden = true;
+  $("more").hidden = $("keys").hidden = true;
 }
 
 function failed(error) {

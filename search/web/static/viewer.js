@@ -68,7 +68,7 @@ function show() {
   for (const kind of ["like", "unlike"]) {
     $(`view-${kind}`).setAttribute("aria-pressed", String(terms.state[kind].includes(current.id)));
   }
-  const facts = { Rank: `${current.rank} of ${terms.hits.length} shown`, Score: current.score.toFixed(4) };
+  const facts = { Collection: terms.collection, Rank: `${current.rank} of ${terms.hits.length} shown`, Score: current.score.toFixed(4) };
   if (current.possibly_same_patient) facts.Caution = "possibly the same patient";
   for (const [field, value] of Object.entries(record)) {
     const text = Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : String(value);
