@@ -169,10 +169,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bound(listening: _Listening) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
+    # asyncio sends small answers at once only where the protocol is named; otherwise each waits some 40 ms
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
-        return socket.create_server((listening.host, listening.port), family=family, backlog=256)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((listening.host, listening.port))
+        bound.listen(256)
+        return bound
     except OSError as error:
+        bound.close()
         raise CbmirError(
             f"can't listen at {listening.host}:{listening.port}: {error.strerror or error}; "
             "give another --port or --host"
