@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test quick test-server check audit bench soak fuzz clean
+.PHONY: setup demo test quick test-server check docs audit bench soak fuzz clean
 
 setup: $(READY)
 
@@ -24,12 +24,16 @@ quick: setup
 test-server: setup
 	$(BIN)/python -m pytest -m server
 
-check: setup
+check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/job.py
 	$(BIN)/deptry .
+
+docs: setup
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --config-file build/docs/mkdocs.yml --strict
 
 audit: setup
 	$(PYTHON) -m venv $(VENV)/audit
