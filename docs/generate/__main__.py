@@ -1,6 +1,6 @@
-"""``python -m docs.generate``: put all pages of the docs site together in a folder, as plain Markdown, and its settings.
+"""``python -m docs.generate``: write all pages of the docs site as plain Markdown, and its settings.
 
-The folder is then built by Zensical: see the target `docs` of the Makefile.
+Zensical then builds the site from them: see the target `docs` of the Makefile.
 """
 
 import shutil

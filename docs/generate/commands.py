@@ -111,7 +111,9 @@ def _escaped(text: str) -> str:
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a backtick without its second one
         return "\\`".join(map(_plain, parts))
-    return "".join(f"<code>{html.escape(part)}</code>" if number % 2 else _plain(part) for number, part in enumerate(parts))
+    return "".join(
+        f"<code>{html.escape(part)}</code>" if number % 2 else _plain(part) for number, part in enumerate(parts)
+    )
 
 
 def _plain(text: str) -> str:

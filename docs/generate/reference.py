@@ -55,5 +55,5 @@ def text_of(page: ReferencePage) -> str:
     whole = [f"::: {module}\n    options:\n      heading_level: 2" for module in page.modules]
     if page.package in page.modules:
         return "\n\n".join([f"# {page.title}", *whole]) + "\n"
-    head = f"::: {page.package}\n    options:\n      members: false\n      show_root_heading: false\n      heading_level: 1"
+    head = f"::: {page.package}\n    options:\n      members: false\n      show_root_heading: false"
     return "\n\n".join([f"# {page.title}", head, *(f"::: {name}" for name in page.shown), *whole]) + "\n"
