@@ -273,3 +273,13 @@ def test_lock__is_what_the_image_installs():
         assert "--no-deps" in line, "pip would take packages that are not in the lock"
     assert not {"torch", "torchvision", "triton"} & locked("requirements").keys()
     assert locked("torch").keys() >= {"torch", "torchvision"}
+
+
+def test_workflow__uses_the_server_of_compose():
+    jobs = loaded(ROOT / ".github/workflows/check.yml")["jobs"]
+    assert jobs["test"]["services"]["qdrant"]["image"] in {service["image"].partition("@")[0] for service in qdrants()}
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+    called = {word for run in steps for word in re.findall(r"^make ([a-z-]+)", run)}
+    assert called == {"check", "coverage", "test-server"} <= set(targets)

@@ -60,8 +60,8 @@ def pages_of() -> dict[str, str | bytes | Path]:
     """All files of the site by their path in it."""
     made: dict[str, str | bytes | Path] = {"site.css": HERE / "site.css"}
     texts = {path: uri for path in _texts() if (uri := links.site_path(path))} | links.OUTSIDE
-    for path, uri in texts.items():
-        made[uri] = formulas.drawn(links.relinked((ROOT / path).read_text("utf-8"), path, uri))
+    for text, uri in texts.items():
+        made[uri] = formulas.drawn(links.relinked((ROOT / text).read_text("utf-8"), text, uri))
     for image in (ROOT / "docs").rglob("*.png"):
         made[str(image.relative_to(ROOT / "docs"))] = image
     all_commands = commands.command_pages()
