@@ -1,12 +1,12 @@
 """Find similar medical images.
 
-    import cbmir
+import cbmir
 
-    encoder = cbmir.load_encoder("biomedclip")
-    store = cbmir.connect("data/store")
-    store.ingest("images/", encoder=encoder)
-    hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
-    cbmir.evaluate.retrieval(store["biomedclip"], queries="split=test", k=[1, 5])
+encoder = cbmir.load_encoder("biomedclip")
+store = cbmir.connect("data/store")
+store.ingest("images/", encoder=encoder)
+hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
+cbmir.evaluate.retrieval(store["biomedclip"], queries="split=test", k=[1, 5])
 """
 
 import os

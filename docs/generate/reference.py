@@ -32,7 +32,7 @@ class ReferencePage:
     @property
     def shown(self) -> tuple[str, ...]:
         """Full names of what the page describes, in alphabetical order."""
-        names = self.names or tuple(importlib.import_module(self.package).__all__)
+        names = self.names or getattr(importlib.import_module(self.package), "__all__", ())
         return tuple(f"{self.package}.{name}" for name in sorted(names, key=str.lower))
 
 
