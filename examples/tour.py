@@ -1,7 +1,7 @@
 """``python -m examples.tour``: the images of the docs, made from what `make demo` has left.
 
-Charts hold no pixels of images. The one sheet shows scans of The Cancer Imaging Archive (CC BY 3.0), which the texts beside
-it name.
+Charts hold no pixels of images. The one sheet shows scans of The Cancer Imaging Archive (CC BY 3.0), which the
+texts name.
 """
 
 from pathlib import Path
