@@ -32,6 +32,11 @@ def commands(*texts: str) -> list[Shown]:
     return [shown for text in texts for shown in commands_in(text, (ROOT / text).read_text("utf-8"))]
 
 
+def python_blocks(text: str) -> list[str]:
+    """The fenced blocks of Python in a text, in their order."""
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / text).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
 def commands_in(name: str, text: str) -> list[Shown]:
     found, lines, fenced = [], text.split("\n"), False
     for number, line in enumerate(lines, start=1):

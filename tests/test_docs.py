@@ -130,6 +130,11 @@ def test_relinked__cases(text, source, page, expected):
     assert links.relinked(text, source, page) == expected
 
 
+def test_with_bars__in_code_of_tables_only():
+    text = "`a\\|b`\n| `a\\|b`, `c\\\\|d` | e\\|f |\n"
+    assert site.with_bars(text) == "`a\\|b`\n| `a|b`, `c\\|d` | e\\|f |\n"
+
+
 def test_drawn__formulas_become_mathml():
     shown = formulas.drawn("of $k$ ranks\n\n```math\n\\frac{1}{k}\n```\n")
     assert shown.count("<math") == 2

@@ -16,9 +16,10 @@ import pytest
 import timm
 import torch
 from builders import copied
-from documents import TEXTS, commands, words_of
+from documents import TEXTS, commands, python_blocks, words_of
 from pictures import cbmir as in_process
 from pictures import write_picture, write_table
+from PIL import Image
 from standin import Standin
 from standin_rest import Rest
 
@@ -58,6 +59,7 @@ VALUES_OF = {
     "collections pull": {"STORE": SERVER},
     "collections push": {"STORE": SERVER},
     "collections salvage": {"DIR": "data/store/pixels"},
+    "evaluate compare": {"efficientnet-lite0": "other"},
     "ingest embeddings": {"biomedclip": "pixels"},
     "ingest reindex": {"ENCODER": "mine.py:make"},
     "ingest prepare": {"DIR": "nih"},
@@ -182,6 +184,22 @@ def sandbox(
 @pytest.mark.parametrize("shown", commands("README.md", "docs/guide.md", "docs/tour.md"), ids=str)
 def test_command__runs(shown, sandbox):
     sandbox.ran(shown.words)
+
+
+NAMES = {'store["pixels"]]': 'store["other"]]', "data/demo/store": "data/store", "efficientnet-lite0": "pixels"}
+"""What stands in Python of the texts, and what takes its place."""
+
+
+@pytest.mark.parametrize(("text", "number"), [("README.md", 0), ("docs/guide.md", 0)])
+def test_python__runs(text, number, sandbox):
+    for name in ("collections list", "evaluate compare --store STORE NAME NAME"):  # the latter makes ``other``
+        sandbox.ran(name.split())
+    source = python_blocks(text)[number]
+    for name, value in NAMES.items():
+        source = source.replace(name, value)
+    shutil.copyfile("query.png", "a.png")
+    image = Image.open("query.png")
+    exec(compile(source, text, "exec"), {"image": image, "array": np.asarray(image)})
 
 
 @pytest.mark.parametrize("shown", commands(*TEXTS), ids=str)

@@ -15,7 +15,7 @@ class ReferencePage:
         title: What a reader looks for.
         package: Its names are those of `__all__`, or `names`.
         names: What to show of the package; empty for all that it exports.
-        modules: Modules that are shown whole after that.
+        modules: Modules and classes that are shown whole after that.
     """
 
     name: str
@@ -41,7 +41,7 @@ PAGES = (
         "cbmir", "cbmir", "cbmir.api", ("connect", "load_encoder", "Store", "Collection", "Result", "Encoder")
     ),
     ReferencePage("search", "cbmir.search", "cbmir.search", modules=("cbmir.search.ranker",)),
-    ReferencePage("evaluate", "cbmir.evaluate", "cbmir.evaluate", modules=("cbmir.evaluate.functions",)),
+    ReferencePage("evaluate", "cbmir.evaluate", "cbmir.evaluate", modules=("cbmir.evaluate.functions.Shared",)),
     ReferencePage("ingest", "cbmir.ingest", "cbmir.ingest"),
     ReferencePage("encoders", "cbmir.encoders", "cbmir.encoders"),
     ReferencePage("media", "cbmir.media", "cbmir.media"),
@@ -55,5 +55,6 @@ def text_of(page: ReferencePage) -> str:
     whole = [f"::: {module}\n    options:\n      heading_level: 2" for module in page.modules]
     if page.package in page.modules:
         return "\n\n".join([f"# {page.title}", *whole]) + "\n"
-    head = f"::: {page.package}\n    options:\n      members: false\n      show_root_heading: false"
+    options = ("members: false", "show_root_heading: false", "show_root_toc_entry: false")
+    head = "\n      ".join([f"::: {page.package}\n    options:", *options])
     return "\n\n".join([f"# {page.title}", head, *(f"::: {name}" for name in page.shown), *whole]) + "\n"

@@ -61,7 +61,7 @@ def pages_of() -> dict[str, str | bytes | Path]:
     made: dict[str, str | bytes | Path] = {"site.css": HERE / "site.css"}
     texts = {path: uri for path in _texts() if (uri := links.site_path(path))} | links.OUTSIDE
     for text, uri in texts.items():
-        made[uri] = formulas.drawn(links.relinked((ROOT / text).read_text("utf-8"), text, uri))
+        made[uri] = formulas.drawn(links.relinked(with_bars((ROOT / text).read_text("utf-8")), text, uri))
     for image in (ROOT / "docs").rglob("*.png"):
         made[str(image.relative_to(ROOT / "docs"))] = image
     all_commands = commands.command_pages()
@@ -73,6 +73,13 @@ def pages_of() -> dict[str, str | bytes | Path]:
         made |= {f"{notebooks.FOLDER}/{name}": content for name, content in notebook.images.items()}
     made["decisions/index.md"] = decision_list()
     return made
+
+
+def with_bars(text: str) -> str:
+    r"""A Markdown text whose tables have ``|`` in code instead of ``\|``, which the site would show as it is."""
+    return re.sub(
+        r"^\|.*", lambda row: re.sub(r"`[^`]*`", lambda code: code[0].replace(r"\|", "|"), row[0]), text, flags=re.M
+    )
 
 
 def decision_list() -> str:
