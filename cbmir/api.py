@@ -175,7 +175,7 @@ class Store:
             progress: Print how the source is read, and how far it is.
 
         Raises:
-            SourceError: the source can't be read.
+            SourceError: the source can't be read, or none of its images could be stored.
             FingerprintError: the collection belongs to another encoder.
             StoreError: the store refused.
         """
