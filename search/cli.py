@@ -1,8 +1,9 @@
 """``cbmir search``: the stored images most similar to an image, a stored image, or a vector."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,9 +28,12 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.schema import Vectors, normalise
+from cbmir.search.answer import Answer
+from cbmir.search.cautions import cautions
+from cbmir.search.files import check_queries, image_files
 from cbmir.search.output import FORMATS, as_json, shown_value
-from cbmir.search.query import Options
-from cbmir.search.searcher import Answer, Searcher, check_queries, image_files
+from cbmir.search.query import ImageQuery, Options, Single, StoredQuery, TextQuery, WeightedQuery
+from cbmir.search.searcher import Searcher
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
 
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     Sheet = tuple[Shelf, SheetTerms]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_WEIGHT = re.compile(r"(?:(\d+(?:\.\d+)?)\*)?(.*)", re.DOTALL)
 
 
 def _query_options(command: F) -> F:
@@ -88,7 +94,26 @@ def _query_options(command: F) -> F:
             metavar="FIELD|COLUMN",
             help="Print this payload field or own column of each hit, too; --json has all of them. Repeatable.",
         ),
-        click.option("--exclude-same-patient", is_flag=True, help="Leave out stored images of the query's patient."),
+        click.option(
+            "--exclude-same-patient/--include-same-patient",
+            default=True,
+            show_default=True,
+            help="Leave out stored images of the query's patient and study, where they are known.",
+        ),
+        click.option(
+            "--group-by",
+            metavar="FIELD|COLUMN",
+            help="Only the best hit of each patient, study, series, or value of another field or column.",
+        ),
+        click.option(
+            "--diversity",
+            type=click.FloatRange(0, 1),
+            help="How much hits shall differ from each other: 0 not at all, 1 as much as possible.",
+        ),
+        click.option("--min-score", type=click.FloatRange(-1, 1), help="Leave out hits below this cosine."),
+        click.option(
+            "--skip", type=click.IntRange(0), default=0, show_default=True, help="Hits to leave out at the top."
+        ),
         filter_options,
         click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits a query."),
         click.option("--collection", "name", help="The only one there is unless given."),
@@ -100,7 +125,7 @@ def _query_options(command: F) -> F:
 
 @click.group()
 def search() -> None:
-    """Find the stored images most similar to an image, a stored image, or a vector."""
+    """Find the stored images most similar to an image, a stored image, a text, or several examples."""
 
 
 @search.command()
@@ -108,14 +133,21 @@ def search() -> None:
 @click.option(
     "--exclude-self", is_flag=True, help="Leave out stored images whose file has the same content as the query's."
 )
+@click.option(
+    "--box",
+    metavar="X,Y,WIDTH,HEIGHT",
+    help="Ask for this region of each image, in pixels as a viewer shows it; a little around it is taken too.",
+)
+@click.option("--as-one", is_flag=True, help="All images are one query, such as views of one patient: their average.")
 @_query_options
 @asked_option
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""
-    from cbmir.media import noted, passed_over  # Pillow: a search by id needs none
+    from cbmir.media import Region, noted, passed_over  # Pillow: a search by id needs none
 
     terms = _sheet_terms(options)
+    region = Region.read(options["box"]) if options["box"] else None
     files, ignored = image_files(paths)
     if not files:
         raise ImageError("; ".join((f"no image below {', '.join(map(str, paths))}", *passed_over(ignored))))
@@ -124,11 +156,13 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
     check_queries(files)
     with _searcher(options, settings) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = _checked(searcher, list(searcher.images(files, _query(options))), options)
+        if options["as_one"]:
+            views = WeightedQuery(tuple((ImageQuery(file, region), 1.0) for file in files))
+            answers = _checked(searcher, list(searcher.ask(views, _query(options))), options)
+        else:
+            answers = _checked(searcher, list(searcher.images(files, _query(options), region)), options)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
-    if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
-        say(f"patients not left out, as the query image is not stored: {unknown} of {counted(len(answers), 'query')}")
     return _print(answers, options, sheet)
 
 
@@ -145,6 +179,51 @@ def like(ids: Sequence[str], **options: Any) -> int:
 
 
 @search.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@_query_options
+@asked_option
+@encoder_options
+def text(texts: Sequence[str], settings: EncoderSettings, **options: Any) -> int:
+    """Search by texts, each a query of its own, with an encoder that has a text tower."""
+    terms = _sheet_terms(options)
+    with _searcher(options, settings) as searcher:
+        sheet = _sheet(searcher, terms, options)
+        found = [answer for item in texts for answer in searcher.ask(TextQuery(item), _query(options))]
+        answers = _checked(searcher, found, options)
+    return _print(answers, options, sheet)
+
+
+@search.command()
+@click.option("--image", "image", multiple=True, metavar="FILE", help="An image to be like. Repeatable.")
+@click.option("--stored", multiple=True, metavar="ID", help="A stored image to be like. Repeatable.")
+@click.option("--text", "text", multiple=True, metavar="TEXT", help="A text to be like. Repeatable.")
+@click.option("--not-image", multiple=True, metavar="FILE", help="An image to be unlike. Repeatable.")
+@click.option("--not-stored", multiple=True, metavar="ID", help="A stored image to be unlike. Repeatable.")
+@click.option("--not-text", multiple=True, metavar="TEXT", help="A text to be unlike. Repeatable.")
+@click.option(
+    "--mix",
+    type=click.Choice(["ranks", "vectors"]),
+    default="ranks",
+    show_default=True,
+    help="How texts and images come together: ranked apart and fused by rank, or averaged.",
+)
+@_query_options
+@asked_option
+@encoder_options
+def examples(settings: EncoderSettings, **options: Any) -> int:
+    """Search by several examples at once, to be like or to be unlike.
+
+    A weight can stand before each, such as --image 2*a.png.
+    """
+    terms = _sheet_terms(options)
+    query = WeightedQuery(tuple(_parts(options)), options["mix"])
+    with _searcher(options, settings) as searcher:
+        sheet = _sheet(searcher, terms, options)
+        answers = _checked(searcher, list(searcher.ask(query, _query(options))), options)
+    return _print(answers, options, sheet)
+
+
+@search.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy")
 @_query_options
 def vector(file: Path, **options: Any) -> int:
@@ -157,6 +236,20 @@ def vector(file: Path, **options: Any) -> int:
         named = [Answer(f"{file.name} row {row}", tuple(item.hits), way=item.way) for row, item in enumerate(found)]
         answers = _checked(searcher, named, options)
     return _print(answers, options, sheet)
+
+
+def _parts(options: dict[str, Any]) -> Iterator[tuple[Single, float]]:
+    """The examples of a query with their weights, below 0 for those to be unlike."""
+    made: dict[str, Callable[[str], Single]] = {
+        "image": lambda file: ImageQuery(Path(file)),
+        "stored": StoredQuery,
+        "text": TextQuery,
+    }
+    for kind, make in made.items():
+        for name, sign in ((kind, 1.0), (f"not_{kind}", -1.0)):
+            for given in options[name]:
+                weight, what = _WEIGHT.fullmatch(given).groups()  # type: ignore[union-attr]  # it matches all texts
+                yield make(what), sign * float(weight or 1)
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
@@ -176,8 +269,17 @@ def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any])
 
 def _query(options: dict[str, Any]) -> Options:
     where: Where = options["where"]
-    exclude_self = options.get("exclude_self", False)
-    return Options(options["k"], where, options["exclude_same_patient"], exclude_self, options["way"] or "auto")
+    return Options(
+        k=options["k"],
+        where=where,
+        exclude_same_patient=options["exclude_same_patient"],
+        exclude_self=options.get("exclude_self", False),
+        way=options["way"] or "auto",
+        skip=options["skip"],
+        min_score=options["min_score"],
+        diversity=options["diversity"],
+        group_by=options["group_by"],
+    )
 
 
 def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":
@@ -234,6 +336,8 @@ def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None"
     else:
         echo(FORMATS[options["form"]](answers, options["show"]), exact=options["form"] != "table")
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
+    for caution in cautions(answers):
+        say(caution)
     for answer in failed:
         say(f"failed: {answer.query} {answer.reason}")
     if sheet:
