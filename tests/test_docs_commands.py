@@ -40,6 +40,8 @@ VALUES = {
     "PATH": "query.png",
     "ID": point_id("made", "images/00000.png"),
     "COLUMN": "scanner",
+    "TEXT": "pneumonia",
+    "00123.png": "images/00003.png",
     "BASE": "https://images.example.org/t",
     "http://localhost:6333": SERVER,
     # what a text names and a machine that runs tests hasn't
@@ -64,9 +66,15 @@ VALUES_OF = {
     "ingest reindex": {"ENCODER": "mine.py:make"},
     "ingest prepare": {"DIR": "nih"},
     "search image": {"my_store": "data/store"},
+    "search text": {"my_store": "data/store", "biomedclip": "words"},
+    "search examples": {"my_store": "data/store"},
 }
 """The same for single commands, by how the command begins."""
 
+MORE = {"search examples": "--image a.png"}
+"""What a command needs where a text has only its name."""
+
+WORDS = ["collections drop NAME --yes", "ingest images TABLE --encoder words"]
 FIRST = {
     "collections create": ["collections drop NAME --yes"],
     "collections import DIR": ["collections export NAME --out DIR", "collections drop NAME --yes"],
@@ -76,19 +84,32 @@ FIRST = {
     "evaluate compare": ["ingest images TABLE --encoder ENCODER --collection other"],
     "ingest reindex": [f"collections push NAME --to {SERVER}"],
     "search image q.png --encoder": ["collections drop NAME --yes", "ingest images TABLE --encoder mine.py:make"],
+    "search text": WORDS,
+    "search examples": WORDS,
 }
 """What is run before a command, by how the command begins."""
 
 MINE = """
+import numpy as np
 import torch
 from cbmir.encoders import OwnEncoder
 from cbmir.media import Preprocessing
 
 
+def text(texts):
+    return np.stack([np.random.default_rng(len(text)).standard_normal(192) for text in texts])
+
+
 def make():
     how = Preprocessing((8, 8), "squash", 8, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return OwnEncoder(name="mine", network=torch.nn.Flatten(), preprocessing=how)
+    return OwnEncoder(name="mine", network=torch.nn.Flatten(), preprocessing=how, text=text)
 """
+PACKAGE = {
+    "words.py": MINE.replace("mine", "words"),
+    "words-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: words\nVersion: 1.0\n",
+    "words-1.0.dist-info/entry_points.txt": "[cbmir.encoders]\nwords = words:make\n",
+}
+"""An installed package with an encoder that embeds texts: in place of biomedclip."""
 
 NIH = {
     "Data_Entry_2017.csv": "Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position\n"
@@ -117,18 +138,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy_rows(folder / "pixels.h5", folder / f"{name}.h5", {row[0] for row in rows[part]})
     for copy, name in (("A.csv", "nih14.csv"), ("B.csv", "CheXpert.csv"), ("biomedclip.h5", "nih14.h5")):
         shutil.copyfile(folder / name, folder / copy)
-    for name in (
-        "query.png",
-        "q.png",
-        "my_images/train/XR/chest/nodule/1.png",
-        *(f"nih/images/0000000{i}_000.png" for i in (1, 2)),
-    ):
+    nih = [f"nih/images/0000000{number}_000.png" for number in (1, 2)]
+    queries = ["query.png", "q.png", "a.png", "b.png", "c.png"]
+    for name in (*queries, *nih, "my_images/train/XR/chest/nodule/1.png"):
         write_picture(folder / name, 5)
+    Image.open(folder / "query.png").resize((240, 200)).save(folder / "query.png")
     for name, text in NIH.items():
         (folder / "nih" / name).write_text(text)
     np.save(folder / "FILE.npy", np.random.default_rng(0).standard_normal((1, 1024)).astype(np.float32))
     torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), folder / "checkpoint.pt")
     (folder / "mine.py").write_text(MINE)
+    (folder / "installed/words-1.0.dist-info").mkdir(parents=True)
+    for name, text in PACKAGE.items():
+        (folder / "installed" / name).write_text(text)
     (folder / "experiment.toml").write_text('store = "data/store"\nout = "results"\n\n[retrieval]\ndraws = 100\n')
     (folder / "data/demo").mkdir(parents=True)
     return folder
@@ -158,6 +180,7 @@ class Sandbox:
 
     def ran(self, words: Sequence[str]) -> None:
         line = " ".join(words)
+        words = [*words, *MORE.get(line, "").split()]
         values = VALUES | {k: v for begin, own in VALUES_OF.items() if line.startswith(begin) for k, v in own.items()}
         for first in (first for begin, firsts in FIRST.items() if line.startswith(begin) for first in firsts):
             self.ran(first.split())
@@ -176,6 +199,7 @@ def sandbox(
     shutil.copytree(template, folder, ignore=shutil.ignore_patterns("store"))
     copied(template / "store", folder / "data/store")
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder / "installed")
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with Standin(tmp_path / "server", rest_handler=Rest) as server:
         yield Sandbox(server.url, cbmir)
@@ -186,20 +210,25 @@ def test_command__runs(shown, sandbox):
     sandbox.ran(shown.words)
 
 
-NAMES = {'store["pixels"]]': 'store["other"]]', "data/demo/store": "data/store", "efficientnet-lite0": "pixels"}
+NAMES = {
+    'store["pixels"]]': 'store["other"]]',
+    "data/demo/store": "data/store",
+    "efficientnet-lite0": "pixels",
+    "biomedclip": "words",
+    "00123.png": "images/00003.png",
+}
 """What stands in Python of the texts, and what takes its place."""
 
 
-@pytest.mark.parametrize(("text", "number"), [("README.md", 0), ("docs/guide.md", 0)])
-def test_python__runs(text, number, sandbox):
-    for name in ("collections list", "evaluate compare --store STORE NAME NAME"):  # the latter makes ``other``
-        sandbox.ran(name.split())
-    source = python_blocks(text)[number]
-    for name, value in NAMES.items():
-        source = source.replace(name, value)
-    shutil.copyfile("query.png", "a.png")
+@pytest.mark.parametrize("text", ["README.md", "docs/guide.md"])
+def test_python__runs(text, sandbox):
+    sandbox.ran(["evaluate", "compare", "--store", "STORE", "NAME", "NAME"])  # which makes the collection ``other``
     image = Image.open("query.png")
-    exec(compile(source, text, "exec"), {"image": image, "array": np.asarray(image)})
+    names = {"image": image, "array": np.asarray(image)}
+    for source in python_blocks(text):
+        for name, value in NAMES.items():
+            source = source.replace(name, value)
+        exec(compile(source, text, "exec"), names)
 
 
 @pytest.mark.parametrize("shown", commands(*TEXTS), ids=str)
