@@ -79,7 +79,7 @@ class Thresholds:
     @classmethod
     def of(cls, collection: Collection) -> "Thresholds | None":
         """Those that a collection keeps; None where nothing was measured, or another version did."""
-        found = collection.metadata().get(KEY)
+        found: Any = collection.metadata().get(KEY)
         try:
             groups = tuple(Group(**group) for group in found["groups"])
             return cls(float(found["rate"]), int(found["points"]), groups)
