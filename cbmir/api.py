@@ -344,6 +344,23 @@ class Result:
         ]
         return pd.DataFrame(rows, columns=None if rows else ["query", "rank", "score", "id", "way"])
 
+    def labels(self) -> "pd.DataFrame":
+        """A row for each label of each query's hits: its hits and patients, and its images in the whole collection.
+
+        See `cbmir.search.summary.LabelCount`.
+        """
+        import pandas as pd
+
+        from cbmir.search.summary import label_counts
+
+        rows = [
+            {"query": answer.query, **count.as_json()}
+            for answer in self.answers
+            for count in label_counts(answer.hits, self.collection.core)
+        ]
+        columns = ["query", "label", "hits", "of", "patients", "stored", "stored_of"]
+        return pd.DataFrame(rows, columns=columns)
+
     def sheet(self, path: str | Path, *, root: str | Path | None = None, allow_missing: bool = False) -> Path:
         """Draw queries and hits into a file.
 
