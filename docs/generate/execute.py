@@ -20,7 +20,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
     Raises:
         CellExecutionError: a cell has failed; the message has its traceback.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # has no types
     NotebookClient(notebook, timeout=TIMEOUT_S, kernel_name="python3", record_timing=False).execute()
     return notebook
 
@@ -43,7 +43,7 @@ def stored(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def main() -> None:
     """Run all notebooks."""
     for path in paths():
-        nbformat.write(stored(executed(path)), path)
+        nbformat.write(stored(executed(path)), path)  # type: ignore[no-untyped-call]  # has no types
         click.echo(path.name)
 
 
