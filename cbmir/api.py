@@ -1,11 +1,13 @@
 """cbmir in a notebook: what `cbmir.connect` and `cbmir.load_encoder` return. No logic of its own.
 
-import cbmir
+For example:
 
-encoder = cbmir.load_encoder("biomedclip")
-store = cbmir.connect("data/store")
-store.ingest("images/", encoder=encoder)
-hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
+    import cbmir
+
+    encoder = cbmir.load_encoder("biomedclip")
+    store = cbmir.connect("data/store")
+    store.ingest("images/", encoder=encoder)
+    hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
 """
 
 import html
@@ -175,7 +177,7 @@ class Store:
             progress: Print how the source is read, and how far it is.
 
         Raises:
-            SourceError: the source can't be read.
+            SourceError: the source can't be read, or none of its images could be stored.
             FingerprintError: the collection belongs to another encoder.
             StoreError: the store refused.
         """
@@ -341,6 +343,23 @@ class Result:
             for hit in answer.hits
         ]
         return pd.DataFrame(rows, columns=None if rows else ["query", "rank", "score", "id", "way"])
+
+    def labels(self) -> "pd.DataFrame":
+        """A row for each label of each query's hits: its hits and patients, and its images in the whole collection.
+
+        See `cbmir.search.summary.LabelCount`.
+        """
+        import pandas as pd
+
+        from cbmir.search.summary import label_counts
+
+        rows = [
+            {"query": answer.query, **count.as_json()}
+            for answer in self.answers
+            for count in label_counts(answer.hits, self.collection.core)
+        ]
+        columns = ["query", "label", "hits", "of", "patients", "stored", "stored_of"]
+        return pd.DataFrame(rows, columns=columns)
 
     def sheet(self, path: str | Path, *, root: str | Path | None = None, allow_missing: bool = False) -> Path:
         """Draw queries and hits into a file.

@@ -1,27 +1,25 @@
 """``cbmir search``: the stored images most similar to an image, a stored image, or a vector."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
-from cbmir.filters import Where, check_column, resolve, wording
-from cbmir.limit_options import image_limit_options
+from cbmir.filters import check_column, resolve, wording
 from cbmir.options import (
     EXIT_FAILURES,
     asked_option,
     echo,
     encoder_options,
-    filter_options,
     json_option,
+    opened_collection,
     print_json,
     say,
     store_key,
@@ -31,10 +29,13 @@ from cbmir.schema import Vectors, normalise
 from cbmir.search.answer import Answer
 from cbmir.search.cautions import cautions
 from cbmir.search.files import check_queries, image_files
+from cbmir.search.options import examples_of, options_of, query_options
 from cbmir.search.output import FORMATS, as_json, shown_value
-from cbmir.search.query import ImageQuery, Options, Single, StoredQuery, TextQuery, WeightedQuery
+from cbmir.search.query import ImageQuery, TextQuery, WeightedQuery
 from cbmir.search.searcher import Searcher
-from cbmir.store.ways import BUDGET_MS, said
+from cbmir.search.summary import LabelCount, label_counts, lines
+from cbmir.search.thresholds import KEY, RATE, measure
+from cbmir.store.ways import said
 from cbmir.units import counted
 
 if TYPE_CHECKING:
@@ -42,85 +43,6 @@ if TYPE_CHECKING:
     from cbmir.search.shelf import Shelf
 
     Sheet = tuple[Shelf, SheetTerms]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_WEIGHT = re.compile(r"(?:(\d+(?:\.\d+)?)\*)?(.*)", re.DOTALL)
-
-
-def _query_options(command: F) -> F:
-    for option in (
-        json_option,
-        image_limit_options,
-        click.option("--allow-missing", is_flag=True, help="Draw a sheet although images of it can't be found."),
-        click.option(
-            "--caption",
-            "captions",
-            metavar="LIST",
-            help="What stands below each image of a sheet: filename, patient, dataset, separated by commas.",
-        ),
-        click.option(
-            "--root",
-            type=click.Path(path_type=Path),
-            metavar="FOLDER",
-            help="Folder of the stored images, for a sheet; where ingest read them unless given.",
-        ),
-        click.option(
-            "--sheet",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Draw queries and hits as a .png, .jpg, .svg or .pdf.",
-        ),
-        click.option("--format", "form", type=click.Choice(list(FORMATS)), default="table", show_default=True),
-        click.option(
-            "--search-budget-ms",
-            "budget_ms",
-            type=click.FloatRange(0),
-            default=BUDGET_MS,
-            show_default=True,
-            help="Don't compare all images that pass the filter where that is estimated to take longer; such an answer "
-            "may be approximate, and cbmir says so.",
-        ),
-        click.option(
-            "--approximate",
-            "way",
-            flag_value="approximate",
-            help="Search by the HNSW graph alone, unchecked: fast, but a filter may cost it neighbours.",
-        ),
-        click.option("--exact", "way", flag_value="exact", help="Compare all images that pass the filter."),
-        click.option(
-            "--show",
-            multiple=True,
-            metavar="FIELD|COLUMN",
-            help="Print this payload field or own column of each hit, too; --json has all of them. Repeatable.",
-        ),
-        click.option(
-            "--exclude-same-patient/--include-same-patient",
-            default=True,
-            show_default=True,
-            help="Leave out stored images of the query's patient and study, where they are known.",
-        ),
-        click.option(
-            "--group-by",
-            metavar="FIELD|COLUMN",
-            help="Only the best hit of each patient, study, series, or value of another field or column.",
-        ),
-        click.option(
-            "--diversity",
-            type=click.FloatRange(0, 1),
-            help="How much hits shall differ from each other: 0 not at all, 1 as much as possible.",
-        ),
-        click.option("--min-score", type=click.FloatRange(-1, 1), help="Leave out hits below this cosine."),
-        click.option(
-            "--skip", type=click.IntRange(0), default=0, show_default=True, help="Hits to leave out at the top."
-        ),
-        filter_options,
-        click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits a query."),
-        click.option("--collection", "name", help="The only one there is unless given."),
-        store_option,
-    ):
-        command = option(command)
-    return command
 
 
 @click.group()
@@ -139,7 +61,7 @@ def search() -> None:
     help="Ask for this region of each image, in pixels as a viewer shows it; a little around it is taken too.",
 )
 @click.option("--as-one", is_flag=True, help="All images are one query, such as views of one patient: their average.")
-@_query_options
+@query_options
 @asked_option
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
@@ -158,29 +80,31 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
         sheet = _sheet(searcher, terms, options)
         if options["as_one"]:
             views = WeightedQuery(tuple((ImageQuery(file, region), 1.0) for file in files))
-            answers = _checked(searcher, list(searcher.ask(views, _query(options))), options)
+            answers = _checked(searcher, list(searcher.ask(views, options_of(options))), options)
         else:
-            answers = _checked(searcher, list(searcher.images(files, _query(options), region)), options)
+            answers = _checked(searcher, list(searcher.images(files, options_of(options), region)), options)
+        labels = _labels(searcher, answers, options)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
-    return _print(answers, options, sheet)
+    return _print(answers, options, sheet, labels)
 
 
 @search.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@_query_options
+@query_options
 def like(ids: Sequence[str], **options: Any) -> int:
     """Search by images that are stored: their id, or data set and file path."""
     terms = _sheet_terms(options)
     with _searcher(options) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = _checked(searcher, [searcher.like(id, _query(options)) for id in ids], options)
-    return _print(answers, options, sheet)
+        answers = _checked(searcher, [searcher.like(id, options_of(options)) for id in ids], options)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
 
 
 @search.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@_query_options
+@query_options
 @asked_option
 @encoder_options
 def text(texts: Sequence[str], settings: EncoderSettings, **options: Any) -> int:
@@ -188,9 +112,10 @@ def text(texts: Sequence[str], settings: EncoderSettings, **options: Any) -> int
     terms = _sheet_terms(options)
     with _searcher(options, settings) as searcher:
         sheet = _sheet(searcher, terms, options)
-        found = [answer for item in texts for answer in searcher.ask(TextQuery(item), _query(options))]
+        found = [answer for item in texts for answer in searcher.ask(TextQuery(item), options_of(options))]
         answers = _checked(searcher, found, options)
-    return _print(answers, options, sheet)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
 
 
 @search.command()
@@ -207,7 +132,7 @@ def text(texts: Sequence[str], settings: EncoderSettings, **options: Any) -> int
     show_default=True,
     help="How texts and images come together: ranked apart and fused by rank, or averaged.",
 )
-@_query_options
+@query_options
 @asked_option
 @encoder_options
 def examples(settings: EncoderSettings, **options: Any) -> int:
@@ -216,40 +141,56 @@ def examples(settings: EncoderSettings, **options: Any) -> int:
     A weight can stand before each, such as --image 2*a.png.
     """
     terms = _sheet_terms(options)
-    query = WeightedQuery(tuple(_parts(options)), options["mix"])
+    query = WeightedQuery(tuple(examples_of(options)), options["mix"])
     with _searcher(options, settings) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = _checked(searcher, list(searcher.ask(query, _query(options))), options)
-    return _print(answers, options, sheet)
+        answers = _checked(searcher, list(searcher.ask(query, options_of(options))), options)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
 
 
 @search.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy")
-@_query_options
+@query_options
 def vector(file: Path, **options: Any) -> int:
     """Search by the (dim,) or (n, dim) vectors of a NumPy file, whatever made them."""
     terms = _sheet_terms(options)
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
         sheet = _sheet(searcher, terms, options)
-        found = searcher.vectors(vectors, _query(options))
+        found = searcher.vectors(vectors, options_of(options))
         named = [Answer(f"{file.name} row {row}", tuple(item.hits), way=item.way) for row, item in enumerate(found)]
         answers = _checked(searcher, named, options)
-    return _print(answers, options, sheet)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
 
 
-def _parts(options: dict[str, Any]) -> Iterator[tuple[Single, float]]:
-    """The examples of a query with their weights, below 0 for those to be unlike."""
-    made: dict[str, Callable[[str], Single]] = {
-        "image": lambda file: ImageQuery(Path(file)),
-        "stored": StoredQuery,
-        "text": TextQuery,
-    }
-    for kind, make in made.items():
-        for name, sign in ((kind, 1.0), (f"not_{kind}", -1.0)):
-            for given in options[name]:
-                weight, what = _WEIGHT.fullmatch(given).groups()  # type: ignore[union-attr]  # it matches all texts
-                yield make(what), sign * float(weight or 1)
+@search.command()
+@click.option("--collection", "name", help="The only one there is unless given.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=RATE,
+    show_default=True,
+    help="False alarms: share of images that have a similar case and are said to have none.",
+)
+@store_option
+@json_option
+def thresholds(location: str, name: str | None, rate: float, as_json: bool) -> None:
+    """Measure below which cosine there is no similar case, by modality and region; searches say so from then on.
+
+    Groups of fewer than 50 patients are not judged. Run it again when the collection has changed.
+    """
+    with opened_collection(location, name) as collection:
+        measured = measure(collection, rate)
+        collection.set_metadata({KEY: measured.as_json()})
+    if as_json:
+        print_json(measured.as_json())
+        return
+    echo(f"{'modality and region':32}  {'images':>9}  {'patients':>8}  {'asked':>5}  threshold")
+    for group in measured.groups:
+        shown = "not enough patients" if group.threshold is None else f"{group.threshold:.4f}"
+        echo(f"{group.name:32}  {group.images:>9,}  {group.patients:>8,}  {group.queries:>5}  {shown}")
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
@@ -265,21 +206,6 @@ def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any])
         if not any(shown_value(hit.payload, name) for answer in answers for hit in answer.hits):
             check_column(name, searcher.collection)
     return answers
-
-
-def _query(options: dict[str, Any]) -> Options:
-    where: Where = options["where"]
-    return Options(
-        k=options["k"],
-        where=where,
-        exclude_same_patient=options["exclude_same_patient"],
-        exclude_self=options.get("exclude_self", False),
-        way=options["way"] or "auto",
-        skip=options["skip"],
-        min_score=options["min_score"],
-        diversity=options["diversity"],
-        group_by=options["group_by"],
-    )
 
 
 def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":
@@ -326,15 +252,28 @@ def _read_vectors(file: Path) -> Vectors:
     return normalise(vectors)
 
 
-def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None") -> int:
+def _labels(searcher: Searcher, answers: list[Answer], options: dict[str, Any]) -> list[list[LabelCount]]:
+    """The labels of the hits of each query, where they are to be printed."""
+    if not (options["say_labels"] or options["as_json"]):
+        return []
+    return [label_counts(answer.hits, searcher.collection) for answer in answers]
+
+
+def _print(
+    answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None", labels: list[list[LabelCount]]
+) -> int:
     failed = [answer for answer in answers if answer.reason is not None]
     if answers and len(failed) == len(answers):
         first = f"{failed[0].query} can't be used: {failed[0].reason}"
         raise ImageError(first if len(failed) == 1 else f"none of {len(failed):,} queries can be used; {first}")
     if options["as_json"]:
-        print_json(as_json(answers))
+        both = zip(as_json(answers), labels, strict=True)
+        print_json([{**item, "labels": [count.as_json() for count in counts]} for item, counts in both])
     else:
         echo(FORMATS[options["form"]](answers, options["show"]), exact=options["form"] != "table")
+        for answer, counts in zip(answers, labels, strict=False):
+            for line in (answer.query, *lines(counts, len(answer.hits))):
+                say(line)
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
     for caution in cautions(answers):
         say(caution)

@@ -12,7 +12,16 @@ from pictures import environment, pixels, write_table
 from PIL import Image
 
 import cbmir as package
-from cbmir.errors import CbmirError, CollectionError, FilterError, ImageError, ProtocolError, QueryError, StoreError
+from cbmir.errors import (
+    CbmirError,
+    CollectionError,
+    FilterError,
+    ImageError,
+    ProtocolError,
+    QueryError,
+    SourceError,
+    StoreError,
+)
 from cbmir.filters import parse, parse_all
 from cbmir.media import Asset
 from cbmir.store.edge import EdgeStore
@@ -350,3 +359,12 @@ def test_asset__of_an_array(kind):
 )
 def test_parse_all__conditions_joined_by_and(texts, expected):
     assert parse_all(*texts) == tuple(parse(text) for text in expected)
+
+
+def test_ingest__of_which_nothing_could_be_stored_is_an_error(archive, encoder, tmp_path):
+    frame = pd.read_csv(archive / "table.csv").head(3)
+    frame["filepath"] = "gone/" + frame["filepath"]
+    with package.connect(tmp_path / "new") as store:
+        with pytest.raises(SourceError, match=r"nothing was stored, 3 images failed: gone/images/00000\.png: No such"):
+            store.ingest(frame, encoder, root=archive, progress=False)
+        assert list(store) == []

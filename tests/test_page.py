@@ -2,7 +2,9 @@
 
 import json
 import re
+from pathlib import Path
 
+import axe_core_python
 import pytest
 from browser import CHROMIUM
 from builders import until
@@ -10,6 +12,7 @@ from serving import IDS, PLANTED, key, keys, made_store, picture, pool_of, princ
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")]
 
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 SIZES = {"phone": (390, 844), "desk": (1440, 900), "4k": (3840, 2160)}
 
 
@@ -129,6 +132,35 @@ def test_journey__from_an_image_to_refined_hits(client, folder, opened, size, th
     assert width <= 0, "the page scrolls sideways"
     assert PLANTED not in page.content()
     assert PLANTED not in page.url
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("size", ["phone", "desk"])
+def test_page__keeps_nobody_out(client, folder, opened, size, theme):
+    """As far as axe can tell: WCAG 2 A and AA, and its own good practice."""
+    page = opened(str(client.base_url), size)
+    axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text("utf-8")
+    if theme == "light":
+        page.click("#theme")
+    wait(page, "document.querySelectorAll('#facets fieldset').length > 0")
+    page.evaluate("document.querySelector('#filters').open = true")
+
+    def check():
+        page.evaluate(f"{axe};0")
+        found = page.evaluate(f"axe.run(document, {{runOnly: {RULES}}})")
+        assert len(found["passes"]) > 15
+        assert [(item["id"], item["nodes"][0]["html"]) for item in found["violations"]] == []
+
+    check()
+    page.set_input_files("#file", picture(folder, 3))
+    ids(page)
+    page.locator(".hit").nth(1).get_by_title("More like this").click()
+    page.wait_for_selector(".examples .like")
+    ready(page)
+    check()
+    page.locator(".hit .open").first.click()
+    wait(page, "document.querySelector('#large').naturalWidth === 40")
+    check()
 
 
 def test_region__drawn_by_mouse_and_by_keys(client, folder, opened):

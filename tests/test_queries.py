@@ -245,6 +245,37 @@ def test_suspected__copies_where_no_patient_is_known(tmp_path):
         assert near.suspected == frozenset()
 
 
+def test_labels__counts_of_hits_beside_the_collection(tmp_path, cbmir):
+    vectors = VECTORS[:12].copy()
+    vectors[3] = unit(vectors[2] + 0.01 * RNG.standard_normal(DIM) / 4)  # a near copy
+    records = [
+        ImageRecord(
+            filepath=f"{row}.png",
+            dataset="d",
+            patient_id=f"p{row // 5}" if row < 10 else None,
+            labels=("CT/chest/mass",) if row % 2 == 0 or row == 3 else ("CT/chest/mass", "CT/chest/nodule"),
+        )
+        for row in range(12)
+    ]
+    with connect(tmp_path) as store:
+        put(store.core, "made", records, vectors).close()
+        hits = store["made"].search("0.png", k=11, exclude_same_patient=False)
+        rows = hits.labels().to_dict("records")
+        assert [(row["label"], row["hits"], row["of"], row["patients"]) for row in rows] == [
+            ("CT/chest/mass", 10, 10, 4),  # p0, p1 and two images without a patient
+            ("CT/chest/nodule", 5, 10, 3),
+        ]
+        assert [(row["stored"], row["stored_of"]) for row in rows] == [(12, 12), (5, 12)]
+    done = cbmir("search", "like", "0.png", "--store", tmp_path, "-k", 11, "--include-same-patient", "--labels")
+    assert "labels of 10 hits, near copies counted once (left out: 1)" in done.stderr
+    assert "5 of 10" in done.stderr
+    assert "%" not in done.stderr
+    data = cbmir("search", "like", "0.png", "--store", tmp_path, "-k", 11, "--include-same-patient", "--json").stdout
+    assert json.loads(data)[0]["labels"][1] == {
+        "label": "CT/chest/nodule", "hits": 5, "of": 10, "patients": 3, "stored": 5, "stored_of": 12,
+    }  # fmt: skip
+
+
 # texts
 
 
