@@ -11,11 +11,14 @@ import tempfile
 
 import numpy as np
 import pytest
+from builders import put, until
 from PIL import Image
 from serving import IDS, PLANTED, ROWS, bearer, keys, made_store, picture, pool_of, principal, serving
+from standin import Standin
 
 from cbmir.errors import StoreError
 from cbmir.extras import is_installed
+from cbmir.schema import ImageRecord
 from cbmir.search import Options, Searcher, StoredQuery, WeightedQuery
 from cbmir.search.api import body
 from cbmir.search.api.asked import Plan
@@ -351,6 +354,33 @@ def test_engine__killed_is_started_again(folder, tmp_path):
             again = asked(client, like=[{"id": IDS[1]}])
         assert again.json() == before
         assert "cbmir_engine_restarts_total 1\n" in client.get("/metrics").text
+
+
+def test_server__two_engines_and_a_server_that_goes_and_comes_back(tmp_path):
+    """Vectors that were made elsewhere: asked by stored image only."""
+    vectors = np.random.default_rng(3).standard_normal((30, 8))
+    records = [ImageRecord(filepath=f"{row}.png", dataset="d", modality="CT") for row in range(30)]
+    asks = {"like": [{"id": records[4].id}], "k": 7}
+    with Standin(tmp_path) as standin:
+        with open_store(standin.url) as store, put(store, "made", records, vectors) as collection:
+            hits = Searcher(collection).like(records[4].id, Options(k=7)).hits
+        port = int(standin.url.rpartition(":")[2])
+        pool = Pool(Plan(standin.url), processes=2)
+        pool.start()
+    try:
+        with serving(pool) as client:
+            away = [asked(client, **asks), client.get("/readyz"), client.post("/facets", json={})]
+            assert [answer.status_code for answer in away] == [503] * 3
+            assert all(int(answer.headers["retry-after"]) >= 1 for answer in away)
+            assert str(port) not in away[0].text
+            with Standin(tmp_path, port=port):
+                until(lambda: client.get("/readyz").status_code == 200, 60)
+                same(asked(client, **asks), hits)
+                assert asked(client, png()).status_code == 400
+                assert client.get("/collections").json()[0]["reason"] == "queries by stored image only"
+                assert pool.restarts == 0
+    finally:
+        pool.close()
 
 
 def test_metrics__count_routes_and_name_nothing(client):

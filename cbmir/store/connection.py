@@ -264,6 +264,7 @@ def _client(place: _Place, api_key: str | None, way: Way) -> QdrantClient:
                 "grpc.keepalive_timeout_ms": int(PONG_S * 1000),
                 "grpc.http2.ping_timeout_ms": int(PONG_S * 1000),  # a ping of its own kind may be on the way
                 "grpc.http2.max_pings_without_data": 0,
+                "grpc.max_reconnect_backoff_ms": 5000,  # else a server that is back is found after up to two minutes
             },
         )
 

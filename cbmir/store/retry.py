@@ -4,7 +4,9 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import grpc
@@ -33,7 +35,18 @@ _KEY_HTTP = (_UNKNOWN_HTTP, 403)
 _KEY_GRPC = (_UNKNOWN_GRPC, grpc.StatusCode.PERMISSION_DENIED)
 
 T = TypeVar("T")
+_most: ContextVar[int | None] = ContextVar("tries of a call, other than RETRIES", default=None)
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def tries(most: int) -> Iterator[None]:
+    """Let calls of this thread be tried no more often meanwhile: where somebody waits who can try again themselves."""
+    token = _most.set(most)
+    try:
+        yield
+    finally:
+        _most.reset(token)
 
 
 def retried(place: str, call: Callable[[], T], key: Key | None = None, doing: Right = "read") -> T:
@@ -50,16 +63,18 @@ def retried(place: str, call: Callable[[], T], key: Key | None = None, doing: Ri
         doing: What the call needs, for messages.
 
     Raises:
-        StoreError: an error that stays, or that has not passed after `RETRIES` tries or `DEADLINE_S`.
+        StoreError: an error that stays, or that has not passed after `RETRIES` tries, or those of `tries`, or
+            `DEADLINE_S`.
     """
     started = time.monotonic()
-    for attempt in range(RETRIES):
+    most = _most.get() or RETRIES
+    for attempt in range(most):
         try:
             return call()
         except Exception as error:
             wait_s = retry_after_s(error, attempt)
             failed = translate(error, place, key, doing)
-            if wait_s is None or attempt == RETRIES - 1:
+            if wait_s is None or attempt == most - 1:
                 raise failed from error
             if time.monotonic() - started + wait_s > DEADLINE_S:
                 raise StoreUnreachableError(f"{failed}; it asks to wait {wait_s:.0f} s: try again later") from error

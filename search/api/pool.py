@@ -31,6 +31,9 @@ _DRAWINGS = 8
 """Times as many drawings as searches may wait: a page of hits asks for one each."""
 
 _START_S, _JOB_S, _AGAIN_S = 600.0, 120.0, 2.0
+_TRIES = 2
+"""Of a call to a server: the client of the service is told when to try again."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -250,8 +253,11 @@ def _serve(pipe: Connection, plan: Plan) -> None:
 
 
 def _done(method: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    from cbmir.store.retry import tries
+
     try:
-        return True, method(*arguments)
+        with tries(_TRIES):
+            return True, method(*arguments)
     except CbmirError as error:
         return False, error
     except MemoryError:
