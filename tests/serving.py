@@ -2,14 +2,18 @@
 
 import csv
 import hashlib
+import io
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 import uvicorn
 from pictures import write_picture
+from PIL import Image
 
 from cbmir import connect
 from cbmir.filters import parse_all
@@ -104,3 +108,24 @@ def serving(pool: Pool, who: Keys | None = None, audit: Path | None = None, **te
 
 def bearer(name: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key(name)}"}
+
+
+def asked(client, file=None, **query):
+    files = {"image": (f"{PLANTED}.png", file)} if file is not None else None
+    if files:
+        return client.post("/search", files=files, data={"query": json.dumps(query)})
+    return client.post("/search", json=query)
+
+
+def png():
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((30, 20)).save(file, "PNG")
+    return file.getvalue()
+
+
+def same(answer, hits):
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["hits"]
+    assert [hit["id"] for hit in found] == [hit.id for hit in hits]
+    assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+    assert [hit["rank"] for hit in found] == [hit.rank for hit in hits]
