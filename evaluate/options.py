@@ -22,6 +22,7 @@ from cbmir.evaluate.configuration import (
     as_listed,
     as_where,
 )
+from cbmir.evaluate.intervals import METHODS
 from cbmir.evaluate.protocol import (
     GROUPS,
     LABELS,
@@ -73,6 +74,14 @@ class Judged(Narrowed):
         Option("Bootstrap resamples of patients (of images without a patient id) for the 95% intervals; 0 for none."),
     ] = DRAWS
     seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
+    interval: Annotated[
+        str,
+        OneOf("kind of interval", lambda: METHODS),
+        Option(
+            "How resamples give an interval. expanded: percentiles, set further apart the fewer patients there are. "
+            "percentile: the plain 2.5th and 97.5th. bca: percentiles corrected for bias and skewness."
+        ),
+    ] = METHODS[0]
     device: Annotated[str, Option("Device of the exact search: auto, cpu, cuda, cuda:1.")] = "auto"
 
 
@@ -135,6 +144,7 @@ class Asking(Judged):
             "unlabelled",
             "draws",
             "seed",
+            "interval",
             "device",
             "exclude",
             "by",

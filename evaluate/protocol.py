@@ -7,6 +7,7 @@ from typing import Literal
 
 from cbmir import filters
 from cbmir.errors import CutoffError, FilterError, ProtocolError
+from cbmir.evaluate.intervals import METHODS, Method
 from cbmir.evaluate.metrics import METRICS
 from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse_all, resolve
 from cbmir.schema import FIELDS, INDEXED_FIELDS
@@ -99,6 +100,7 @@ class RetrievalProtocol:
         by: Fields of `GROUPS` and own columns for whose values figures are given apart.
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
+        interval: How the bootstrap gives intervals, one of `cbmir.evaluate.intervals.METHODS`.
         device: Of the exact search.
 
     Raises:
@@ -119,6 +121,7 @@ class RetrievalProtocol:
     by: tuple[str, ...] = ("modality",)
     draws: int = 10_000
     seed: int = 0
+    interval: Method = "expanded"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -127,6 +130,7 @@ class RetrievalProtocol:
         _known("search", self.searches, searches())
         _known("rule of relevance", (self.relevance,), RULES)
         _known("way with images without a label", (self.unlabelled,), UNLABELLED)
+        _known("kind of interval", (self.interval,), METHODS)
         _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))
         for name in self.by:
             group_field(name)

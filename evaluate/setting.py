@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cbmir
+from cbmir.evaluate.intervals import FEW, Method
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
+
+_METHODS: Mapping[Method, str] = {
+    "expanded": "expanded percentiles",
+    "percentile": "percentiles",
+    "bca": "percentiles corrected for bias and skewness (BCa)",
+}
 
 NO_LABEL = "no label"
 """The class of images without a label, where they take part; a stored label has no space in it."""
@@ -238,19 +245,56 @@ class Barred:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How 95% intervals were made: by a percentile bootstrap over patients, or over images where these aren't known.
+    """How 95% intervals were made: by a bootstrap over patients, or over images where these aren't known.
 
     Attributes:
         draws: 0 for none.
         seed: Of the draws.
         clusters: What is drawn: patients among the queries, and queries without one.
         alone: Of the clusters, queries without a patient.
+        method: How draws became an interval, one of `cbmir.evaluate.intervals.METHODS`.
+        own_gallery: Queries that are gallery images too, so that drawing patients draws parts of the gallery as well.
     """
 
     draws: int
     seed: int
     clusters: int
     alone: int = 0
+    method: Method = "expanded"
+    own_gallery: int = 0
+
+    @property
+    def words(self) -> str:
+        """What was drawn how often, and what became of it."""
+        return f"{counted(self.draws, 'draw')} of {self.units}, {_METHODS[self.method]}"
+
+    def lines(self) -> Iterator[str]:
+        """What a reader must know of the intervals: what they hold fixed, and when they are not to be relied on."""
+        if not self.draws:
+            return
+        yield (
+            f"intervals   how far results may be off for other {self.over} as queries; gallery, encoder and k are held "
+            "fixed"
+        )
+        if warning := self.warning:
+            yield f"WARNING     {warning}"
+
+    @property
+    def warning(self) -> str:
+        """Why intervals are missing or not to be relied on; empty where they are."""
+        if not self.draws:
+            return ""
+        units = self.units.partition(",")[0]
+        if self.clusters < 2:
+            return f"no intervals: the queries are of {units}, which says nothing of others"
+        if self.clusters < FEW:
+            return f"the queries are of {units}, fewer than {FEW}: don't rely on intervals and tests"
+        if self.own_gallery:
+            return (
+                f"{counted(self.own_gallery, 'query')} in the gallery too: intervals are too narrow, as they take the "
+                "gallery as fixed"
+            )
+        return ""
 
     @property
     def units(self) -> str:

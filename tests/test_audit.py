@@ -238,7 +238,9 @@ def mixed(tmp_path_factory):
 @pytest.mark.parametrize("exclude", [(), ("patient",), ("dataset",), ("patient", "dataset")])
 def test_audit__confounder_index_agrees_with_a_slow_count(mixed, label, exclude):
     collection, points = mixed
-    terms = AuditTerms(label=label, exclude=exclude, k=6, confounders=("extra.site",), draws=200, seed=3)
+    terms = AuditTerms(
+        label=label, exclude=exclude, k=6, confounders=("extra.site",), draws=200, seed=3, interval="percentile"
+    )
     (item,) = audit_collection(collection, terms).confounding
     vectors = np.array([point.vector for point in points], np.float64)
     labels = [set(point.payload["labels"][: None if label == "labels" else 1]) for point in points]
@@ -287,6 +289,19 @@ def test_audit__confounder_index_agrees_with_a_slow_count(mixed, label, exclude)
     drawn = [times @ sums for block in resampler.blocks() for times in block.astype(float)]
     figures = [total[0] / (total[0] + total[1]) for total in drawn]
     assert (item.low, item.high) == pytest.approx(tuple(np.quantile(figures, (0.025, 0.975))), abs=1e-5)
+    assert sum(place.queries for place in item.places) == asked
+    for place in item.places:
+        mine = [n for n, own in enumerate(labels) if own and str(places[n]) == place.value]
+        kept = [other for other in range(len(points))]
+        sums, by_chance = np.zeros(5), np.zeros(5)
+        for one in mine:
+            findable = [other for other in kept if not barred(one, other)]
+            nearest = sorted(findable, key=lambda other, one=one: -vectors[one] @ vectors[other])[: terms.k]
+            sums += sum(kinds(one, other) for other in nearest)
+            by_chance += len(nearest) / len(findable) * sum(kinds(one, other) for other in findable)
+        assert place.index == pytest.approx(sums[0] / (sums[0] + sums[1]))
+        assert place.chance == pytest.approx(by_chance[0] / (by_chance[0] + by_chance[1]))
+        assert place.share == pytest.approx(len(mine) / asked)
 
 
 def test_audit__what_is_no_confounder_says_so(edge):

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.classification.classes import CLASS_MEASURES
 from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
 from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
 from cbmir.evaluate.analyses.classification.report import MEASURES
@@ -265,7 +266,7 @@ def test_classify__json_has_rows_confusion_and_what_was_left_out(cbmir, location
     assert (done.returncode, done.stderr) == (0, "")
     data = json.loads(done.stdout)
     assert list(data) == [
-        *("protocol", "encoder", "rows", "confusion", "left_out"),
+        *("protocol", "encoder", "rows", "labels", "confusion", "left_out"),
         *("analysis", "configuration", "versions"),
     ]
     assert {row["measure"] for row in data["rows"]} == set(MEASURES)
@@ -278,11 +279,34 @@ def test_classify__json_has_rows_confusion_and_what_was_left_out(cbmir, location
     counts = data["confusion"]["counts"]
     assert sum(count for _, _, count in counts) == SIZES["test"]
     header, *lines = csv.reader(files["confusion"].open(newline=""))
-    assert header == ["true", *data["confusion"]["classes"]]
-    assert {(i, j): int(n) for i, line in enumerate(lines) for j, n in enumerate(line[1:]) if int(n)} == {
+    names = data["confusion"]["classes"]
+    assert header == ["true", *names, "no answer", "queries", *(f"rate {name}" for name in names)]
+    assert {(i, j): int(n) for i, line in enumerate(lines) for j, n in enumerate(line[1:7]) if int(n)} == {
         (i, j): n for i, j, n in counts
     }
-    assert len(files["out"].read_text().splitlines()) == 1 + len(data["rows"])
+    for line in lines:
+        queries = int(line[8])
+        assert sum(map(int, line[1:8])) == queries
+        assert [float(rate) for rate in line[9:]] == pytest.approx([int(n) / queries for n in line[1:7]])
+    assert [item["label"] for item in data["labels"]] == names
+    assert len(files["out"].read_text().splitlines()) == 1 + len(data["rows"]) + len(names) * len(CLASS_MEASURES)
+
+
+def test_classify__by_class_gives_each_class_against_the_others(cbmir, location):
+    """A group of one true class has no false alarms, so that precision there would be the recall under another name."""
+    common = ("evaluate", "classify", "--store", location, "--collection", "clusters", "-k", 3, "--draws", 20)
+    data = json.loads(cbmir(*common, "--by", "class", "--json").stdout)
+    assert {row["group"] for row in data["rows"]} == {"all"}
+    by_label = {item["label"]: item for item in data["labels"]}
+    counts = np.zeros((len(by_label),) * 2)
+    for i, j, n in data["confusion"]["counts"]:
+        counts[i, j] = n
+    for code, item in enumerate(by_label.values()):
+        assert item["ppv"]["value"] == pytest.approx(counts[code, code] / counts[:, code].sum())
+        assert item["sensitivity"]["value"] == pytest.approx(counts[code, code] / counts[code].sum())
+    table = cbmir(*common, "--by", "class").stdout
+    assert "each value of primary_label by itself" in table
+    assert "confusion: queries of each class" in table
 
 
 def test_classify__table_and_one_measure(cbmir, location):
@@ -304,13 +328,17 @@ def test_classify__several_values_are_questions_of_their_own(cbmir, location, tm
     (exact,) = [row for row in data["rows"] if row["measure"] == "exact_match_accuracy" and row["group"] == "all"]
     macro = {row["measure"]: row["value"] for row in data["rows"] if (row["average"], row["group"]) == ("macro", "all")}
     for measure, value in macro.items():  # the mean over the labels that queries have
-        values = [item[measure] for item in data["labels"] if item[measure] is not None]
+        one = {"precision": "ppv", "recall": "sensitivity"}.get(measure, measure)
+        values = [item[one]["value"] for item in data["labels"] if item["queries"]]
+        if measure == "precision":
+            values = [item or 0 for item in values]  # 0 where it was never predicted
         assert value == pytest.approx(np.mean(values))
     table = cbmir(*common, "--max-k", 5, "--draws", 0, "--out", tmp_path / "rows.csv").stdout
     assert f"{exact['value']:.4f}" in table
     assert "each value of labels by itself" in table
     lines = list(csv.DictReader((tmp_path / "rows.csv").open(newline="")))
-    assert {row["measure"] for row in lines} == {"exact_match_accuracy", *MEASURES} - {"accuracy"}
+    one_class = {"accuracy", "balanced_accuracy", "kappa", "mcc"}
+    assert {row["measure"] for row in lines} == {"exact_match_accuracy", *MEASURES, *CLASS_MEASURES} - one_class
     of_labels = {row["group"] for row in lines if row["average"] == "label"}
     assert of_labels == {f"label={item['label']}" for item in data["labels"]}
 

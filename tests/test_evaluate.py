@@ -30,7 +30,7 @@ from cbmir.store import open_store
 from cbmir.units import counted
 
 DIM = 16
-ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
+ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high", "patients"]
 ONE_LABEL = (*(f"CT/chest/finding_{i}" for i in range(6)), *(f"XR/hand/finding_{i}" for i in range(5)))
 
 
@@ -272,7 +272,41 @@ def test_evaluate_retrieval__list_field_is_relevant_by_any_shared_value(fill):
         values = [row.value for row in report.rows if row.average == "micro"]
         assert values == pytest.approx(expected or [0, 0, 0])
         assert report.setting.gallery.unlabelled == 1
-        assert report.setting.classes == 1
+        assert report.setting.classes == (1 if label == "primary_label" else 2)  # the query counts in both of its own
+
+
+def test_evaluate_retrieval__macro_of_several_labels_does_not_depend_on_their_order(fill):
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(80, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    sets = [tuple(f"CT/a/{name}" for name in rng.permutation(list("wxyz"))[: rng.integers(1, 4)]) for _ in range(80)]
+    tables = []
+    for order in (1, -1):
+        records = [
+            ImageRecord(
+                filepath=str(i),
+                dataset="syn",
+                split="train" if i % 2 else "test",
+                labels=item[::order],
+                patient_id=f"p{i // 4}",
+                modality="CT",
+            )
+            for i, item in enumerate(sets)
+        ]
+        protocol = RetrievalProtocol(label="labels", k=(5,), searches=("exact",), by=("class",), draws=200)
+        report = evaluate_retrieval(fill(records, vectors), protocol)
+        tables.append({(row.measure, row.average, row.group): row for row in report.rows})
+    first, second = tables
+    assert first == second
+    value = first["precision", "macro", "all"].value
+    classes = [
+        row.value
+        for (name, average, group), row in first.items()
+        if (name, average) == ("precision", "micro") and group != "all"
+    ]
+    assert len(classes) == 4
+    assert value == pytest.approx(np.mean(classes))
+    assert first["precision", "macro", "all"].patients == 20
 
 
 def test_evaluate_retrieval__uncovered_class_is_counted_not_dropped(fill):

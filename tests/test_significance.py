@@ -12,8 +12,16 @@ from scipy import stats
 
 from cbmir.errors import ProtocolError
 from cbmir.evaluate import significance
+from cbmir.evaluate.intervals import (
+    Interval,
+    closed_form,
+    effective,
+    percentile_interval,
+    resampled,
+    wilson,
+)
 from cbmir.evaluate.metrics import macro, micro
-from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, percentile_interval, tally
+from cbmir.evaluate.significance import Resampler, holm, intervals, least_draws, paired_test, tally
 
 NAN = np.nan
 ALONE = np.full(300, -1)
@@ -84,15 +92,15 @@ def test_intervals__equal_those_of_a_slow_loop():
     scores = draw.random((60, 3))
     scores[draw.random((60, 3)) < 0.2] = NAN
     scores[classes == 4, 1] = NAN
-    resampler = Resampler(patients, draws=200, seed=1)
+    resampler = Resampler(patients, draws=200, seed=1, method="percentile")
     micros, macros = [], []
+    whole = pd.DataFrame(scores).groupby(classes).mean()
     for counts in np.concatenate(list(resampler.blocks())):
         queries = np.repeat(np.arange(60), counts[resampler.codes].astype(int))
         frame = pd.DataFrame(scores[queries])
         micros.append(frame.mean())
-        macros.append(frame.groupby(classes[queries]).mean().mean())
-    whole = pd.DataFrame(scores).groupby(classes).mean().mean()
-    macros = (pd.DataFrame(macros) - pd.DataFrame(macros).mean() + whole).to_numpy()
+        means = frame.groupby(classes[queries]).mean().reindex(whole.index)
+        macros.append(means.fillna(whole).mean())  # a class that a draw lacks keeps its mean
     for interval, values in zip(intervals(scores, classes, resampler), (micros, macros), strict=True):
         np.testing.assert_allclose(interval.low, np.percentile(values, 2.5, axis=0), atol=1e-6)
         np.testing.assert_allclose(interval.high, np.percentile(values, 97.5, axis=0), atol=1e-6)
@@ -100,7 +108,7 @@ def test_intervals__equal_those_of_a_slow_loop():
 
 def test_intervals__of_lone_queries_equal_those_of_scipy():
     scores = np.random.default_rng(2).beta(2, 1, (300, 2))
-    ours, _ = intervals(scores, np.zeros(300, np.int32), Resampler(ALONE))
+    ours, _ = intervals(scores, np.zeros(300, np.int32), Resampler(ALONE, method="percentile"))
     theirs = stats.bootstrap((scores,), np.mean, method="percentile", n_resamples=9999, rng=1, batch=1000)
     width = ours.high - ours.low
     np.testing.assert_array_less(np.abs(ours.low - theirs.confidence_interval.low), 0.05 * width)
@@ -119,11 +127,14 @@ def test_intervals__hold_the_truth_19_times_in_20_only_if_patients_are_drawn():
 
 def test_intervals__need_two_patients():
     scores = np.array([[0.5, 0.1, NAN], [1.0, NAN, NAN], [0.0, 0.3, NAN], [0.25, NAN, NAN]])
-    classes = np.array([0, 1, 0, 1])
+    classes = np.array([0, 0, 1, 1])
     for interval in intervals(scores, classes, Resampler(np.array([1, 2, 1, 2]), draws=500)):
         assert np.isfinite(interval.low[0])
         assert interval.low[0] < interval.high[0]
         assert np.isnan(interval.low[1:]).all()  # the values of the second column are all of one patient
+    own_class = intervals(scores, np.array([0, 1, 0, 1]), Resampler(np.array([1, 2, 1, 2]), draws=500))
+    assert np.isfinite(own_class[0].low[0])
+    assert np.isnan(own_class[1].low).all()  # each class is one patient, whose resamples are all alike
     for interval in intervals(scores, classes, Resampler(np.full(4, 6))):
         assert np.isnan([interval.low, interval.high]).all()
     for interval in intervals(scores[:0], classes[:0], Resampler(classes[:0])):
@@ -151,6 +162,87 @@ def test_intervals__hold_a_macro_mean_of_which_rare_classes_are_the_low_ones():
     mean = macro(scores, classes)
     assert interval.low < mean < interval.high
     assert interval.low >= 0
+
+
+@pytest.mark.parametrize("method", ["percentile", "expanded", "bca"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_intervals__of_balanced_classes_are_the_same_micro_and_macro(seed, method):
+    """Where every patient has each class equally often, both means are the same in every draw."""
+    scores = np.random.default_rng(5).random((120, 2))
+    classes, patients = np.arange(120) % 3, np.arange(120) // 12
+    both = intervals(scores, classes, Resampler(patients, 500, seed, method))
+    np.testing.assert_allclose(both[0].low, both[1].low, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(both[0].high, both[1].high, rtol=0, atol=1e-6)
+
+
+def test_intervals__of_several_classes_do_not_depend_on_their_order():
+    rng = np.random.default_rng(6)
+    scores, patients = rng.random((50, 2)), np.arange(50) // 2
+    flags = rng.random((50, 4)) < 0.4
+    owners, codes = np.nonzero(flags)
+    ours = intervals(scores, codes, Resampler(patients, 300), owners)
+    shuffled = rng.permutation(len(owners))
+    theirs = intervals(scores, codes[shuffled], Resampler(patients, 300), owners[shuffled])
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.low, other.low, rtol=0, atol=1e-6)
+    alone = intervals(scores, np.zeros(50, int), Resampler(patients, 300))[0]
+    np.testing.assert_array_equal(ours[0].low, alone.low)  # the micro mean takes each query once
+
+
+def test_intervals__stay_in_the_range_of_the_scores():
+    scores = np.repeat([[1.0], [1.0], [0.0]], [400, 400, 1], axis=0)
+    for interval in intervals(scores, np.arange(801) % 7, Resampler(np.full(801, -1), 500)):
+        assert interval.high[0] <= 1
+
+
+def test_resampled__bca_equals_that_of_scipy():
+    scores = np.random.default_rng(2).beta(5, 1, (40, 1))
+    ours, _ = intervals(scores, np.zeros(40, np.int32), Resampler(np.full(40, -1), 20_000, method="bca"))
+    theirs = stats.bootstrap((scores[:, 0],), np.mean, method="BCa", n_resamples=20_000, rng=1).confidence_interval
+    width = ours.high[0] - ours.low[0]
+    assert abs(ours.low[0] - theirs.low) < 0.03 * width
+    assert abs(ours.high[0] - theirs.high) < 0.03 * width
+
+
+def test_resampled__expanded_by_hand():
+    """Of five clusters: t of 4 degrees of freedom is 2.776445, times sqrt(5 / 4) is 3.104160; the tail .000954."""
+    values = np.linspace(0, 1, 100_001)[:, np.newaxis]
+    found = resampled(values, np.array([5]), "expanded")
+    tail = stats.norm.sf(stats.t.ppf(0.975, 4) * np.sqrt(5 / 4))
+    assert tail == pytest.approx(0.000954, abs=1e-6)
+    np.testing.assert_allclose([found.low[0], found.high[0]], [tail, 1 - tail], atol=1e-9)
+
+
+def test_wilson__equals_that_of_statistics_programs():
+    """Wilson's interval as scipy has it, where t is the normal distribution: many clusters."""
+    for hits, n in ((0, 10), (3, 10), (10, 10), (45, 60)):
+        found = wilson(np.array([hits / n]), np.array([float(n)]), np.array([10_000_000]))
+        theirs = stats.binomtest(hits, n).proportion_ci(method="wilson")
+        np.testing.assert_allclose([found.low[0], found.high[0]], [theirs.low, theirs.high], atol=1e-6)
+
+
+def test_effective__is_the_count_of_patients_where_images_of_one_are_all_alike():
+    hits = np.array([[4.0], [0], [4], [0], [4], [0]])
+    n, clusters = effective(hits, np.full((6, 1), 4.0))
+    assert n[0] == pytest.approx(24 / (6 / 5 * 6 * 4 / (24 * 0.25)))  # sums of squares by hand: design effect 4.8
+    assert clusters[0] == 6
+    single, _ = effective(np.array([[1.0], [0], [1]]), np.ones((3, 1)))
+    assert single[0] == 3  # independent images are taken as they are
+    sure, _ = effective(np.full((6, 1), 4.0), np.full((6, 1), 4.0))
+    assert sure[0] == 6  # all right: patients, not images
+
+
+def test_closed_form__of_a_perfect_figure_has_a_width():
+    found = closed_form(np.array([1.0, 0.0]), np.zeros((8, 2)), np.array([8, 8]))
+    exact = stats.binomtest(8, 8).proportion_ci(method="exact")
+    np.testing.assert_allclose([found.low[0], found.high[0]], [exact.low, 1], atol=1e-12)
+    np.testing.assert_allclose([found.low[1], found.high[1]], [0, 1 - exact.low], atol=1e-12)
+
+
+def test_interval__is_cut_and_widened():
+    found = Interval(np.array([-1e-9, 0.5]), np.array([1 + 1e-9, 0.6])).within(0, 1).holding(np.array([0.7, 0.4]))
+    np.testing.assert_array_equal(found.low, [0, 0.4])
+    np.testing.assert_array_equal(found.high, [1, 0.6])
 
 
 def test_intervals__hold_the_means():
@@ -256,6 +348,30 @@ def test_holm__rejects_what_the_step_down_procedure_rejects(p, level):
             break
         rejected.add(int(test))
     assert set(np.flatnonzero(holm(p) <= level).tolist()) == rejected
+
+
+def test_holm__counts_rows_of_one_test_once():
+    p = np.array([0.01, 0.01, 0.04, NAN])
+    np.testing.assert_allclose(holm(p, [1, 1, 2, 3]), [0.02, 0.02, 0.04, NAN])
+    np.testing.assert_allclose(holm(p), [0.03, 0.03, 0.04, NAN])
+
+
+def test_paired_test__keys_tell_rows_of_one_test():
+    rng = np.random.default_rng(1)
+    first, second, classes = rng.random((60, 2)), rng.random((60, 2)), np.arange(60) % 3
+    resampler = Resampler(np.arange(60) // 3, 50)
+    micros, macros = paired_test(first, second, resampler), paired_test(first, second, resampler, classes)
+    assert micros.keys == macros.keys  # classes are equally frequent
+    assert len(set(micros.keys)) == 2
+    other = paired_test(first, second, resampler, rng.integers(0, 3, 60))
+    assert not set(other.keys) & set(micros.keys)
+
+
+@pytest.mark.parametrize(("tests", "draws"), [(1, 19), (3, 59), (600, 11_999), (0, 0)])
+def test_least_draws__the_smallest_p_reaches_the_level(tests, draws):
+    assert least_draws(tests) == draws
+    if tests:
+        assert tests / (draws + 1) <= 0.05 + 1e-12 < tests / draws
 
 
 def test_tally__by_hand():

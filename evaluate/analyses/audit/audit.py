@@ -118,6 +118,7 @@ def audit(collection: Collection, asked: AuditConfiguration) -> Result:
         search=asked.search,
         draws=asked.draws,
         seed=asked.seed,
+        interval=asked.interval,  # type: ignore[arg-type]  # checked
         device=asked.device,
     )
     report = audit_collection(collection, terms).of("audit", asked)

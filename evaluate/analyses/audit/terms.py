@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.intervals import Method
 from cbmir.evaluate.protocol import NAMED, RetrievalProtocol, Unlabelled
 from cbmir.evaluate.ranking.trial import SCROLL_IMAGES
 from cbmir.evaluate.significance import DRAWS
@@ -30,6 +31,7 @@ class AuditTerms:
         exclude: Keys of `cbmir.evaluate.protocol.EXCLUDED`: what an image doesn't find among its neighbours.
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
+        interval: How it gives intervals, one of `cbmir.evaluate.intervals.METHODS`.
         device: Of the exact search.
         search: How the neighbours of the confounder index are found, one of `cbmir.evaluate.protocol.searches`. Near
             copies are found by comparing all vectors, whatever it is.
@@ -48,6 +50,7 @@ class AuditTerms:
     exclude: tuple[str, ...] = ("patient",)
     draws: int = DRAWS
     seed: int = 0
+    interval: Method = "expanded"
     device: str = "auto"
     search: str = "exact"
 
@@ -70,6 +73,7 @@ class AuditTerms:
             by=(),
             draws=self.draws,
             seed=self.seed,
+            interval=self.interval,
             device=self.device,
         )
 

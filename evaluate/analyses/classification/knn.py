@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import CutoffError, ProtocolError
-from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Assessment, Cohort, assess, label_figures, named
+from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Assessment, Cohort, assess, named
+from cbmir.evaluate.analyses.classification.classes import class_figures
 from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, LeftOut, Voting
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from cbmir.evaluate.analyses.classification.votes import (
@@ -24,13 +25,12 @@ from cbmir.evaluate.analyses.classification.votes import (
     predict,
     shares,
 )
-from cbmir.evaluate.protocol import RetrievalProtocol
-from cbmir.evaluate.ranking.description import describe, group_masks, patients
+from cbmir.evaluate.protocol import CLASS, RetrievalProtocol
+from cbmir.evaluate.ranking.description import describe, group_masks, resampler_of
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import Trial
 from cbmir.evaluate.results import Row
-from cbmir.evaluate.significance import Resampler
 from cbmir.filters import Where
 from cbmir.search.ranker import Ranking
 from cbmir.store import Collection
@@ -246,11 +246,12 @@ def evaluate_classification(
     found = _found(session, splits, (*([()] if contrast else []), protocol.excluded_fields))
     relevance = session.relevance(splits.test, exclusion)
     several = splits.coding.several
-    result = _classified(splits, found[-1], cohort_of(splits.test, relevance.covered), terms.rules)
+    cohort = cohort_of(splits.test, relevance.covered)
+    result = _classified(splits, found[-1], cohort, terms.rules)
     together: tuple[Row, ...] = ()
     if contrast:
         covered = session.relevance(splits.test, free).covered
-        plain = replace(cohort_of(splits.test, covered), groups={}, resampler=None)
+        plain = replace(cohort, covered=covered, groups={}, resampler=replace(cohort.resampler, draws=0))
         together = _rows(_classified(splits, found[0], plain, terms.rules), protocol, terms, several)
     gallery = np.bincount(splits.gallery().pairs()[1], minlength=len(splits.coding.classes))
     return ClassificationReport(
@@ -268,16 +269,19 @@ def evaluate_classification(
             result.assessment, splits.coding.classes, np.flatnonzero(gallery == 0).tolist(), result.voteless
         ),
         together=together,
-        labels=label_figures(result.verdicts, splits.coding.classes) if several else (),
+        labels=class_figures(result.verdicts, splits.coding.classes, cohort.resampler),
     )
 
 
 def cohort_of(trial: Trial, covered: Flags) -> Cohort:
-    """The queries of a trial with their groups and the draws of their patients."""
-    protocol = trial.protocol
-    resampler = Resampler(patients(trial), protocol.draws, protocol.seed) if protocol.draws else None
+    """The queries of a trial with their groups and the draws of their patients.
+
+    Classes are no groups here: a group of one true class has no false alarms, so that its precision would say nothing.
+    Each class has its own figures, see `cbmir.evaluate.analyses.classification.classes`.
+    """
     groups = group_masks(trial)
-    return Cohort({name: groups[name] for name in groups if name != EVERYONE}, covered, resampler)
+    kept = {name: mask for name, mask in groups.items() if name != EVERYONE and not name.startswith(f"{CLASS}=")}
+    return Cohort(kept, covered, resampler_of(trial))
 
 
 def _read(session: Session, protocol: RetrievalProtocol, terms: KnnTerms) -> Splits:
