@@ -329,7 +329,8 @@ class _Sums:
         """(m,) clusters of the class that has most, among the queries with a value."""
         columns = self.whole.sums.shape[1] // 2
         having = [np.count_nonzero(part.sums[:, columns:], axis=0) for part in self.classes]
-        return np.max([np.zeros(columns, np.int64), *having], axis=0).astype(np.int64)
+        widest: NDArray[np.int64] = np.max([np.zeros(columns, np.int64), *having], axis=0).astype(np.int64)
+        return widest
 
     def means(self, block: NDArray[np.float32]) -> tuple[Scores, Scores]:
         """Two (b, m) micro and macro means of the draws of a block; a draw without any value keeps the sample's."""

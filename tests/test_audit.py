@@ -208,6 +208,38 @@ def test_audit__neighbours_of_the_same_label(edge):
     assert item.ratio > item.ratio_chance
 
 
+def test_audit__a_small_site_that_neighbours_follow_is_seen_beside_a_large_one(edge):
+    """Nine of ten images are of a site where neighbours follow the label; at the other they follow the site."""
+    numbers = np.arange(400) // 2
+    label, small = numbers % 2, numbers % 10 >= 8
+    axes = np.eye(DIM)
+    vectors = np.where(small[:, None], 3 * axes[2], 2 * axes[label]) + 0.1 * noise(400)
+    records = [
+        a_record(
+            number,
+            labels=(f"XR/chest/{'ab'[label[number]]}",),
+            patient_id=f"p{number // 2}",
+            extra={"Site": "small" if small[number] else "large"},
+        )
+        for number in range(400)
+    ]
+    with put(edge, "audited", records, vectors) as collection:
+        report = audit_collection(collection, AuditTerms(draws=300, k=10))
+    item = site_of(report)
+    large, little = item.places
+    assert (large.value, large.share, little.value) == ("large", 0.8, "small")
+    assert little.pull == "confounder"
+    assert little.high < little.chance
+    assert 0 < large.detectable < 0.5
+    assert "extra.Site=small" in report.table()
+    assert {row.measure for row in report.rows if row.subject == "extra.Site=small"} == {
+        "index",
+        "index_by_chance",
+        "share_of_queries",
+        "detectable",
+    }
+
+
 def test_audit__random_neighbours_are_at_chance(edge):
     with sites(edge, label_effect=0, site_effect=0, spread=1) as collection:
         item = site_of(audit_collection(collection, AuditTerms(draws=2000)))
@@ -292,10 +324,9 @@ def test_audit__confounder_index_agrees_with_a_slow_count(mixed, label, exclude)
     assert sum(place.queries for place in item.places) == asked
     for place in item.places:
         mine = [n for n, own in enumerate(labels) if own and str(places[n]) == place.value]
-        kept = [other for other in range(len(points))]
         sums, by_chance = np.zeros(5), np.zeros(5)
         for one in mine:
-            findable = [other for other in kept if not barred(one, other)]
+            findable = [other for other in range(len(points)) if not barred(one, other)]
             nearest = sorted(findable, key=lambda other, one=one: -vectors[one] @ vectors[other])[: terms.k]
             sums += sum(kinds(one, other) for other in nearest)
             by_chance += len(nearest) / len(findable) * sum(kinds(one, other) for other in findable)

@@ -145,7 +145,7 @@ def test_run__a_result_is_that_of_the_command(folder, cbmir):
 EVERYWHERE = {
     "retrieval": "k = [1, 3]\nrelevance = 'jaccard'\nlabel = 'labels'\nexclude = 'dataset'\nsearch = 'exact'",
     "classify": "max_k = 5\nmodality = 'CT'\nmeasure = ['f1', 'accuracy']",
-    "probe": "epochs = 2\nshots = 3",
+    "probe": "protocol = 'paper'\nepochs = 2\nshots = 3",
     "compare": "k = 2\nwhere = 'modality=CT'",
     "recall": "count = 5\nef = 64\nfilter = 'split=test'",
     "audit": "k = 3\nthreshold = 0.9\nconfounder = 'view'",
@@ -396,10 +396,10 @@ def test_run__the_papers_config(folder, cbmir):
     }
     retrieval, classify, probe = results.values()
     assert retrieval["protocol"]["queries"] == {
-        "filter": "split=test|val",
-        "images": 28,
+        "filter": "split=test",
+        "images": 14,
         "unlabelled": 0,
-        "datasets": {"syn": 28},
+        "datasets": {"syn": 14},
         "further_labels": 0,
     }
     assert retrieval["protocol"]["exclusion"]["same_patient"] == "included"
@@ -409,7 +409,9 @@ def test_run__the_papers_config(folder, cbmir):
     assert (settings["epochs"], settings["batch"], settings["learning_rate"], settings["patience"]) == (2, 8, 0.01, 1)
     header, *rows = (folder / "r/sharp/knn.csv").read_text().splitlines()
     assert header.replace('"', "") == "query,1,2,3,4,5,6,7"
-    assert len(rows) == 28
+    assert len(rows) == 28  # val only chooses k, but its neighbours are there
+    assert classify["protocol"]["ties"] == "the order of label_columns"
+    assert {row["n"] for row in retrieval["rows"] if row["group"] == "all"} == {14}
 
 
 def test_run__the_papers_config_without_its_collection(folder, cbmir):

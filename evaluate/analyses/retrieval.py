@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.analysis import analysis
-from cbmir.evaluate.configuration import Listed, OneOf, Option, Written
+from cbmir.evaluate.configuration import Conditions, Listed, OneOf, Option, Written
 from cbmir.evaluate.intervals import Interval
 from cbmir.evaluate.metrics import Gains, Scores, at, macro, micro, valued
 from cbmir.evaluate.options import CutoffsOption, Excluding, Grouped, MeasuresOption, Relations
@@ -290,6 +290,15 @@ class RetrievalConfiguration(Grouped, Excluding):
             metavar="FILE",
         ),
     ] = None
+    export_queries: Annotated[
+        Conditions,
+        Option(
+            "Images whose neighbours are written by --export and --export-long, where they are others than the queries "
+            "that are measured. Repeatable: all must hold.",
+            metavar="CONDITION",
+            default="the queries",
+        ),
+    ] = ()
     export_long: Annotated[
         Written | None,
         Option("The same with one row for each hit: rank, cosine, relevance, ids and paths.", metavar="FILE"),
@@ -311,7 +320,10 @@ def retrieval(collection: Collection, asked: RetrievalConfiguration) -> Result:
     """
     measurement = measure(collection, asked.protocol)
     report = summarise(measurement).of("retrieval", asked)
-    for path, write in ((asked.export, write_wide), (asked.export_long, write_long)):
-        if path:
-            write(collection, measurement, path, report.asked)
+    files = [(path, write) for path, write in ((asked.export, write_wide), (asked.export_long, write_long)) if path]
+    if files and asked.export_queries:
+        others = replace(asked.protocol, queries=asked.export_queries + asked.where)
+        measurement = measure(collection, replace(others, searches=others.searches[:1], by=()))
+    for path, write in files:
+        write(collection, measurement, path, report.asked)
     return report

@@ -10,7 +10,13 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Assessment, Cohort, assess, named
 from cbmir.evaluate.analyses.classification.classes import class_figures
 from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, LeftOut, Voting
-from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
+from cbmir.evaluate.analyses.classification.splits import (
+    VALIDATION,
+    MissingValidationError,
+    Splits,
+    column_order,
+    read_splits,
+)
 from cbmir.evaluate.analyses.classification.votes import (
     NONE,
     TEMPERATURE,
@@ -46,7 +52,9 @@ class VoteRules:
         k: Neighbours that vote; None to choose the best on validation queries.
         paper: Vote as the published program does, to compare with its figures. A query is answered by no more
             neighbours than the gallery has images of its true class, which it can't know: the figures are too high.
-            The k that it takes is one below the best of 1 to depth - 1, and ties go to the lowest class code.
+            The k that it takes is one below the best of 1 to depth - 1, and ties go to the class whose column comes
+            first in the label table.
+        columns: The names of these columns in their order; none to take what the collection remembers of its table.
 
     Raises:
         ProtocolError: the vote is unknown, the temperature isn't above 0, or the paper's rules are asked of another
@@ -58,6 +66,7 @@ class VoteRules:
     temperature: float = TEMPERATURE
     k: int | None = None
     paper: bool = False
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vote not in VOTES:
@@ -240,7 +249,11 @@ def evaluate_classification(
     terms = terms or KnnTerms()
     protocol = replace(protocol, k=(terms.depth,), searches=protocol.searches[:1])
     session = Session.of(collection)
-    splits = _read(session, protocol, terms)
+    columns: tuple[str, ...] = ()
+    ties = ""
+    if terms.rules.paper:
+        columns, ties = column_order(session.collection, terms.rules.columns)
+    splits = _read(session, protocol, terms, columns)
     exclusion, free = (Exclusion(splits.test, fields) for fields in (protocol.excluded_fields, ()))
     contrast = exclusion.images > free.images
     found = _found(session, splits, (*([()] if contrast else []), protocol.excluded_fields))
@@ -261,7 +274,7 @@ def evaluate_classification(
             k=(result.choice.k,),
         ),
         encoder=session.collection.card,
-        method=_voting(splits, result, terms),
+        method=_voting(splits, result, terms, ties),
         rows=_rows(result, protocol, terms, several),
         classes=splits.coding.classes,
         confusion=result.assessment.confusion,
@@ -284,11 +297,11 @@ def cohort_of(trial: Trial, covered: Flags) -> Cohort:
     return Cohort(kept, covered, resampler_of(trial))
 
 
-def _read(session: Session, protocol: RetrievalProtocol, terms: KnnTerms) -> Splits:
+def _read(session: Session, protocol: RetrievalProtocol, terms: KnnTerms, columns: tuple[str, ...]) -> Splits:
     if terms.rules.k is not None:
-        return read_splits(session, protocol, None)
+        return read_splits(session, protocol, None, columns)
     try:
-        return read_splits(session, protocol, terms.val)
+        return read_splits(session, protocol, terms.val, columns)
     except MissingValidationError as error:
         raise ProtocolError(f"k is chosen on validation images: {error}; or give -k") from error
 
@@ -319,7 +332,7 @@ def _rows(result: Classification, protocol: RetrievalProtocol, terms: KnnTerms, 
     return tuple(row for row in rows if row.measure in named(terms.measures, several))
 
 
-def _voting(splits: Splits, result: Classification, terms: KnnTerms) -> Voting:
+def _voting(splits: Splits, result: Classification, terms: KnnTerms, ties: str) -> Voting:
     rules, given = terms.rules, terms.rules.k is not None
     return Voting(
         vote=rules.vote,
@@ -328,6 +341,7 @@ def _voting(splits: Splits, result: Classification, terms: KnnTerms) -> Voting:
         how="given" if given else "val",
         max_k=None if given else terms.max_k,
         rules="paper" if rules.paper else "default",
+        ties=ties or "the class that was met first",
         several=splits.coding.several,
         val=splits.validation,
         val_scores=tuple(result.choice.scores.tolist()),

@@ -334,6 +334,9 @@ def _learning(splits: Splits, folds: Folds, training: Training, terms: ProbeTerm
     assert splits.validation is not None
     return Learning(
         settings=asdict(terms.settings),
+        c=training.c,
+        gradient=training.gradient,
+        converged=training.converged,
         epoch=training.probe.epoch,
         epochs=len(training.curve),
         several=splits.coding.several,

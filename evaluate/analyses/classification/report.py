@@ -40,6 +40,7 @@ class Voting:
         how: ``given``, or ``val``: the k with the best micro-averaged F1 on the validation images.
         max_k: The largest k that was tried; None where it was given.
         rules: ``default``, or ``paper``: see `cbmir.evaluate.analyses.classification.knn.VoteRules`.
+        ties: What decides between classes with as many votes.
         several: Whether images have several classes.
         val: The validation images; None where k was given.
         val_scores: Micro-averaged F1 on them for k = 1, 2, ...; the accuracy where an image has one class.
@@ -51,6 +52,7 @@ class Voting:
     how: str
     max_k: int | None
     rules: str
+    ties: str
     several: bool
     val: Validation | None
     val_scores: tuple[float, ...]
@@ -60,6 +62,7 @@ class Voting:
         softmax = f" at temperature {self.temperature}" if self.temperature else ""
         rules = ", the paper's rules, which know the true class: too high" if self.rules == "paper" else ""
         yield f"vote        {self.vote}{softmax} of {counted(self.chosen_k, 'neighbour')}{rules}"
+        yield f"ties        equal votes go {'by' if self.rules == 'paper' else 'to'} {self.ties}"
         if self.val:
             yield f"k           the best of 1 to {self.max_k} on {validation(self.val)}"
 
@@ -70,7 +73,10 @@ class Learning:
 
     Attributes:
         settings: Of the training, see `cbmir.evaluate.analyses.classification.training.ProbeSettings`.
-        epoch: The one whose weights are measured.
+        c: Inverse strength of the penalty that was chosen; None where training is by epochs.
+        gradient: Of the loss at the weights that are measured, as a part of that at the start.
+        converged: Whether it is small enough for the loss to have settled.
+        epoch: The one whose weights are measured; the number of the penalty tried, where `c` is given.
         epochs: That were done.
         several: Whether images have several classes.
         train_images: With a label.
@@ -80,6 +86,9 @@ class Learning:
     """
 
     settings: Mapping[str, Any]
+    c: float | None
+    gradient: float
+    converged: bool
     epoch: int
     epochs: int
     several: bool
@@ -90,12 +99,25 @@ class Learning:
 
     def lines(self) -> Iterator[str]:
         """The same for people."""
-        yield (
-            f"probe       one linear layer, seed {self.settings['seed']}, the best of {counted(self.epochs, 'epoch')} "
-            f"is {self.epoch}; {counted(self.train_images, 'training image')}"
-        )
         accuracy = "exact-match accuracy" if self.several else "accuracy"
-        yield f"stopped by  {validation(self.val)}, {accuracy} {self.val_accuracy:.4f}"
+        if self.c is not None:
+            images = counted(self.train_images, "training image")
+            yield f"probe       logistic regression by L-BFGS, C = {self.c:g}; {images}"
+            yield (
+                f"C           the best of {self.epochs} by the loss on {validation(self.val)}; {accuracy} there "
+                f"{self.val_accuracy:.4f}"
+            )
+        else:
+            yield (
+                f"probe       one linear layer by AdamW, seed {self.settings['seed']}, the best of "
+                f"{counted(self.epochs, 'epoch')} is {self.epoch}; {counted(self.train_images, 'training image')}"
+            )
+            yield f"stopped by  {validation(self.val)}, {accuracy} {self.val_accuracy:.4f}"
+        if not self.converged:
+            yield (
+                f"WARNING     the training has not converged: the gradient of the loss is still {self.gradient:.1%} of "
+                "that at the start, so other settings would give other results"
+            )
         yield f"leakage     {counted(self.queries_seen, 'query')} whose patient has training images"
 
 

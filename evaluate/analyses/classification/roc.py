@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cbmir.evaluate.analyses.classification.votes import Flags, Shares
+from cbmir.evaluate.analyses.classification.votes import TIE, Flags, Shares
 from cbmir.evaluate.intervals import Interval, closed_form
-
-TIE = 1e-12
-"""Scores whose difference is at most this part of them are the same."""
 
 Values = NDArray[np.float64]
 
