@@ -178,6 +178,97 @@ def closed_form(figures: Scores, influence: Scores, clusters: NDArray[np.int64])
     return Interval(np.where(known, low, np.nan), np.where(known, high, np.nan))
 
 
+Part = tuple[NDArray[np.int64], Scores, Scores]
+"""Of a class: (c,) its clusters, and for each (c, m) numerators and denominators of m ratios."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much m means over classes vary, each class a ratio of sums over clusters.
+
+    Attributes:
+        factor: (m,) by how much wider they spread than their resamples do.
+        error: (m,) standard errors.
+        clusters: (m,) one more than their degrees of freedom.
+    """
+
+    factor: Scores
+    error: Scores
+    clusters: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, parts: Iterable[Part], count: int, columns: int) -> "Spread":
+        """Linearise the means.
+
+        Resamples of a class with k clusters spread less than samples by a factor of sqrt((k - 1) / k), and of a class
+        with one cluster not at all. The variance is that of stratified samples, a class a stratum, with what one
+        cluster adds to several classes added before it is squared; a class of one cluster differs from the mean of all
+        classes instead of its own. Rao and Wu, "Resampling Inference with Complex Survey Data", JASA 83, 1988,
+        doi:10.1080/01621459.1988.10478591, stretch resamples by such a factor. Degrees of freedom are Satterthwaite's.
+
+        Args:
+            parts: Of each class.
+            count: Clusters.
+            columns: Of each part.
+        """
+        parts = list(parts)
+        seen, mended = np.zeros((2, count, columns))
+        asked = np.zeros((count, columns), np.bool_)
+        ratios, variances, freedoms = [], [], []
+        for clusters, above, below in parts:
+            totals, having = below.sum(axis=0), np.count_nonzero(below, axis=0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = above.sum(axis=0) / totals
+                rest = np.nan_to_num((above - below * ratio) / totals)
+                factor = np.where(having > 1, np.sqrt(having / (having - 1)), 0)
+            seen[clusters] += rest
+            mended[clusters] += rest * factor
+            asked[clusters] |= below > 0
+            ratios.append(ratio)
+            variances.append(((rest * factor) ** 2).sum(axis=0))
+            freedoms.append(having - 1)
+        if not ratios:
+            return cls(np.ones(columns), np.zeros(columns), np.zeros(columns, np.int64))
+        table, moments, degrees = np.stack(ratios), np.stack(variances), np.stack(freedoms)
+        classes, n = np.count_nonzero(~np.isnan(table), axis=0), np.count_nonzero(asked, axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            grand = np.nansum(table, axis=0) / classes
+            apart = np.where((degrees == 0) & ~np.isnan(table), table - grand, 0)
+        mended += _alone(parts, apart, mended.shape)
+        moments = moments + apart**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            free = moments.sum(axis=0) ** 2 / (moments**2 / np.maximum(degrees, 1)).sum(axis=0)
+            squares = (mended**2).sum(axis=0)
+            factor = np.sqrt(squares / (seen**2).sum(axis=0)) / np.sqrt(n / (n - 1))
+            error = np.sqrt(squares) / classes
+        free = np.where(np.isnan(free), n - 1, np.floor(free + 1e-9))
+        return cls(factor, error, np.minimum(n, 1 + free.astype(np.int64)))
+
+
+def _alone(parts: Iterable[Part], apart: Scores, shape: tuple[int, ...]) -> Scores:
+    """What the classes of one cluster add to that cluster."""
+    added = np.zeros(shape)
+    for (clusters, _, below), gaps in zip(parts, apart, strict=True):
+        added[clusters] += (below > 0) * gaps
+    return added
+
+
+def over_classes(values: Scores, spread: Spread, method: Method, figures: Scores, jackknife: Scores) -> Interval:
+    """The intervals of m means over classes from their resamples, see `resampled`.
+
+    But for plain percentiles, resamples are stretched by the factor of `Spread`. Where they don't vary at all, as every
+    class is of one cluster, the interval is the standard error times Student's t.
+    """
+    if method == "percentile":
+        return resampled(values, spread.clusters, method)
+    stiff = ~np.isfinite(spread.factor)
+    factor = np.where(stiff, 1, spread.factor)
+    stretched, lacking = (figures + (table - figures) * factor for table in (values, jackknife))
+    found = resampled(stretched, spread.clusters, method, figures, lacking)
+    half = np.where(spread.clusters > 1, _student(spread.clusters) * spread.error, np.nan)
+    return Interval(np.where(stiff, figures - half, found.low), np.where(stiff, figures + half, found.high))
+
+
 def stacked(parts: Iterable[Interval]) -> Interval:
     """The intervals of several groups of figures as one."""
     low, high = zip(*((item.low, item.high) for item in parts), strict=True)

@@ -14,6 +14,7 @@ from cbmir.errors import ProtocolError
 from cbmir.evaluate import significance
 from cbmir.evaluate.intervals import (
     Interval,
+    Spread,
     closed_form,
     effective,
     percentile_interval,
@@ -132,9 +133,8 @@ def test_intervals__need_two_patients():
         assert np.isfinite(interval.low[0])
         assert interval.low[0] < interval.high[0]
         assert np.isnan(interval.low[1:]).all()  # the values of the second column are all of one patient
-    own_class = intervals(scores, np.array([0, 1, 0, 1]), Resampler(np.array([1, 2, 1, 2]), draws=500))
-    assert np.isfinite(own_class[0].low[0])
-    assert np.isnan(own_class[1].low).all()  # each class is one patient, whose resamples are all alike
+    own_class = intervals(scores, np.array([0, 1, 0, 1]), Resampler(np.array([1, 2, 1, 2]), draws=500))[1]
+    assert own_class.low[0] < 0.4375 < own_class.high[0]  # each class is one patient, whose resamples are all alike
     for interval in intervals(scores, classes, Resampler(np.full(4, 6))):
         assert np.isnan([interval.low, interval.high]).all()
     for interval in intervals(scores[:0], classes[:0], Resampler(classes[:0])):
@@ -193,6 +193,33 @@ def test_intervals__stay_in_the_range_of_the_scores():
     scores = np.repeat([[1.0], [1.0], [0.0]], [400, 400, 1], axis=0)
     for interval in intervals(scores, np.arange(801) % 7, Resampler(np.full(801, -1), 500)):
         assert interval.high[0] <= 1
+
+
+def test_intervals__of_rare_classes_hold_their_macro_mean():
+    """Twenty classes of two or three patients each: plain percentiles are far too narrow."""
+    rng = np.random.default_rng(7)
+    own = np.concatenate([np.arange(20), rng.integers(20, size=30)])
+    patients = np.repeat(np.arange(50), 4)
+    effects = rng.normal(0.5, 0.15, (50, 300))
+    scores = effects[patients] + rng.normal(0, 0.05, (200, 300))
+    by_method = {
+        method: covered(intervals(scores, own[patients], Resampler(patients, 500, method=method))[1], 0.5)
+        for method in ("percentile", "expanded")
+    }
+    assert by_method["percentile"] < 0.88
+    assert 0.92 < by_method["expanded"] < 0.99
+
+
+def test_spread__by_hand():
+    """Two classes: one of clusters 0 and 1, whose ratios are 0 and 1; one of cluster 2 alone, of ratio 1."""
+    ones = np.ones((2, 1))
+    parts = [(np.array([0, 1]), np.array([[0.0], [1.0]]), ones), (np.array([2]), ones[:1], ones[:1])]
+    spread = Spread.of(parts, 3, 1)
+    # class one: residuals -1/4 and 1/4, times sqrt(2); class two: 1 less the mean of 1/2 and 1
+    squares = 2 * (np.sqrt(2) / 4) ** 2 + (1 - 0.75) ** 2
+    assert spread.error[0] == pytest.approx(np.sqrt(squares) / 2)
+    assert spread.factor[0] == pytest.approx(np.sqrt(squares / (2 / 16)) / np.sqrt(3 / 2))
+    assert spread.clusters[0] == 2  # (1/4 + 1/16)^2 / (1/16 + 1/256) is 1.47 degrees of freedom: one
 
 
 def test_resampled__bca_equals_that_of_scipy():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.roc import Area, Values, roc_auc
 from cbmir.evaluate.analyses.classification.votes import NONE, Flags, Verdicts
-from cbmir.evaluate.intervals import Interval, resampled, stacked
+from cbmir.evaluate.intervals import Interval, Spread, over_classes, resampled, stacked
 from cbmir.evaluate.results import Average, Row
 from cbmir.evaluate.significance import Resampler
 
@@ -87,7 +87,7 @@ class Assessment:
         absent: Classes that no query has: in no macro recall, and in no ROC-AUC.
         universal: Classes that every query has: in no ROC-AUC.
         stray: Absent classes that were said nevertheless: 0 in the macro means of precision and F1.
-        lone: Classes whose queries are of one patient: macro intervals can't know how such classes vary.
+        lone: Classes whose queries are of one patient.
         unanswered: Queries of which no class was said.
     """
 
@@ -217,6 +217,17 @@ class _Group:
             columns += [means[-1], *_agreement(accuracy, said, true, sizes)]
         return np.where(sizes > 0, columns, np.nan).T
 
+    def spread(self, columns: int) -> Spread:
+        """How much the macro means vary: F1, precision, recall, and where they are four, balanced accuracy."""
+        tables = [np.asarray(table.toarray()[:-1], np.float64) for table in self._counts]
+        parts = []
+        for hits, said, true in zip(*tables, strict=True):
+            above = np.stack([2 * hits, hits, hits, hits], axis=1)[:, :columns]
+            below = np.stack([said + true, said, true, true], axis=1)[:, :columns]
+            clusters = np.flatnonzero(below.any(axis=1))
+            parts.append((clusters, above[clusters], below[clusters]))
+        return Spread.of(parts, tables[0].shape[1], columns)
+
     def _sums(self, draws: NDArray[np.float32]) -> tuple[Values, Values, Values]:
         """(classes + 1, b) right answers, answers, and queries of each class; the last is that of no answer."""
         hits, said, true = ((item @ draws).astype(np.float64) for item in self._counts)
@@ -267,10 +278,13 @@ def _resampled(group: _Group, resampler: Resampler, figures: Values) -> Interval
     without = np.empty((0, len(figures)))
     if resampler.method == "bca":
         without = np.concatenate([group.counted(np.ascontiguousarray(block.T)) for block in resampler.lacking()])
-    clusters = np.full(len(figures), group.clusters)
     lowest = np.zeros(len(figures))
     lowest[len(COUNTED) + 1 :] = -1  # kappa and mcc
-    return resampled(draws, clusters, resampler.method, figures, without).within(lowest, 1).holding(figures)
+    found = resampled(draws, np.full(len(figures), group.clusters), resampler.method, figures, without)
+    over = [place for place, (_, average) in enumerate(names_of(group.several)[: len(figures)]) if average == "macro"]
+    classes = over_classes(draws[:, over], group.spread(len(over)), resampler.method, figures[over], without[:, over])
+    found.low[over], found.high[over] = classes.low, classes.high
+    return found.within(lowest, 1).holding(figures)
 
 
 def _areas(verdicts: Verdicts, clusters: NDArray[np.int64], count: int) -> list[Area]:

@@ -23,11 +23,13 @@ class Area:
         value: 0 to 1; NaN without a positive or without a negative.
         influence: (clusters,) what each cluster adds to its error; the sum of squares is its variance.
         clusters: Clusters that limit what is known of it: those with a positive, or those with a negative, where fewer.
+        owner: The cluster that has all positives, or all negatives, where there is only one such; else -1.
     """
 
     value: float
     influence: Values
     clusters: int
+    owner: int = -1
 
     @classmethod
     def none(cls, clusters: int) -> "Area":
@@ -38,17 +40,22 @@ class Area:
     def mean(cls, areas: "list[Area]", clusters: int) -> "Area":
         """The mean of the areas of classes; what one cluster adds to several of them is added before it is squared.
 
-        Its degrees of freedom are Welch's and Satterthwaite's for the mean of independent areas.
+        The area of a class of one cluster differs from the mean of all areas by as much as it may be wrong, see
+        `cbmir.evaluate.intervals.Spread`. Degrees of freedom are Welch's and Satterthwaite's for independent areas.
         """
         known = [area for area in areas if not np.isnan(area.value)]
         if not known:
             return cls.none(clusters)
-        influence = np.mean([area.influence for area in known], axis=0)
-        sure = [area for area in known if area.clusters > 1]
-        variances = np.array([(area.influence**2).sum() for area in sure])
-        parts = float(sum(variances**2 / [area.clusters - 1 for area in sure]))
-        freedom = variances.sum() ** 2 / parts if parts else max((area.clusters - 1 for area in sure), default=0)
-        return cls(float(np.mean([area.value for area in known])), influence, min(clusters, 1 + int(freedom)))
+        mean = float(np.mean([area.value for area in known]))
+        each = np.stack([area.influence for area in known])
+        for row, area in zip(each, known, strict=True):
+            if area.owner >= 0:
+                row[area.owner] += area.value - mean
+        variances = (each**2).sum(axis=1)
+        parts = float(sum(variances**2 / [max(area.clusters - 1, 1) for area in known]))
+        freedom = variances.sum() ** 2 / parts if parts else max(area.clusters - 1 for area in known)
+        having = len(np.unique(np.nonzero(each)[1]))
+        return cls(mean, each.mean(axis=0), min(max(having, 1), 1 + int(freedom + 1e-9)))
 
     @property
     def interval(self) -> Interval:
@@ -90,7 +97,7 @@ def roc_auc(scores: Shares, positive: Flags, clusters: NDArray[np.int64], count:
     sides[1] = np.bincount(owners[~right], weights=above[levels[~right]] - area, minlength=count)
     sides[1] = (sides[1] + rest * (above[0] - area)) / m
     having = np.bincount(owners[right], minlength=count) > 0, (np.bincount(owners[~right], minlength=count) + rest) > 0
-    return _corrected(area, sides, [int(np.count_nonzero(flags)) for flags in having])
+    return _corrected(area, sides, having)
 
 
 def average_precision(scores: Values, positive: Flags, clusters: NDArray[np.int64], count: int) -> Area:
@@ -124,10 +131,12 @@ def average_precision(scores: Values, positive: Flags, clusters: NDArray[np.int6
     return Area(area, influence * factor, min(having))
 
 
-def _corrected(area: float, sides: Values, having: list[int]) -> Area:
-    """An area from what the positives and the negatives of each cluster add, and how many clusters have such."""
-    factors = [np.sqrt(number / max(number - 1, 1)) for number in having]
-    return Area(area, factors[0] * sides[0] + factors[1] * sides[1], min(having))
+def _corrected(area: float, sides: Values, having: tuple[Flags, Flags]) -> Area:
+    """An area from what the positives and the negatives of each cluster add, and which clusters have such."""
+    numbers = [int(np.count_nonzero(flags)) for flags in having]
+    factors = [np.sqrt(number / max(number - 1, 1)) for number in numbers]
+    owners = [int(np.argmax(flags)) for flags, number in zip(having, numbers, strict=True) if number == 1]
+    return Area(area, factors[0] * sides[0] + factors[1] * sides[1], min(numbers), owners[0] if owners else -1)
 
 
 def _levels(scores: Values, lowest: float) -> NDArray[np.int64]:
