@@ -26,6 +26,7 @@ from cbmir.evaluate.intervals import METHODS
 from cbmir.evaluate.protocol import (
     GROUPS,
     LABELS,
+    PATIENTS_BY,
     RULES,
     UNLABELLED,
     RetrievalProtocol,
@@ -68,6 +69,14 @@ class Judged(Narrowed):
             "the class 'no label' and are relevant to each other only; use it where no label means no finding."
         ),
     ] = UNLABELLED[0]
+    patients: Annotated[
+        str,
+        OneOf("scope of patient ids", lambda: PATIENTS_BY),
+        Option(
+            "Where a patient id means the same patient. dataset: within its data set, unless it is a keyed hash (32 "
+            "hexadecimal digits), which means the same everywhere. global: in all data sets."
+        ),
+    ] = PATIENTS_BY[0]
     draws: Annotated[
         int,
         Field(ge=0, le=1_000_000),
@@ -145,6 +154,7 @@ class Asking(Judged):
             "draws",
             "seed",
             "interval",
+            "patients",
             "device",
             "exclude",
             "by",

@@ -40,6 +40,10 @@ BOTH = ("exact", "approximate")
 
 RULES = ("any", "exact", "jaccard")
 
+PatientsBy = Literal["dataset", "global"]
+PATIENTS_BY: tuple[PatientsBy, ...] = ("dataset", "global")
+"""Where a patient id means the same patient."""
+
 Unlabelled = Literal["exclude", "include"]
 UNLABELLED: tuple[Unlabelled, ...] = ("exclude", "include")
 """What becomes of images without a label: they are no queries and relevant to nobody, or they are a class."""
@@ -97,6 +101,8 @@ class RetrievalProtocol:
         searches: Names of rankers, see `searches`.
         exclude: Keys of `EXCLUDED`: gallery images that share the patient, the study, ... of the query are neither
             found nor relevant.
+        patients: ``dataset``: a patient id means the same within its data set only, unless it is a keyed hash, see
+            `cbmir.filters.scope_of`; study and series ids likewise. ``global``: it means the same everywhere.
         by: Fields of `GROUPS` and own columns for whose values figures are given apart.
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
@@ -118,6 +124,7 @@ class RetrievalProtocol:
     k: tuple[int, ...] = (1, 3, 5, 10)
     searches: tuple[str, ...] = BOTH
     exclude: tuple[str, ...] = ("patient",)
+    patients: PatientsBy = "dataset"
     by: tuple[str, ...] = ("modality",)
     draws: int = 10_000
     seed: int = 0
@@ -130,6 +137,7 @@ class RetrievalProtocol:
         _known("search", self.searches, searches())
         _known("rule of relevance", (self.relevance,), RULES)
         _known("way with images without a label", (self.unlabelled,), UNLABELLED)
+        _known("scope of patient ids", (self.patients,), PATIENTS_BY)
         _known("kind of interval", (self.interval,), METHODS)
         _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))
         for name in self.by:

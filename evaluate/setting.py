@@ -102,6 +102,9 @@ class Header:
         scope: What images are counted in, where that isn't one collection.
         queries_with_copies: Queries that may find an image whose file has the same content as theirs.
         further_labels: By role, labels of images beyond the first of each, where only the first is judged by.
+        patients_by: ``dataset`` or ``global``: where a patient id means the same patient; empty where nothing depends
+            on it.
+        ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
     """
 
     label: str | None
@@ -112,6 +115,8 @@ class Header:
     scope: str = ""
     queries_with_copies: int = 0
     further_labels: Mapping[str, int] = field(default_factory=dict)
+    patients_by: str = ""
+    ids_in_several_datasets: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The keys of a result's ``protocol``."""
@@ -123,6 +128,8 @@ class Header:
             "queries_with_copies": self.queries_with_copies,
             "left_out": {item.name: item.count for item in self.left_out},
             "patients": {role: asdict(counts) for role, counts in self.patients.items()},
+            "patients_by": self.patients_by,
+            "ids_in_several_datasets": self.ids_in_several_datasets,
         }
 
     def columns(self) -> dict[str, object]:
@@ -184,7 +191,15 @@ class Header:
         if not any(counts.patients for counts in self.patients.values()):
             one = "query" if list(self.patients) == ["queries"] else "image"
             return f"no {one} has a patient id: each {one} is counted on its own"
-        return "; ".join(f"{role}: {counts.words}" for role, counts in self.patients.items())
+        words = "; ".join(f"{role}: {counts.words}" for role, counts in self.patients.items())
+        if self.patients_by == "global":
+            words += "; an id is one patient in all data sets"
+        if count := self.ids_in_several_datasets:
+            verb = "counts" if count == 1 else "count"
+            words += (
+                f"; {counted(count, 'id')} of several data sets {verb} as a patient in each (--patients global: as one)"
+            )
+        return words
 
 
 def _noun(role: str) -> str:
@@ -338,6 +353,8 @@ class Setting:
         queries_without_relevant: Queries without a relevant image in the gallery.
         patients: How many the queries and the gallery have.
         queries_with_copies: Queries that may find an image whose file has the same content as theirs.
+        patients_by: ``dataset`` or ``global``: where a patient id means the same patient.
+        ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
         version: Of cbmir.
     """
 
@@ -362,6 +379,8 @@ class Setting:
     queries_without_relevant: int = 0
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
     queries_with_copies: int = 0
+    patients_by: str = "dataset"
+    ids_in_several_datasets: int = 0
     version: str = cbmir.__version__
 
     @property
@@ -387,6 +406,8 @@ class Setting:
             ),
             patients=self.patients,
             queries_with_copies=self.queries_with_copies,
+            patients_by=self.patients_by,
+            ids_in_several_datasets=self.ids_in_several_datasets,
             further_labels={"queries": self.queries.further_labels, "gallery": self.gallery.further_labels},
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 from cbmir.encoders import Encoder, EncoderSettings
 from cbmir.encoders.needed import encoder_of, recognise
 from cbmir.errors import CollectionError, ImageError
-from cbmir.filters import Condition, Where, parse_all, resolve
+from cbmir.filters import Condition, Where, not_of, parse_all, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.search.query import Options, Query, StoredQuery
@@ -359,9 +359,10 @@ def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
     """Conditions that leave out the stored copies of the query image and the patients of all of them."""
     if not query.exclude_same_patient or not copies:
         return ()
-    patients = {str(point.payload["patient_id"]) for point in copies if point.payload.get("patient_id")}
+    payloads = [point.payload for point in copies if point.payload.get("patient_id")]
     themselves = Condition("id", "!=", tuple(sorted({point.id for point in copies})))
-    return (themselves, Condition("patient_id", "!=", tuple(sorted(patients)))) if patients else (themselves,)
+    patients = ((str(payload["patient_id"]), str(payload["dataset"])) for payload in payloads)
+    return (themselves, *not_of("patient_id", patients))
 
 
 def _parsed(query: Options) -> Where:

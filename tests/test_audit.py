@@ -213,7 +213,7 @@ def test_audit__a_small_site_that_neighbours_follow_is_seen_beside_a_large_one(e
     numbers = np.arange(400) // 2
     label, small = numbers % 2, numbers % 10 >= 8
     axes = np.eye(DIM)
-    vectors = np.where(small[:, None], 3 * axes[2], 2 * axes[label]) + 0.1 * noise(400)
+    vectors = np.where(small[:, None], 3 * axes[2], 2 * axes[label]) + 0.8 * noise(400)
     records = [
         a_record(
             number,

@@ -227,7 +227,7 @@ def test_read_splits__rows_of_both_splits_keep_their_patients_and_classes(cluste
         for row, packed in enumerate(trial.queries.ids.tolist()):
             number = by_id[packed.ljust(16, b"\0")]
             assert records[number].split == name
-            assert patients[trial.queries.codes["patient_id"][row]] == (records[number].patient_id,)
+            assert patients[trial.queries.codes["patient_id"][row]][:1] == (records[number].patient_id,)
             assert trial.class_names[trial.classes[row]] == records[number].labels[0]
             np.testing.assert_array_equal(trial.query_vectors[row], vectors[number])
 
@@ -345,7 +345,20 @@ def test_classify__several_values_are_questions_of_their_own(cbmir, location, tm
 
 def test_probe__several_values_have_no_accuracy_without_a_name(cbmir, location, tmp_path):
     common = ("evaluate", "probe", "--store", location, "--collection", "several", "--label", "labels", "--draws", 0)
-    done = cbmir(*common, "--epochs", 2, "--shots", 2, "--draws-shots", 1, "--json", "--curve", tmp_path / "c.csv")
+    done = cbmir(
+        *common,
+        "--protocol",
+        "paper",
+        "--epochs",
+        2,
+        "--shots",
+        2,
+        "--draws-shots",
+        1,
+        "--json",
+        "--curve",
+        tmp_path / "c.csv",
+    )
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     assert '"accuracy"' not in json.dumps({key: item for key, item in data.items() if key != "configuration"})
@@ -358,7 +371,18 @@ def test_probe__several_values_have_no_accuracy_without_a_name(cbmir, location, 
 
 def test_probe__writes_curve_and_few_shots(cbmir, location, tmp_path):
     common = ("evaluate", "probe", "--store", location, "--collection", "clusters", "--draws", 0, "--json")
-    options = ("--epochs", 6, "--shots", 4, "--draws-shots", 2, "--curve", tmp_path / "curve.csv")
+    options = (
+        "--protocol",
+        "paper",
+        "--epochs",
+        6,
+        "--shots",
+        4,
+        "--draws-shots",
+        2,
+        "--curve",
+        tmp_path / "curve.csv",
+    )
     fresh = json.loads(cbmir(*common, *options).stdout)
     assert len(fresh["curve"]) == 6 == len((tmp_path / "curve.csv").read_text().splitlines()) - 1
     (few,) = fresh["few_shot"]

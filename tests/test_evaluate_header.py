@@ -20,7 +20,7 @@ from cbmir.store.edge import EdgeStore
 pytestmark = pytest.mark.slow
 
 IMAGES = 60
-QUICK = {"--draws": 20, "--count": 8, "--ef": 32, "--epochs": 2, "--max-k": 5, "--galleries": 1, "--pictures": 1}
+QUICK = {"--draws": 20, "--count": 8, "--ef": 32, "--max-k": 5, "--galleries": 1, "--pictures": 1}
 """Options that keep a command short, where it has them."""
 
 PLACES = ("--out", "--root", "--store")

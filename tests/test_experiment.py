@@ -93,6 +93,7 @@ vote = "softmax"
 max_k = 5
 
 [probe]
+protocol = "paper"
 epochs = 2
 shots = [2]
 
@@ -459,7 +460,7 @@ def test_run__files_without_room_for_it_have_what_they_answer_beside_them(folder
     commands = {
         ("retrieval", "--export", "a.parquet", "--export-long", "b.csv"): ("a.parquet", "b.csv"),
         ("classify", "-k", 1, "--confusion", "c.csv"): ("c.csv",),
-        ("probe", "--epochs", 1, "--curve", "d.csv"): ("d.csv",),
+        ("probe", "--protocol", "paper", "--epochs", 1, "--curve", "d.csv"): ("d.csv",),
         ("audit", "--pairs", "e.parquet"): ("e.parquet",),
     }
     for words, files in commands.items():

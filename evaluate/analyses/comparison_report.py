@@ -162,6 +162,8 @@ class ComparisonReport(TabularResult):
             patients={"queries": self.shared},
             queries_with_copies=self.setting.queries_with_copies,
             further_labels=self.setting.header.further_labels,
+            patients_by=self.setting.patients_by,
+            ids_in_several_datasets=self.setting.ids_in_several_datasets,
             scope=f"counted in each of the {len(self.entries):,} collections",
         )
 

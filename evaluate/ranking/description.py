@@ -9,6 +9,7 @@ from cbmir.evaluate.ranking.relevance import Relevance
 from cbmir.evaluate.ranking.trial import NONE, Trial
 from cbmir.evaluate.setting import Barred, Intervals, PatientCounts, Setting, Side
 from cbmir.evaluate.significance import Resampler
+from cbmir.filters import SCOPED
 from cbmir.search.ranker import ranker_named
 from cbmir.search.rankers.engine import Engine
 from cbmir.store import Collection
@@ -28,7 +29,7 @@ def group_masks(trial: Trial) -> dict[str, NDArray[np.bool_]]:
         codes = trial.queries.codes[field]
         holders: dict[str, list[int]] = {}
         for values, code in trial.vocabularies[field].items():
-            for value in values:
+            for value in values[:1] if field in SCOPED else values:
                 holders.setdefault(value, []).append(code)
         groups |= {f"{name}={value}": np.isin(codes, holders[value]) for value in sorted(holders)}
     return {name: rows for name, rows in groups.items() if rows.any()}
@@ -37,6 +38,17 @@ def group_masks(trial: Trial) -> dict[str, NDArray[np.bool_]]:
 def patients(trial: Trial) -> NDArray[np.int64]:
     """(queries,) number of each query's patient, -1 where it isn't known: then the query is a cluster of its own."""
     return trial.clusters.astype(np.int64)
+
+
+def _in_several(trial: Trial) -> int:
+    """Patient ids that images of several data sets have and that are told apart there."""
+    met: dict[str, set[str]] = {}
+    names = list(trial.vocabularies["patient_id"])
+    for images in (trial.queries, trial.gallery):
+        for code in np.unique(images.codes["patient_id"]).tolist():
+            for scope in names[code][1:]:
+                met.setdefault(names[code][0], set()).add(scope)
+    return sum(len(scopes) > 1 for scopes in met.values())
 
 
 def resampler_of(trial: Trial, rows: NDArray[np.bool_] | None = None) -> Resampler:
@@ -100,5 +112,7 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         unlabelled=protocol.unlabelled,
         queries_without_relevant=int((~relevance.covered).sum()),
         patients=people,
+        patients_by=protocol.patients,
+        ids_in_several_datasets=_in_several(trial),
         queries_with_copies=copies(trial, exclusion),
     )

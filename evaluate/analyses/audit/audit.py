@@ -119,6 +119,7 @@ def audit(collection: Collection, asked: AuditConfiguration) -> Result:
         draws=asked.draws,
         seed=asked.seed,
         interval=asked.interval,  # type: ignore[arg-type]  # checked
+        patients=asked.patients,  # type: ignore[arg-type]  # checked
         device=asked.device,
     )
     report = audit_collection(collection, terms).of("audit", asked)

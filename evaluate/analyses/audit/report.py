@@ -108,6 +108,7 @@ class AuditReport(TabularResult):
                 ),
             ),
             patients={"images": self.people},
+            patients_by=self.terms.patients,
         )
 
     @property

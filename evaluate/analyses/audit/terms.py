@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.intervals import Method
-from cbmir.evaluate.protocol import NAMED, RetrievalProtocol, Unlabelled
+from cbmir.evaluate.protocol import NAMED, PatientsBy, RetrievalProtocol, Unlabelled
 from cbmir.evaluate.ranking.trial import SCROLL_IMAGES
 from cbmir.evaluate.significance import DRAWS
 from cbmir.filters import Where
@@ -32,6 +32,7 @@ class AuditTerms:
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
         interval: How it gives intervals, one of `cbmir.evaluate.intervals.METHODS`.
+        patients: Where a patient id means the same patient, see `cbmir.evaluate.protocol.RetrievalProtocol`.
         device: Of the exact search.
         search: How the neighbours of the confounder index are found, one of `cbmir.evaluate.protocol.searches`. Near
             copies are found by comparing all vectors, whatever it is.
@@ -51,6 +52,7 @@ class AuditTerms:
     draws: int = DRAWS
     seed: int = 0
     interval: Method = "expanded"
+    patients: PatientsBy = "dataset"
     device: str = "auto"
     search: str = "exact"
 
@@ -74,6 +76,7 @@ class AuditTerms:
             draws=self.draws,
             seed=self.seed,
             interval=self.interval,
+            patients=self.patients,
             device=self.device,
         )
 

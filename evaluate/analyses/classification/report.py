@@ -166,7 +166,11 @@ class LeftOut:
             (self.absent, "classes_without_query", "that no query has, in no macro recall and no roc_auc"),
             (self.universal, "classes_of_every_query", "that every query has, in no roc_auc"),
             (self.stray, "classes_said_without_query", "predicted that no query has, 0 in macro precision and F1"),
-            (self.lone, "classes_of_one_patient", "of one patient: macro intervals take how such classes vary from the spread between classes"),
+            (
+                self.lone,
+                "classes_of_one_patient",
+                "of one patient: macro intervals use the spread between classes for them",
+            ),
             (self.unseen, "classes_without_gallery_image", "without a gallery image"),
         )
         return tuple(
