@@ -355,6 +355,7 @@ class Setting:
         queries_with_copies: Queries that may find an image whose file has the same content as theirs.
         patients_by: ``dataset`` or ``global``: where a patient id means the same patient.
         ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
+        classes_of_one_patient: Classes whose queries are of one patient; 0 where there are no intervals.
         version: Of cbmir.
     """
 
@@ -381,6 +382,7 @@ class Setting:
     queries_with_copies: int = 0
     patients_by: str = "dataset"
     ids_in_several_datasets: int = 0
+    classes_of_one_patient: int = 0
     version: str = cbmir.__version__
 
     @property
@@ -402,6 +404,12 @@ class Setting:
                     len(self.classes_without_gallery),
                     "class",
                     "of which no query has a relevant gallery image",
+                ),
+                Omission(
+                    "classes_of_one_patient",
+                    self.classes_of_one_patient,
+                    "class",
+                    "of one patient: macro intervals use the spread between classes for them",
                 ),
             ),
             patients=self.patients,

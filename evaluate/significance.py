@@ -32,7 +32,7 @@ BLOCK_CELLS = 1 << 22
 Rows = NDArray[np.integer[Any]]
 """Numbers of queries."""
 
-_TIE = 1e-9
+TIE = 1e-9
 """Scores that differ by less are the same but for rounding, and so are means, in units of what they sum up."""
 
 
@@ -229,7 +229,7 @@ def paired_test(
     rows = np.arange(len(gaps)) if owners is None else owners
     shares = group_sums(np.nan_to_num(gaps[rows] * _weights(gaps[rows], labels)), resampler.codes[rows])
     totals = shares.sum(axis=0)
-    least = np.abs(totals) - _TIE * np.abs(shares).sum(axis=0)
+    least = np.abs(totals) - TIE * np.abs(shares).sum(axis=0)
     extreme = np.ones(len(totals), np.int64)
     for block in resampler.flips():
         swapped = totals - 2 * (block.astype(np.float64) @ shares)
@@ -275,7 +275,7 @@ def tally(first: Scores, second: Scores) -> Tally:
         second: (queries, m) scores of the other system.
     """
     gaps = first - second
-    wins, losses = np.count_nonzero(gaps > _TIE, axis=0), np.count_nonzero(gaps < -_TIE, axis=0)
+    wins, losses = np.count_nonzero(gaps > TIE, axis=0), np.count_nonzero(gaps < -TIE, axis=0)
     return Tally(wins, valued(gaps) - wins - losses, losses)
 
 

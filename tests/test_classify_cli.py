@@ -22,6 +22,7 @@ from cbmir.evaluate.protocol import RetrievalProtocol, conditions, searches
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
+from cbmir.store.sources import remember
 
 pytestmark = pytest.mark.slow
 
@@ -304,9 +305,48 @@ def test_classify__by_class_gives_each_class_against_the_others(cbmir, location)
     for code, item in enumerate(by_label.values()):
         assert item["ppv"]["value"] == pytest.approx(counts[code, code] / counts[:, code].sum())
         assert item["sensitivity"]["value"] == pytest.approx(counts[code, code] / counts[code].sum())
-    table = cbmir(*common, "--by", "class").stdout
+    table = cbmir(*common, "--by", "class", "--by", "pathology").stdout
+    assert "groups by class, pathology: each class has a line of its own" in table
     assert "each value of primary_label by itself" in table
     assert "confusion: queries of each class" in table
+
+
+@pytest.mark.parametrize(
+    ("columns", "ties", "said"),
+    [
+        ((), "alphabetical order, as the order of its label columns isn't known", "CT/a/first"),
+        (("CT/a/Second", "CT/a/First"), "the order of label_columns", "CT/a/second"),
+        (("Second",), "the order of label_columns", "CT/a/second"),
+    ],
+)
+def test_evaluate_classification__paper_ties_go_by_the_order_of_columns(fill, columns, ties, said):
+    """Two neighbours of two classes: equal votes."""
+    names = ("CT/a/first", "CT/a/second")
+    train = [(name, (1.0, number / 100)) for number, name in enumerate(names * 2)]
+    asked = [(names[0], (1.0, 0.0))]
+    rows = [("train", *row) for row in train] + [(split, *row) for split in ("test", "val") for row in asked]
+    records = [
+        ImageRecord(filepath=f"{number}.png", dataset="syn", split=split, labels=(label,))
+        for number, (split, label, _) in enumerate(rows)
+    ]
+    collection = fill(records, normalise(np.array([vector for *_, vector in rows], np.float32)))
+    terms = KnnTerms(rules=VoteRules(paper=True, k=2, columns=columns))
+    report = evaluate_classification(collection, RetrievalProtocol(searches=("exact",), exclude=()), terms)
+    counts = report.confusion.toarray()
+    assert report.classes[int(np.argmax(counts.sum(axis=0)))] == said
+    assert report.method.ties == ties
+    assert f"equal votes go by {ties}" in report.table()
+
+
+def test_evaluate_classification__paper_takes_the_column_order_of_the_tables(fill):
+    records, vectors = _clusters()
+    with fill(records, vectors) as collection:
+        order = [f"{name.rpartition('/')[2].title()}" for name in reversed(NAMES)]
+        remember(collection, {"syn/t.csv": {"read_at": "2026", "label_columns": order}}, {})
+        terms = KnnTerms(rules=VoteRules(paper=True), max_k=5)
+        report = evaluate_classification(collection, FIGURES, terms)
+    assert report.classes == tuple(reversed(NAMES))
+    assert report.method.ties == "the order of the label columns of its table"
 
 
 def test_classify__table_and_one_measure(cbmir, location):

@@ -454,6 +454,27 @@ def test_analyses__can_be_asked_for_in_a_file(name):
     assert all(item.nargs == -1 for item in arguments)
 
 
+WRITTEN = ("export", "export-long", "confusion", "curve", "pairs")
+
+
+@pytest.mark.parametrize("name", ["classify", "probe"])
+def test_run__no_file_of_the_published_protocol_looks_like_one_of_the_default(folder, cbmir, name):
+    """Rows, classes and matrix: each file says which protocol it is of."""
+    place = ("--store", folder / "store", "--collection", "sharp", "--draws", 20, "--json")
+    said = []
+    for protocol in ("default", "paper"):
+        out, confusion = folder / f"{name}-{protocol}.csv", folder / f"{name}-{protocol}-confusion.csv"
+        done = cbmir("evaluate", name, *place, "--protocol", protocol, "--out", out, "--confusion", confusion)
+        assert done.returncode == 0, done.stderr
+        with out.open() as file:
+            rows = list(csv.DictReader(file))
+        assert {row["average"] for row in rows} == {"micro", "macro", "label"}
+        beside = json.loads(confusion.with_name(f"{confusion.name}.json").read_text())["configuration"]["rules"]
+        said.append([{row["configuration.rules"] for row in rows}, {beside}])
+        assert json.loads(done.stdout)["configuration"]["rules"] == protocol
+    assert said == [[{"default"}] * 2, [{"paper"}] * 2]
+
+
 def test_run__files_without_room_for_it_have_what_they_answer_beside_them(folder, cbmir):
     """A Parquet file carries its configuration, a matrix or a table of a fixed layout has it in a file beside it."""
     place = ("--store", folder / "store", "--collection", "sharp")
@@ -462,6 +483,14 @@ def test_run__files_without_room_for_it_have_what_they_answer_beside_them(folder
         ("classify", "-k", 1, "--confusion", "c.csv"): ("c.csv",),
         ("probe", "--protocol", "paper", "--epochs", 1, "--curve", "d.csv"): ("d.csv",),
         ("audit", "--pairs", "e.parquet"): ("e.parquet",),
+        ("probe", "--confusion", "f.csv"): ("f.csv",),
+    }
+    covered = {(words[0], word) for words in commands for word in words if str(word)[2:] in WRITTEN}
+    assert covered == {
+        (name, spec.flag)
+        for name, item in ANALYSES.items()
+        for spec in item.configuration.options()
+        if spec.file == "written"
     }
     for words, files in commands.items():
         given = [folder / word if str(word).endswith((".csv", ".parquet")) else word for word in words]

@@ -24,7 +24,7 @@ from cbmir.evaluate.ranking.description import patients
 from cbmir.evaluate.ranking.trial import Classes
 from cbmir.evaluate.results import Average, Result
 from cbmir.evaluate.setting import Setting
-from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
+from cbmir.evaluate.significance import TIE, Resampler, holm, intervals, paired_test, tally
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection, Store
 
@@ -180,9 +180,11 @@ def _pair(
 ) -> Iterator[tuple[CompareRow, bytes]]:
     """The rows of two collections, each with what tells whether two of them are one test."""
     setting = first.setting
-    gaps = first.scores - second.scores
     counts = tally(first.scores, second.scores)
-    ours, theirs = (np.where(np.isnan(gaps), np.nan, item.scores) for item in (first, second))
+    same = np.abs(first.scores - second.scores) <= TIE  # but for rounding: else an interval could leave out 0 by it
+    gaps = np.where(same, 0, first.scores - second.scores)
+    ours = np.where(np.isnan(gaps), np.nan, first.scores)
+    theirs = np.where(same, ours, np.where(np.isnan(gaps), np.nan, second.scores))
     tests = {
         "micro": paired_test(ours, theirs, resampler),
         "macro": paired_test(ours, theirs, resampler, classes.codes, classes.owners),

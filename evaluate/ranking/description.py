@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from cbmir.evaluate.protocol import CLASS, further_labels, group_field, wording
 from cbmir.evaluate.ranking.exclusion import Exclusion, copies
 from cbmir.evaluate.ranking.relevance import Relevance
-from cbmir.evaluate.ranking.trial import NONE, Trial
+from cbmir.evaluate.ranking.trial import NONE, Classes, Trial
 from cbmir.evaluate.setting import Barred, Intervals, PatientCounts, Setting, Side
 from cbmir.evaluate.significance import Resampler
 from cbmir.filters import SCOPED
@@ -38,6 +38,13 @@ def group_masks(trial: Trial) -> dict[str, NDArray[np.bool_]]:
 def patients(trial: Trial) -> NDArray[np.int64]:
     """(queries,) number of each query's patient, -1 where it isn't known: then the query is a cluster of its own."""
     return trial.clusters.astype(np.int64)
+
+
+def _of_one_patient(classes: Classes, resampler: Resampler) -> int:
+    """Classes whose queries are all of one patient."""
+    pairs = np.unique(classes.codes * np.int64(resampler.count) + resampler.codes[classes.owners])
+    patients = np.bincount(pairs // max(resampler.count, 1), minlength=len(classes.names))
+    return int(np.count_nonzero(patients == 1))
 
 
 def _in_several(trial: Trial) -> int:
@@ -114,5 +121,6 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         patients=people,
         patients_by=protocol.patients,
         ids_in_several_datasets=_in_several(trial),
+        classes_of_one_patient=_of_one_patient(classes, resampler) if protocol.draws else 0,
         queries_with_copies=copies(trial, exclusion),
     )

@@ -279,21 +279,34 @@ def evaluate_classification(
         classes=splits.coding.classes,
         confusion=result.assessment.confusion,
         left_out=LeftOut.of(
-            result.assessment, splits.coding.classes, np.flatnonzero(gallery == 0).tolist(), result.voteless
+            result.assessment,
+            splits.coding.classes,
+            np.flatnonzero(gallery == 0).tolist(),
+            result.voteless,
+            groups_of_class(protocol),
         ),
         together=together,
         labels=class_figures(result.verdicts, splits.coding.classes, cohort.resampler),
     )
 
 
-def cohort_of(trial: Trial, covered: Flags) -> Cohort:
-    """The queries of a trial with their groups and the draws of their patients.
+_FINDINGS = ("primary_label", "labels", "pathology")
 
-    Classes are no groups here: a group of one true class has no false alarms, so that its precision would say nothing.
-    Each class has its own figures, see `cbmir.evaluate.analyses.classification.classes`.
+
+def groups_of_class(protocol: RetrievalProtocol) -> tuple[str, ...]:
+    """The groups asked for that the class decides: they are left out, as each class has figures of its own.
+
+    A group of one true class has no false alarms, so that its precision would say nothing.
     """
+    own = {CLASS, protocol.label, *(_FINDINGS if protocol.label in _FINDINGS else ())}
+    return tuple(name for name in protocol.by if name in own)
+
+
+def cohort_of(trial: Trial, covered: Flags) -> Cohort:
+    """The queries of a trial with their groups and the draws of their patients; see `groups_of_class`."""
+    left_out = tuple(f"{name}=" for name in groups_of_class(trial.protocol))
     groups = group_masks(trial)
-    kept = {name: mask for name, mask in groups.items() if name != EVERYONE and not name.startswith(f"{CLASS}=")}
+    kept = {name: mask for name, mask in groups.items() if name != EVERYONE and not name.startswith(left_out)}
     return Cohort(kept, covered, resampler_of(trial))
 
 

@@ -18,7 +18,7 @@ from cbmir.evaluate.analyses.classification.assessment import (
     named,
 )
 from cbmir.evaluate.analyses.classification.classes import class_figures
-from cbmir.evaluate.analyses.classification.knn import cohort_of
+from cbmir.evaluate.analyses.classification.knn import cohort_of, groups_of_class
 from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, Learning, LeftOut
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from cbmir.evaluate.analyses.classification.training import Epoch, Examples, ProbeSettings, Task, Training, train_probe
@@ -302,7 +302,7 @@ def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: P
         rows=tuple(row for row in assessment.rows(0, SEARCH) if row.measure in measures),
         classes=splits.coding.classes,
         confusion=assessment.confusion,
-        left_out=LeftOut.of(assessment, splits.coding.classes, training.unseen, 0),
+        left_out=LeftOut.of(assessment, splits.coding.classes, training.unseen, 0, groups_of_class(protocol)),
         labels=class_figures(verdicts, splits.coding.classes, cohort.resampler),
     )
     few = (few_shot(folds, task, shots, terms.draws, terms.settings) for shots in sorted(set(terms.shots)))

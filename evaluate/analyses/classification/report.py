@@ -133,6 +133,7 @@ class LeftOut:
         unseen: Classes without a gallery image.
         unanswered: Queries of which no class was said.
         voteless: Queries of which no neighbour has a label.
+        groups: Groups asked for that the class decides.
     """
 
     absent: tuple[str, ...]
@@ -142,9 +143,17 @@ class LeftOut:
     unseen: tuple[str, ...]
     unanswered: int
     voteless: int
+    groups: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, assessment: Assessment, classes: Sequence[str], unseen: Sequence[int], voteless: int) -> "LeftOut":
+    def of(
+        cls,
+        assessment: Assessment,
+        classes: Sequence[str],
+        unseen: Sequence[int],
+        voteless: int,
+        groups: tuple[str, ...] = (),
+    ) -> "LeftOut":
         """Names for the codes of an assessment."""
 
         def names(codes: Sequence[int]) -> tuple[str, ...]:
@@ -158,6 +167,7 @@ class LeftOut:
             unseen=names(unseen),
             unanswered=assessment.unanswered,
             voteless=voteless,
+            groups=groups,
         )
 
     def omissions(self) -> tuple[Omission, ...]:
@@ -188,6 +198,8 @@ class LeftOut:
         for count, text in ((self.unanswered, "were told no class"), (self.voteless, "met no labelled neighbour")):
             if count:
                 yield f"wrong       {counted(count, 'query')} {text}"
+        if self.groups:
+            yield f"left out    groups by {', '.join(self.groups)}: each class has a line of its own against the others"
 
 
 def validation(val: Validation) -> str:
