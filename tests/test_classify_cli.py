@@ -329,7 +329,8 @@ def test_evaluate_classification__paper_ties_go_by_the_order_of_columns(fill, co
         ImageRecord(filepath=f"{number}.png", dataset="syn", split=split, labels=(label,))
         for number, (split, label, _) in enumerate(rows)
     ]
-    collection = fill(records, normalise(np.array([vector for *_, vector in rows], np.float32)))
+    vectors = np.pad(np.array([vector for *_, vector in rows], np.float32), ((0, 0), (0, 6)))
+    collection = fill(records, normalise(vectors))
     terms = KnnTerms(rules=VoteRules(paper=True, k=2, columns=columns))
     report = evaluate_classification(collection, RetrievalProtocol(searches=("exact",), exclude=()), terms)
     counts = report.confusion.toarray()
@@ -341,7 +342,7 @@ def test_evaluate_classification__paper_ties_go_by_the_order_of_columns(fill, co
 def test_evaluate_classification__paper_takes_the_column_order_of_the_tables(fill):
     records, vectors = _clusters()
     with fill(records, vectors) as collection:
-        order = [f"{name.rpartition('/')[2].title()}" for name in reversed(NAMES)]
+        order = [name.replace("/chest/", "/Chest/") for name in reversed(NAMES)]
         remember(collection, {"syn/t.csv": {"read_at": "2026", "label_columns": order}}, {})
         terms = KnnTerms(rules=VoteRules(paper=True), max_k=5)
         report = evaluate_classification(collection, FIGURES, terms)
