@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cbmir.evaluate.analyses.classification.roc import Area, roc_auc
-from cbmir.evaluate.intervals import METHODS, Interval, effective, wilson
+from cbmir.evaluate.intervals import METHODS, Interval, shares
 from cbmir.evaluate.metrics import Scores, group_sums
 from cbmir.evaluate.significance import Resampler, intervals
 
@@ -97,13 +97,11 @@ def _sample(
     for method in METHODS:
         both = intervals(scores, codes, Resampler(owners, draws, 1, method))
         yield ("mean over queries", method), both[0], micro
-        yield ("mean over classes", method), both[1], macro
+        if method != "wilson":  # there it is expanded
+            yield ("mean over classes", method), both[1], macro
     tables = group_sums(scores, owners), np.repeat(np.bincount(owners)[:, None].astype(float), _COLUMNS, axis=1)
-    yield ("mean over queries", "wilson"), wilson(scores.mean(axis=0), *effective(*tables)).within(0, 1), micro
-    one = codes == classes - 1
     ours = [table[own == classes - 1] for table in tables]
-    shares = wilson(scores[one].mean(axis=0), *effective(*ours)).within(0, 1)
-    yield ("share of one class", "wilson"), shares, np.full(_COLUMNS, means[-1])
+    yield ("share of one class", "wilson"), shares(ours[0], ours[1]), np.full(_COLUMNS, means[-1])
     yield ("ROC-AUC over classes", "closed form"), *_areas(rng, owners, codes, patients, classes)
 
 

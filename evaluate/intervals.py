@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from cbmir.evaluate.metrics import Scores
 
-Method = Literal["expanded", "percentile", "bca"]
-METHODS: tuple[Method, ...] = ("expanded", "percentile", "bca")
-"""How bootstrap resamples become an interval, see `resampled`."""
+Method = Literal["expanded", "percentile", "bca", "wilson"]
+METHODS: tuple[Method, ...] = ("expanded", "percentile", "bca", "wilson")
+"""How intervals are made, see `resampled`; ``wilson`` is expanded for figures that are no share of queries."""
 
 FEW = 20
 """With fewer clusters an interval is not to be relied on, whatever the method: results carry a warning."""
@@ -82,6 +82,8 @@ def resampled(
     as Student's t times that factor. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
     Statistician 69, 2015, doi:10.1080/00031305.2015.1089789, section 5.3.
 
+    ``wilson``: as ``expanded``, for figures that are no share of queries; see `shares`.
+
     ``bca``: percentiles moved by the bias of the resamples and by how the variance changes with the figure. Efron,
     "Better Bootstrap Confidence Intervals", JASA 82, 1987, doi:10.1080/01621459.1987.10478410.
 
@@ -96,7 +98,7 @@ def resampled(
         NaN where fewer than two clusters have a value.
     """
     tails = np.full((2, values.shape[1]), _TAIL)
-    if method == "expanded":
+    if method in ("expanded", "wilson"):
         tails[:] = _expanded(clusters)
     elif method == "bca" and figures is not None and jackknife is not None:
         tails = _accelerated(values, figures, jackknife)
@@ -125,6 +127,13 @@ def wilson(shares: Scores, n: Scores, clusters: NDArray[np.int64]) -> Interval:
         centre = (shares + square / 2) / (1 + square)
         half = quantile / (1 + square) * np.sqrt(shares * (1 - shares) / n + square / (4 * n))
         return Interval(np.where(clusters > 1, centre - half, np.nan), np.where(clusters > 1, centre + half, np.nan))
+
+
+def shares(hits: Scores, totals: Scores) -> Interval:
+    """Wilson's interval of shares of queries of which those of a cluster may be alike; arguments are `effective`'s."""
+    with np.errstate(invalid="ignore"):
+        values = hits.sum(axis=0) / totals.sum(axis=0)
+    return wilson(values, *effective(hits, totals)).within(0, 1)
 
 
 def effective(hits: Scores, totals: Scores) -> tuple[Scores, NDArray[np.int64]]:

@@ -16,6 +16,7 @@ _METHODS: Mapping[Method, str] = {
     "expanded": "expanded percentiles",
     "percentile": "percentiles",
     "bca": "percentiles corrected for bias and skewness (BCa)",
+    "wilson": "expanded percentiles, of shares of queries Wilson's",
 }
 
 NO_LABEL = "no label"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.intervals import Interval, Method, Spread, over_classes, resampled
+from cbmir.evaluate.intervals import Interval, Method, Spread, over_classes, resampled, shares
 from cbmir.evaluate.metrics import Codes, Scores, group_sums, macro, micro, valued
 
 DRAWS = 10_000
@@ -196,8 +196,20 @@ def intervals(
             if average
             else resampled(draws, clusters, resampler.method, figures, without)
         )
-        found.append(interval.within(*ranges).holding(figures))
+        interval = interval.within(*ranges)
+        if resampler.method == "wilson" and not average:
+            interval = _shares(scores, interval, resampler)
+        found.append(interval.holding(figures))
     return found[0], found[1]
+
+
+def _shares(scores: Scores, others: Interval, resampler: Resampler) -> Interval:
+    """The intervals with Wilson's where all scores of a column are 0 or 1."""
+    there = ~np.isnan(scores)
+    binary = ((scores == 0) | (scores == 1) | ~there).all(axis=0)
+    tables = (group_sums(table, resampler.codes) for table in (np.where(there, scores, 0), there))
+    ours = shares(*tables)
+    return Interval(np.where(binary, ours.low, others.low), np.where(binary, ours.high, others.high))
 
 
 def paired_test(

@@ -248,6 +248,23 @@ def test_wilson__equals_that_of_statistics_programs():
         np.testing.assert_allclose([found.low[0], found.high[0]], [theirs.low, theirs.high], atol=1e-6)
 
 
+def test_intervals__wilson_of_what_is_right_or_wrong():
+    rng = np.random.default_rng(2)
+    scores = np.stack([rng.random(60) < 0.8, rng.random(60)], axis=1).astype(float)
+    scores[:4, 0] = NAN
+    classes = np.arange(60) % 3
+    ours = intervals(scores, classes, Resampler(np.full(60, -1), 300, method="wilson"))
+    others = intervals(scores, classes, Resampler(np.full(60, -1), 300, method="expanded"))
+    right = int(np.nansum(scores[:, 0]))
+    expected = wilson(np.array([right / 56]), np.array([56.0]), np.array([56]))
+    assert (ours[0].low[0], ours[0].high[0]) == pytest.approx((expected.low[0], expected.high[0]))
+    assert ours[0].low[1] == others[0].low[1]  # not right or wrong
+    np.testing.assert_array_equal(ours[1].low, others[1].low)
+    perfect = intervals(np.ones((8, 1)), np.zeros(8, int), Resampler(np.arange(8), 100, method="wilson"))[0]
+    assert perfect.low[0] < 0.7
+    assert perfect.high[0] == 1
+
+
 def test_effective__is_the_count_of_patients_where_images_of_one_are_all_alike():
     hits = np.array([[4.0], [0], [4], [0], [4], [0]])
     n, clusters = effective(hits, np.full((6, 1), 4.0))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.roc import Area, Values, roc_auc
 from cbmir.evaluate.analyses.classification.votes import NONE, Flags, Verdicts
-from cbmir.evaluate.intervals import Interval, Spread, over_classes, resampled, stacked
+from cbmir.evaluate.intervals import Interval, Spread, over_classes, resampled, shares, stacked
 from cbmir.evaluate.results import Average, Row
 from cbmir.evaluate.significance import Resampler
 
@@ -217,6 +217,10 @@ class _Group:
             columns += [means[-1], *_agreement(accuracy, said, true, sizes)]
         return np.where(sizes > 0, columns, np.nan).T
 
+    def accuracy(self) -> Interval:
+        """Wilson's interval of the accuracy, the only figure that is a share of queries."""
+        return shares(self._right[:, np.newaxis].astype(float), self._sizes[:, np.newaxis].astype(float))
+
     def spread(self, columns: int) -> Spread:
         """How much the macro means vary: F1, precision, recall, and where they are four, balanced accuracy."""
         tables = [np.asarray(table.toarray()[:-1], np.float64) for table in self._counts]
@@ -284,6 +288,9 @@ def _resampled(group: _Group, resampler: Resampler, figures: Values) -> Interval
     over = [place for place, (_, average) in enumerate(names_of(group.several)[: len(figures)]) if average == "macro"]
     classes = over_classes(draws[:, over], group.spread(len(over)), resampler.method, figures[over], without[:, over])
     found.low[over], found.high[over] = classes.low, classes.high
+    if resampler.method == "wilson":
+        accuracy = group.accuracy()
+        found.low[0], found.high[0] = accuracy.low[0], accuracy.high[0]
     return found.within(lowest, 1).holding(figures)
 
 
