@@ -88,8 +88,8 @@ class Judged(Narrowed):
         OneOf("kind of interval", lambda: METHODS),
         Option(
             "How resamples give an interval. expanded: percentiles, set further apart the fewer patients there are. "
-            "percentile: the plain 2.5th and 97.5th. bca: percentiles corrected for bias and skewness. wilson: Wilson's "
-            "for means over queries of what is right or wrong, such as P@1 and accuracy; expanded for the others."
+            "percentile: the plain 2.5th and 97.5th. bca: percentiles corrected for bias and skewness. wilson: for "
+            "means over queries of what is right or wrong, such as P@1 and accuracy, Wilson's; expanded for the others."
         ),
     ] = METHODS[0]
     device: Annotated[str, Option("Device of the exact search: auto, cpu, cuda, cuda:1.")] = "auto"

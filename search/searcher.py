@@ -1,11 +1,9 @@
-"""A query to hits: by image, by stored image, by vector."""
+"""A query to hits: by image, stored image, text, vector, or several of these."""
 
-import os
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,39 +16,20 @@ from cbmir.errors import CollectionError, ImageError
 from cbmir.filters import Condition, Where, not_of, parse_all, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
-from cbmir.search.query import Options, Query, StoredQuery
+from cbmir.search.answer import SAME_PATIENT, Answer
+from cbmir.search.fusion import fused
+from cbmir.search.parts import is_file
+from cbmir.search.query import ImageQuery, Options, Query, StoredQuery, TextQuery, VectorQuery
+from cbmir.search.refining import answer
 from cbmir.search.resolution import Resolver
 from cbmir.store import Collection, Key, open_store
-from cbmir.store.ways import BUDGET_MS, Found, Way
+from cbmir.store.ways import BUDGET_MS, Found
 
 if TYPE_CHECKING:
-    from cbmir.media import Asset, HoldsPixels, Note, Prepared
+    from cbmir.media import Asset, HoldsPixels, Prepared, Region
 
 BATCH = {"image": 64, "volume": 1}
 """Files read and embedded at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The hits of one query.
-
-    Attributes:
-        query: Path of the query image, id of the stored image, or place of the vector.
-        hits: By falling score; fewer than asked for where fewer satisfy the filter. Empty where the query failed.
-        stored: The query image in the collection, where it is there.
-        reason: Why the query failed, None otherwise.
-        way: How the hits were found; None where the query failed.
-        notes: What was done to a query image in decoding, of `cbmir.media.NOTES`.
-        file: The query image, where it isn't a stored one.
-    """
-
-    query: str
-    hits: tuple[Hit, ...] = ()
-    stored: StoredPoint | None = None
-    reason: str | None = None
-    way: Way | None = None
-    notes: "tuple[Note, ...]" = ()
-    file: "Asset | None" = None
 
 
 class Searcher:
@@ -133,25 +112,27 @@ class Searcher:
 
         if isinstance(query, StoredQuery):
             return (self.like(query.name, how),)
-        if isinstance(query, Query):
+        region = query.region if isinstance(query, ImageQuery) else None
+        if isinstance(query, ImageQuery):
+            query = query.image
+        elif isinstance(query, Query):
             return (self._one(query, how),)
-        if isinstance(query, str) and not _is_file(query):
+        if isinstance(query, str) and not is_file(query):
             try:
                 return (self.like(query, how),)
             except CollectionError as error:
                 raise CollectionError(f"there is no file {query!r}, and {error}") from error
         if isinstance(query, np.ndarray) and query.ndim == 1:
-            (found,) = self.vectors(Resolver(self.collection, lambda: self.encoder, self._find).unit(query), how)
-            return (Answer("vector", tuple(found.hits), way=found.way),)
+            return (self._one(VectorQuery(query), how),)
         several = isinstance(query, Sequence) and not isinstance(query, str | bytes)
         items: Any = query if several else [query]
-        answers = tuple(self.images([Asset.of(item) for item in items], how))
+        answers = tuple(self.images([Asset.of(item) for item in items], how, region))
         if failed := [f"{answer.query} {answer.reason}" for answer in answers if answer.reason is not None]:
             raise ImageError("; ".join(failed))
         return answers
 
     def _one(self, query: Query, how: Options | None) -> Answer:
-        """The answer to a query that has become one vector; stored images among its parts are left out."""
+        """The answer to a query of one or several parts; stored images among its parts are left out."""
         how = self._resolved(how)
         resolved = Resolver(self.collection, lambda: self.encoder, self._find).resolve(query)
         if how.exclude_self and resolved.digests:
@@ -162,10 +143,25 @@ class Searcher:
         for digest in resolved.digests:
             where += _copies(how, digest)
         digests = {*resolved.digests, *(str(point.payload.get("sha256") or "") for point in resolved.stored)} - {""}
-        same = self._same_files(digests) if digests and how.exclude_same_patient else {}
-        where += _others(how, [*resolved.stored, *(point for points in same.values() for point in points)])
-        (found,) = self._search(resolved.vector[np.newaxis], how, [where])
-        return Answer(type(query).__name__, tuple(found.hits), way=found.way)
+        same = self._same_files(digests) if digests else {}
+        copies = [*resolved.stored, *(point for points in same.values() for point in points)]
+        where += _others(how, copies)
+        several = len(resolved.directions) > 1
+        if several:
+            found = fused(self.collection, resolved.directions, how, where)
+        else:
+            (found,) = answer(self.collection, resolved.directions[0].vector[np.newaxis], how, [where])
+        shown = (
+            query.text
+            if isinstance(query, TextQuery)
+            else "vector"
+            if isinstance(query, VectorQuery)
+            else "several examples"
+        )
+        told = Answer(shown, cautions=resolved.cautions, fused=several)
+        if isinstance(query, TextQuery | VectorQuery):
+            return replace(told, hits=tuple(found.hits), way=found.way)
+        return told.with_hits(found, how, copies)
 
     def _check_hashes(self) -> None:
         if not self.collection.facet("sha256", limit=1):
@@ -184,8 +180,16 @@ class Searcher:
             raise ImageError(f"{path} {answer.reason}")
         return list(answer.hits)
 
-    def images(self, images: "Iterable[Path | Asset]", query: Options | None = None) -> Iterator[Answer]:
-        """Answers for many images, in their order; one that can't be used gives an answer with a reason."""
+    def images(
+        self, images: "Iterable[Path | Asset]", query: Options | None = None, region: "Region | None" = None
+    ) -> Iterator[Answer]:
+        """Answers for many images, in their order; one that can't be used gives an answer with a reason.
+
+        Args:
+            images: The queries.
+            query: How to ask.
+            region: What of each image is asked for; None for all of it.
+        """
         from cbmir.media import Asset, prepare  # Pillow: a search by id needs none
 
         query = self._resolved(query)
@@ -197,7 +201,7 @@ class Searcher:
             usable, reasons = [], {}
             for number, image in enumerate(part):
                 try:
-                    usable.append((image, prepare(image, encoder.preprocessing, encoder.card.name)))
+                    usable.append((image, prepare(image, encoder.preprocessing, encoder.card.name, region)))
                 except ImageError as error:
                     reasons[number] = str(error)
             answers = iter(self._embedded(encoder, usable, query))
@@ -223,13 +227,13 @@ class Searcher:
         same = self._same_files({digest}) if digest and query.exclude_same_patient else {}
         copies = [stored, *same.get(digest, ())]
         others = (Condition("id", "!=", (stored.id,)), *_others(query, copies))
-        (found,) = self._search(stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
-        return Answer(stored.id, tuple(found.hits), stored, way=found.way)
+        (found,) = answer(self.collection, stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
+        return Answer(stored.id, stored=stored).with_hits(found, query, copies, digest)
 
     def vectors(self, vectors: Vectors, query: Options | None = None) -> list[Found]:
         """The stored images nearest to (n, dim) finite vectors."""
         query = self._resolved(query)
-        return self._search(vectors, query, [_parsed(query)] * len(vectors))
+        return answer(self.collection, vectors, query, [_parsed(query)] * len(vectors))
 
     def close(self) -> None:
         """Let go of the collection."""
@@ -240,9 +244,6 @@ class Searcher:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _search(self, vectors: Vectors, query: Options, wheres: list[Where]) -> list[Found]:
-        return self.collection.search(vectors, query.k, wheres, way=query.way)
 
     def _embedded(self, encoder: Encoder, images: "list[tuple[Asset, Prepared]]", query: Options) -> Iterator[Answer]:
         if not images:
@@ -257,11 +258,12 @@ class Searcher:
             for (_, prepared), points in zip(images, copies, strict=True)
         ]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
-        answers = iter(self._search(vectors[fine], query, asked))
-        for (image, prepared), point, good in zip(images, stored, fine, strict=True):
+        answers = iter(answer(self.collection, vectors[fine], query, asked))
+        for (image, prepared), point, points, good in zip(images, stored, copies, fine, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(str(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
+                told = Answer(str(image), stored=point, notes=prepared.notes, file=image)
+                yield told.with_hits(found, query, points, prepared.sha256)
             else:
                 yield Answer(str(image), stored=point, reason="has no vector (an even picture)", file=image)
 
@@ -298,71 +300,20 @@ class Searcher:
         return found[0]
 
 
-def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
-    """Files as they are given, folders replaced by the images and volumes below them, sorted.
-
-    Returns:
-        The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
-    """
-    from cbmir.media import is_readable, passed_over_as, without_hidden
-
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    for path in paths:
-        if path.is_dir():
-            below = [
-                Path(folder, name)
-                for folder, folders, files in os.walk(path)
-                for name in without_hidden(folders, files, others)
-            ]
-            images = sorted(item for item in below if is_readable(item.name))
-            others.update(passed_over_as(item) for item in set(below).difference(images))
-            found += images
-        else:
-            found.append(path)
-    return found, {key: count for key, count in sorted(others.items()) if count}
-
-
-def check_queries(files: Sequence[Path]) -> None:
-    """Refuse query files of which none can be used, before an encoder is loaded for them.
-
-    Raises:
-        ImageError: not one of them can be opened; of a volume only the first bytes are read.
-    """
-    from cbmir.media import Asset
-
-    reason = ""
-    for file in files:
-        asset = Asset(file)
-        try:
-            if asset.kind == "image":
-                asset.content()
-            return
-        except ImageError as error:
-            reason = reason or f"{file} can't be used: {error}"
-    raise ImageError(f"none of {len(files):,} queries can be used; {reason}" if len(files) > 1 else reason)
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long, or no text
-        return False
-
-
 def _copies(query: Options, sha256: str) -> Where:
     """Conditions that leave out the images of the same content."""
     return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()
 
 
 def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
-    """Conditions that leave out the stored copies of the query image and the patients of all of them."""
+    """Conditions that leave out the stored copies of the query image, and the patients and studies of all of them."""
     if not query.exclude_same_patient or not copies:
         return ()
-    payloads = [point.payload for point in copies if point.payload.get("patient_id")]
-    themselves = Condition("id", "!=", tuple(sorted({point.id for point in copies})))
-    patients = ((str(payload["patient_id"]), str(payload["dataset"])) for payload in payloads)
-    return (themselves, *not_of("patient_id", patients))
+    where: Where = (Condition("id", "!=", tuple(sorted({point.id for point in copies}))),)
+    for field in SAME_PATIENT:
+        known = (point.payload for point in copies if point.payload.get(field))
+        where += not_of(field, ((str(payload[field]), str(payload["dataset"])) for payload in known))
+    return where
 
 
 def _parsed(query: Options) -> Where:
