@@ -312,7 +312,7 @@ def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
     where: Where = (Condition("id", "!=", tuple(sorted({point.id for point in copies}))),)
     for field in SAME_PATIENT:
         known = (point.payload for point in copies if point.payload.get(field))
-        where += not_of(field, ((str(payload[field]), str(payload["dataset"])) for payload in known))
+        where += not_of(field, ((str(payload[field]), payload.get("dataset")) for payload in known))
     return where
 
 

@@ -25,7 +25,7 @@ from cbmir.evaluate.ranking.session import read_trial
 from cbmir.evaluate.ranking.trial import NONE, StoredGallery
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
-from cbmir.search.query import Options, StoredQuery
+from cbmir.search.query import Options, StoredQuery, VectorQuery
 from cbmir.search.ranker import ranker_named
 from cbmir.search.searcher import Searcher
 from cbmir.store import open_store
@@ -345,6 +345,9 @@ def test_evaluate_retrieval__one_archive_in_two_data_sets(fill, patient, rule, f
     if rule == "dataset":  # the rule of searches
         (answer,) = Searcher(collection).ask(StoredQuery(records[0].id), Options(k=4, exclude_same_patient=True))
         assert sorted(hit.payload["dataset"] for hit in answer.hits) == ["second"] * 2 * found
+        one_each = Options(k=4, group_by="patient", exclude_same_patient=False)
+        (answer,) = Searcher(collection).ask(VectorQuery(vectors[0]), one_each)
+        assert len(answer.hits) == 1 + found
 
 
 def test_evaluate_retrieval__uncovered_class_is_counted_not_dropped(fill):
