@@ -1,4 +1,4 @@
-"""``python -m benchmarks.coverage``: how often the 95% intervals of evaluations hold the truth.
+"""``python -m benchmarks.coverage``: how often 95% intervals hold the truth, and how often tests raise a false alarm.
 
 Samples of patients are made whose true figures are known, and each method's intervals are counted that hold them. A
 patient has one class and one to six images; the chance of a right answer differs between patients (beta distribution,
@@ -17,7 +17,7 @@ from scipy import stats
 from cbmir.evaluate.analyses.classification.roc import Area, roc_auc
 from cbmir.evaluate.intervals import METHODS, Interval, shares
 from cbmir.evaluate.metrics import Scores, group_sums
-from cbmir.evaluate.significance import Resampler, intervals
+from cbmir.evaluate.significance import Resampler, intervals, paired_test
 
 PATIENTS = (5, 10, 20, 50, 200)
 CLASSES = (2, 5, 20)
@@ -64,7 +64,7 @@ def measure(samples: int, draws: int, seed: int = 0) -> Iterator[Coverage]:
         found: dict[tuple[str, str], list[tuple[Interval, Scores]]] = {}
         for number in range(-(-samples // _COLUMNS)):
             rng = np.random.default_rng([seed, patients, classes, number])
-            for key, interval, truth in _sample(rng, patients, classes, draws):
+            for key, interval, truth in sample(rng, patients, classes, draws):
                 found.setdefault(key, []).append((interval, truth))
         yield from _counted(found, patients, classes)
 
@@ -82,7 +82,7 @@ def _counted(
         yield Coverage(name, method, patients, classes, share, width, float(1 - known.mean()))
 
 
-def _sample(
+def sample(
     rng: np.random.Generator, patients: int, classes: int, draws: int
 ) -> Iterator[tuple[tuple[str, str], Interval, Scores]]:
     """A hundred samples with the same patients, each with the intervals of all methods."""
@@ -120,6 +120,45 @@ def _areas(
     return interval, np.full(len(ends), truth)
 
 
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """How often the paired test of two systems finds a difference at a level of .05.
+
+    Attributes:
+        patients: In each sample.
+        average: ``micro`` or ``macro``.
+        effect: True difference, in standard deviations of a patient's difference.
+        found: Share of the samples in which p is at most .05.
+    """
+
+    patients: int
+    average: str
+    effect: float
+    found: float
+
+
+def alarms(samples: int, draws: int, seed: int = 0) -> Iterator[Alarms]:
+    """Test pairs of systems that are alike, and pairs that differ.
+
+    Args:
+        samples: Of each kind.
+        draws: Swaps of each test.
+        seed: Of everything random.
+    """
+    for patients, effect in product(PATIENTS, (0.0, 0.5)):
+        rng = np.random.default_rng([seed, patients, 2])
+        classes = rng.integers(4, size=patients)
+        owners = np.repeat(np.arange(patients), rng.integers(1, _IMAGES + 1, size=patients))
+        first, second = (
+            rng.normal(size=(patients, samples))[owners] / np.sqrt(2) + rng.normal(size=(len(owners), samples)) / 2
+            for _ in range(2)
+        )
+        resampler = Resampler(owners, draws, 1)
+        for average, codes in (("micro", None), ("macro", classes[owners])):
+            test = paired_test(first + effect, second, resampler, codes)
+            yield Alarms(patients, average, effect, float(np.mean(test.p <= 0.05)))
+
+
 @click.command()
 @click.option("--samples", default=2000, show_default=True, help="Samples of each kind.")
 @click.option("--draws", default=2000, show_default=True, help="Resamples of each bootstrap.")
@@ -133,6 +172,14 @@ def main(samples: int, draws: int) -> None:
         cells.setdefault((item.figure, item.method, item.classes), {})[item.patients] = text
     for (figure, method, classes), row in sorted(cells.items()):
         print(f"| {figure} | {method} | {classes} | " + " | ".join(row.get(n, "") for n in PATIENTS) + " |")
+    print("\n| paired test | " + " | ".join(f"{n} patients" for n in PATIENTS) + " |")
+    print("|---|" + "---|" * len(PATIENTS))
+    tests: dict[tuple[float, str], list[str]] = {}
+    for alarm in alarms(2 * samples, draws):
+        tests.setdefault((alarm.effect, alarm.average), []).append(f"{alarm.found:.3f}")
+    for (effect, average), shares_found in sorted(tests.items()):
+        what = "no difference" if not effect else f"a difference of {effect} standard deviations"
+        print(f"| {average}, {what} | " + " | ".join(shares_found) + " |")
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ ANALYSES = {
     ),
     "classify": (lambda c: package.evaluate.classify(c, draws=20, max_k=5), "--draws 20 --max-k 5"),
     "probe": (
-        lambda c: package.evaluate.probe(c, draws=20, rules="paper", epochs=3),
+        lambda c: package.evaluate.probe(c, draws=20, paper=True, epochs=3),
         "--draws 20 --protocol paper --epochs 3",
     ),
     "audit": (lambda c: package.evaluate.audit(c, k=3), "-k 3"),

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from benchmarks.coverage import alarms
+from benchmarks.coverage import sample as coverage_sample
 from cbmir.errors import ProtocolError
 from cbmir.evaluate import significance
 from cbmir.evaluate.intervals import (
+    METHODS,
     Interval,
     Spread,
     closed_form,
@@ -437,3 +440,20 @@ def test_significance__refuses_other_queries():
         paired_test(scores[:, 0], scores[:, 0], resampler)
     with pytest.raises(ProtocolError, match="can't be compared"):
         paired_test(scores, scores[:, :1], resampler)
+
+
+def test_alarms__at_most_the_level_without_a_difference():
+    """The simulation behind the table of the documentation, with fewer samples."""
+    found = {(item.patients, item.average, item.effect): item.found for item in alarms(500, 200)}
+    assert all(value < 0.085 for (_, _, effect), value in found.items() if not effect)  # .05 and 3.5 standard errors
+    assert found[50, "micro", 0.5] > 0.6
+
+
+def test_coverage__counts_what_each_method_holds():
+    """The simulation behind the table of the documentation, of one kind only."""
+    rng = np.random.default_rng(1)
+    found = {key: (interval, truth) for key, interval, truth in coverage_sample(rng, 20, 2, 200)}
+    assert {method for name, method in found if name == "mean over queries"} == set(METHODS)
+    for (name, _), (interval, truth) in found.items():
+        held = np.mean((interval.low <= truth) & (truth <= interval.high))
+        assert held > 0.8, name
