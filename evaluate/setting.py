@@ -12,7 +12,7 @@ from cbmir.evaluate.intervals import FEW, Method
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 
-_METHODS: Mapping[Method, str] = {
+METHOD_WORDS: Mapping[Method, str] = {
     "expanded": "expanded percentiles",
     "percentile": "percentiles",
     "bca": "percentiles corrected for bias and skewness (BCa)",
@@ -282,7 +282,7 @@ class Intervals:
     @property
     def words(self) -> str:
         """What was drawn how often, and what became of it."""
-        return f"{counted(self.draws, 'draw')} of {self.units}, {_METHODS[self.method]}"
+        return f"{counted(self.draws, 'draw')} of {self.units}, {METHOD_WORDS[self.method]}"
 
     def lines(self) -> Iterator[str]:
         """What a reader must know of the intervals: what they hold fixed, and when they are not to be relied on."""
