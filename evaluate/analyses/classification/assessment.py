@@ -223,14 +223,15 @@ class _Group:
 
     def spread(self, columns: int) -> Spread:
         """How much the macro means vary: F1, precision, recall, and where they are four, balanced accuracy."""
-        tables = [np.asarray(table.toarray()[:-1], np.float64) for table in self._counts]
+        classes, count = self._counts[0].shape
         parts = []
-        for hits, said, true in zip(*tables, strict=True):
+        for code in range(classes - 1):  # one at a time: all of them may not fit into memory
+            hits, said, true = (np.asarray(table[[code]].toarray()[0], np.float64) for table in self._counts)
             above = np.stack([2 * hits, hits, hits, hits], axis=1)[:, :columns]
             below = np.stack([said + true, said, true, true], axis=1)[:, :columns]
             clusters = np.flatnonzero(below.any(axis=1))
             parts.append((clusters, above[clusters], below[clusters]))
-        return Spread.of(parts, tables[0].shape[1], columns)
+        return Spread.of(parts, count, columns)
 
     def _sums(self, draws: NDArray[np.float32]) -> tuple[Values, Values, Values]:
         """(classes + 1, b) right answers, answers, and queries of each class; the last is that of no answer."""
