@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
 
 from cbmir.evaluate.metrics import Scores
 
@@ -286,35 +287,29 @@ def stacked(parts: Iterable[Interval]) -> Interval:
 
 def _student(clusters: NDArray[np.int64]) -> Scores:
     """(m,) the point that a share of `_TAIL` of Student's t lies above, with a degree of freedom less than clusters."""
-    from scipy import stats
-
-    points: Scores = stats.t.isf(_TAIL, np.maximum(clusters - 1, 1))
+    points: Scores = stdtrit(np.maximum(clusters - 1, 1), 1 - _TAIL)
     return points
 
 
 def _expanded(clusters: NDArray[np.int64]) -> Scores:
     """(m,) the tails of an expanded percentile interval."""
-    from scipy import stats
-
     n = np.maximum(clusters, 2)
-    tails: Scores = stats.norm.sf(np.sqrt(n / (n - 1)) * _student(n))
+    tails: Scores = ndtr(-np.sqrt(n / (n - 1)) * _student(n))
     return tails
 
 
 def _accelerated(values: Scores, figures: Scores, jackknife: Scores) -> Scores:
     """(2, m) the lower and upper tails of a BCa interval."""
-    from scipy import stats
-
     there = np.maximum(np.count_nonzero(~np.isnan(values), axis=0), 1)
     below = np.count_nonzero(values < figures, axis=0) + np.count_nonzero(values == figures, axis=0) / 2
-    bias = stats.norm.ppf(np.clip(below / there, 1 / (there + 1), 1 - 1 / (there + 1)))
+    bias = ndtri(np.clip(below / there, 1 / (there + 1), 1 - 1 / (there + 1)))
     gaps = np.nanmean(jackknife, axis=0) - jackknife if len(jackknife) else np.zeros((1, values.shape[1]))
     squares = np.nansum(gaps**2, axis=0)
     speed = np.divide(np.nansum(gaps**3, axis=0), 6 * squares**1.5, out=np.zeros(len(figures)), where=squares > 0)
     tails = []
     for point in (-_NORMAL, _NORMAL):
         moved = bias + point
-        tails.append(stats.norm.cdf(bias + moved / (1 - speed * moved)))
+        tails.append(ndtr(bias + moved / (1 - speed * moved)))
     return np.stack([tails[0], 1 - tails[1]])
 
 

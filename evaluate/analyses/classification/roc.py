@@ -125,8 +125,8 @@ def average_precision(scores: Values, positive: Flags, clusters: NDArray[np.int6
     once, twice = np.cumsum(hits / found), np.cumsum(hits * precision / found)
     moved = right * (precision[levels] - area + once[levels]) - twice[levels]
     influence = np.bincount(owners, weights=moved, minlength=count) / n
-    having = [len(np.unique(owners[flags])) for flags in (right, ~right)]
-    everyone = len(np.unique(owners))
+    having = [int(np.count_nonzero(np.bincount(owners[flags], minlength=count))) for flags in (right, ~right)]
+    everyone = int(np.count_nonzero(np.bincount(owners, minlength=count)))
     factor = np.sqrt(everyone / max(everyone - 1, 1))
     return Area(area, influence * factor, min(having))
 
