@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cbmir.aliases import ALIASES
 from cbmir.errors import FilterError, RecordError
 from cbmir.evaluate.protocol import wording
-from cbmir.filters import NAMED, Condition, any_of, not_of, parse, resolve, scope_of, to_edge, to_qdrant, wording
+from cbmir.filters import NAMED, Condition, any_of, not_of, parse, resolve, scope_of, to_edge, to_qdrant
 from cbmir.fingerprint import external_card
 from cbmir.schema import FIELDS, INDEXED_FIELDS, canonical, point_id
 
