@@ -150,7 +150,12 @@ def test_audit__patients_in_two_splits(edge):
         for number, (patient, split) in enumerate(where)
     ]
     with put(edge, "audited", records, noise(len(where))) as collection:
-        report = audit_collection(collection, AuditTerms(draws=0))
+        report = audit_collection(collection, AuditTerms(draws=0, patients="global"))
+        apart = audit_collection(collection, AuditTerms(draws=0))
+    assert [(item.patient_id, item.datasets) for item in apart.patients.shared] == [("a", 1), ("b", 1)]
+    assert (apart.patients.patients, apart.patients.images) == (5, 5)  # b of the other data set is someone else
+    assert "1 id of several data sets counts as a patient in each (--patients global: as one)" in apart.table()
+    assert apart.content()["protocol"]["ids_in_several_datasets"] == 1
     patients = report.patients
     assert (patients.patients, patients.without_patient, patients.images, report.without_split) == (4, 2, 6, 3)
     assert [(item.patient_id, item.images, item.datasets) for item in patients.shared] == [
@@ -271,7 +276,14 @@ def mixed(tmp_path_factory):
 def test_audit__confounder_index_agrees_with_a_slow_count(mixed, label, exclude):
     collection, points = mixed
     terms = AuditTerms(
-        label=label, exclude=exclude, k=6, confounders=("extra.site",), draws=200, seed=3, interval="percentile"
+        label=label,
+        exclude=exclude,
+        k=6,
+        confounders=("extra.site",),
+        draws=200,
+        seed=3,
+        interval="percentile",
+        patients="global",
     )
     (item,) = audit_collection(collection, terms).confounding
     vectors = np.array([point.vector for point in points], np.float64)

@@ -47,7 +47,14 @@ def _of_one_patient(classes: Classes, resampler: Resampler) -> int:
     return int(np.count_nonzero(patients == 1))
 
 
-def _in_several(trial: Trial) -> int:
+def resampler_of(trial: Trial, rows: NDArray[np.bool_] | None = None) -> Resampler:
+    """The draws of the patients of all queries, or of some."""
+    protocol = trial.protocol
+    clusters = patients(trial) if rows is None else patients(trial)[rows]
+    return Resampler(clusters, protocol.draws, protocol.seed, protocol.interval)
+
+
+def in_several_datasets(trial: Trial) -> int:
     """Patient ids that images of several data sets have and that are told apart there."""
     met: dict[str, set[str]] = {}
     names = list(trial.vocabularies["patient_id"])
@@ -56,13 +63,6 @@ def _in_several(trial: Trial) -> int:
             for scope in names[code][1:]:
                 met.setdefault(names[code][0], set()).add(scope)
     return sum(len(scopes) > 1 for scopes in met.values())
-
-
-def resampler_of(trial: Trial, rows: NDArray[np.bool_] | None = None) -> Resampler:
-    """The draws of the patients of all queries, or of some."""
-    protocol = trial.protocol
-    clusters = patients(trial) if rows is None else patients(trial)[rows]
-    return Resampler(clusters, protocol.draws, protocol.seed, protocol.interval)
 
 
 def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevance: Relevance) -> Setting:
@@ -120,7 +120,7 @@ def describe(collection: Collection, trial: Trial, exclusion: Exclusion, relevan
         queries_without_relevant=int((~relevance.covered).sum()),
         patients=people,
         patients_by=protocol.patients,
-        ids_in_several_datasets=_in_several(trial),
+        ids_in_several_datasets=in_several_datasets(trial),
         classes_of_one_patient=_of_one_patient(classes, resampler) if protocol.draws else 0,
         queries_with_copies=copies(trial, exclusion),
     )

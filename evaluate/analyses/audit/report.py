@@ -67,6 +67,7 @@ class AuditReport(TabularResult):
         confounding: By confounder.
         datasets: Images of each data set.
         contamination: What the encoder is known to have seen, by data set.
+        ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
         version: Of cbmir.
         asked: What it is the answer to.
     """
@@ -87,6 +88,7 @@ class AuditReport(TabularResult):
     confounding: tuple[Confounding, ...]
     datasets: Mapping[str, int]
     contamination: tuple[Contamination, ...]
+    ids_in_several_datasets: int = 0
     version: str = cbmir.__version__
     asked: Asked | None = None
 
@@ -109,6 +111,7 @@ class AuditReport(TabularResult):
             ),
             patients={"images": self.people},
             patients_by=self.terms.patients,
+            ids_in_several_datasets=self.ids_in_several_datasets,
         )
 
     @property
