@@ -28,12 +28,12 @@ from cbmir.options import (
     defer_option,
     echo,
     encoder_options,
-    foretell,
     index_timeout_option,
     json_option,
     layout_options,
     opened,
     own_name_option,
+    print_estimate,
     print_json,
     say,
     store_option,
@@ -143,7 +143,7 @@ def images(
     say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
     name, layout = options["name"] or default_name(network.card.name), options["layout"].expecting(whole.total)
     with opened(location) as store:
-        foretell(store, name, network.card, layout)
+        print_estimate(store, name, network.card, layout)
         waiting = say if options["shard"] else None
 
         def opening() -> Collection:
@@ -203,7 +203,7 @@ def embeddings(
         readings = show_readings(sources, False, prefixes)
         card = vectors.card(encoder, images_of(sources))
         layout = options["layout"].expecting(vectors.count)
-        foretell(store, name, card, layout)
+        print_estimate(store, name, card, layout)
         opening = partial(store.open_or_create, name, card, layout)
         with open_or_defer(store, name, card, opening) as collection:
             if options["defer"]:

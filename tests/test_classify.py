@@ -38,7 +38,7 @@ from cbmir.evaluate.analyses.classification.votes import (
     NONE,
     TEMPERATURE,
     VOTES,
-    Ballots,
+    ClassVotes,
     Labels,
     Verdicts,
     micro_f1,
@@ -68,12 +68,12 @@ PLACES = np.array(
 COSINES = np.where(PLACES == NONE, np.nan, [0.9, 0.8, 0.7, 0.6])
 
 
-def _ballots(places, cosines, labels=GALLERY, **terms):
-    return Ballots(places=places, cosines=cosines, labels=labels, **terms)
+def _class_votes(places, cosines, labels=GALLERY, **terms):
+    return ClassVotes(places=places, cosines=cosines, labels=labels, **terms)
 
 
-def _each_k(ballots):
-    return np.array([item.copy() for item in predictions(ballots, EVERYTHING)])
+def _each_k(class_votes):
+    return np.array([item.copy() for item in predictions(class_votes, EVERYTHING)])
 
 
 def _scene(seed, several=False, queries=90):
@@ -98,40 +98,42 @@ def _scene(seed, several=False, queries=90):
 
 def test_predictions__by_hand():
     expected = [[0, 1, NONE, NONE], [0, 1, 2, NONE], [1, 0, 2, NONE], [0, 0, 2, NONE]]
-    np.testing.assert_array_equal(_each_k(_ballots(PLACES, COSINES)), expected)
+    np.testing.assert_array_equal(_each_k(_class_votes(PLACES, COSINES)), expected)
 
 
 def test_predictions__ties_to_the_lowest_class_by_hand():
     expected = [[0, 1, NONE, NONE], [0, 0, 2, NONE], [1, 0, 2, NONE], [0, 0, 2, NONE]]
-    np.testing.assert_array_equal(_each_k(_ballots(PLACES, COSINES, ties="lowest")), expected)
+    np.testing.assert_array_equal(_each_k(_class_votes(PLACES, COSINES, ties="lowest")), expected)
 
 
 def test_predictions__of_images_with_several_classes_by_hand():
     gallery = Labels.of_matrix(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], bool))
-    ballots = _ballots(np.array([[0, 1, 2], [3, 2, NONE]]), np.array([[0.9, 0.8, 0.7], [0.9, 0.8, np.nan]]), gallery)
+    class_votes = _class_votes(
+        np.array([[0, 1, 2], [3, 2, NONE]]), np.array([[0.9, 0.8, 0.7], [0.9, 0.8, np.nan]]), gallery
+    )
     expected = [
         [[1, 1, 0], [0, 0, 0]],  # the first neighbour of the second query has no label
         [[1, 1, 0], [0, 0, 1]],  # half of the votes is enough
         [[1, 0, 0], [0, 0, 1]],
     ]
-    np.testing.assert_array_equal(_each_k(ballots), np.array(expected, bool))
+    np.testing.assert_array_equal(_each_k(class_votes), np.array(expected, bool))
 
 
 def test_shares__leave_missing_and_unlabelled_neighbours_out():
     expected = [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0], [0, 0, 1], [0, 0, 0]]
-    np.testing.assert_allclose(shares(_ballots(PLACES, COSINES), 3), expected, atol=1e-15)
+    np.testing.assert_allclose(shares(_class_votes(PLACES, COSINES), 3), expected, atol=1e-15)
 
 
 def test_shares__softmax_by_hand():
     weights = np.exp(np.array([0.9, 0.8, 0.7]) / TEMPERATURE)
-    result = shares(_ballots(PLACES, COSINES, vote="softmax"), 3)
+    result = shares(_class_votes(PLACES, COSINES, vote="softmax"), 3)
     np.testing.assert_allclose(result[0], [weights[0], weights[1] + weights[2], 0] / weights.sum(), rtol=1e-12)
     np.testing.assert_array_equal(result[2:], [[0, 0, 1], [0, 0, 0]])
 
 
 def test_micro_f1__counts_a_query_without_a_vote_as_wrong():
     truth = Labels(np.array([0, 0, 2, 1], np.int32), 3)
-    np.testing.assert_allclose(micro_f1(_ballots(PLACES, COSINES), truth), [1 / 4, 2 / 4, 2 / 4, 3 / 4])
+    np.testing.assert_allclose(micro_f1(_class_votes(PLACES, COSINES), truth), [1 / 4, 2 / 4, 2 / 4, 3 / 4])
 
 
 @pytest.mark.parametrize("vote", VOTES)
@@ -141,24 +143,24 @@ def test_votes__as_scikit_learn(k, several, vote):
     model, asked, places, cosines, known, _ = _scene(3, several)
     weights = "uniform" if vote == "mean" else lambda distances: np.exp((1 - distances) / TEMPERATURE)
     model.set_params(n_neighbors=k, weights=weights)
-    ballots = _ballots(places, cosines, known, vote=vote, ties="lowest")
+    class_votes = _class_votes(places, cosines, known, vote=vote, ties="lowest")
     theirs = model.predict_proba(asked)
     if several:
         theirs = np.stack([item[:, 1] for item in theirs], axis=1)
-    np.testing.assert_allclose(shares(ballots, k), theirs, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(shares(class_votes, k), theirs, rtol=0, atol=1e-12)
     expected = theirs >= 0.5 if several else model.predict(asked)
-    np.testing.assert_array_equal(predict(ballots, k), expected)
+    np.testing.assert_array_equal(predict(class_votes, k), expected)
 
 
 @pytest.mark.parametrize("several", [False, True])
 def test_predict__is_the_same_in_blocks_of_queries(several, monkeypatch):
     _, _, places, cosines, known, truth = _scene(4, several)
-    ballots = _ballots(places, cosines, known)
-    whole, scores, votes = predict(ballots, 9), micro_f1(ballots, truth), shares(ballots, 9)
+    class_votes = _class_votes(places, cosines, known)
+    whole, scores, votes = predict(class_votes, 9), micro_f1(class_votes, truth), shares(class_votes, 9)
     monkeypatch.setattr("cbmir.evaluate.analyses.classification.votes.CELLS", 50)  # seven queries a block
-    np.testing.assert_array_equal(predict(ballots, 9), whole)
-    np.testing.assert_array_equal(micro_f1(ballots, truth), scores)
-    np.testing.assert_array_equal(shares(ballots, 9), votes)
+    np.testing.assert_array_equal(predict(class_votes, 9), whole)
+    np.testing.assert_array_equal(micro_f1(class_votes, truth), scores)
+    np.testing.assert_array_equal(shares(class_votes, 9), votes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,13 +172,13 @@ def test_votes__properties(data):
     order = np.array(data.draw(st.permutations(range(queries))))
     places = np.array(flat).reshape(queries, depth)
     cosines = -np.sort(-np.random.default_rng(0).uniform(-1, 1, places.shape), axis=1)
-    ballots = _ballots(places, cosines, Labels(codes, classes), vote=data.draw(st.sampled_from(VOTES)))
-    result = _each_k(ballots)
-    shuffled = _ballots(places[order], cosines[order], ballots.labels, vote=ballots.vote)
+    class_votes = _class_votes(places, cosines, Labels(codes, classes), vote=data.draw(st.sampled_from(VOTES)))
+    result = _each_k(class_votes)
+    shuffled = _class_votes(places[order], cosines[order], class_votes.labels, vote=class_votes.vote)
     np.testing.assert_array_equal(_each_k(shuffled), result[:, order])
     np.testing.assert_array_equal(result[0], np.where(places[:, 0] == NONE, NONE, codes[places[:, 0]]))
     for k, predicted in enumerate(result, start=1):
-        votes = shares(ballots, k)
+        votes = shares(class_votes, k)
         sums = votes.sum(axis=1)
         assert np.all(np.isclose(sums, 1) | (sums == 0))
         np.testing.assert_array_equal(predicted == NONE, sums == 0)
@@ -232,7 +234,7 @@ def test_classify__measures_on_test_with_the_k_of_val():
     result = classify(known, test, Cohort.plain(45), VoteRules(vote="softmax"), val)
     k = result.choice.k
     assert result.choice.scores[k - 1] == result.choice.scores.max() > result.choice.scores[: k - 1].max(initial=0)
-    said = predict(_ballots(test.places, test.cosines, known, vote="softmax"), k)
+    said = predict(_class_votes(test.places, test.cosines, known, vote="softmax"), k)
     assert _values(result.assessment)["accuracy", "micro"] == accuracy_score(test.truth.codes, said)
     assert result.voteless == 0
 
@@ -642,7 +644,7 @@ def test_classify__refuses():
 def test_shares__refuse_what_does_not_fit(monkeypatch):
     monkeypatch.setattr("cbmir.evaluate.analyses.classification.votes.MAX_SHARES", 10)
     with pytest.raises(ProtocolError, match="the votes of 4 queries on 3 classes don't fit"):
-        shares(_ballots(PLACES, COSINES), 2)
+        shares(_class_votes(PLACES, COSINES), 2)
 
 
 def test_labels__refuse_codes_that_mean_nothing():

@@ -12,7 +12,7 @@ from scipy.stats import permutation_test
 
 from cbmir.errors import CbmirError, CollectionError, ProtocolError
 from cbmir.evaluate import RetrievalProtocol
-from cbmir.evaluate.analyses.comparison import Contender, compare, compare_scores
+from cbmir.evaluate.analyses.comparison import ComparedEncoder, compare, compare_scores
 from cbmir.evaluate.setting import Barred, Intervals, Setting, Side
 from cbmir.fingerprint import external_card
 from cbmir.schema import ImageRecord, normalise
@@ -65,7 +65,7 @@ def shelf(tmp_path_factory):
 
 
 def by_hand(name, scores, *, ids=None, classes=None, patients=None, draws=1000):
-    """A contender with one column of scores; each query is a patient, unless told otherwise."""
+    """An encoder with one column of scores; each query is a patient, unless told otherwise."""
     count = len(scores)
     side = Side("all", count, 0, {})
     setting = Setting(
@@ -88,7 +88,7 @@ def by_hand(name, scores, *, ids=None, classes=None, patients=None, draws=1000):
         intervals=Intervals(draws, 0, count),
     )
     numbers = range(count) if ids is None else ids
-    return Contender(
+    return ComparedEncoder(
         setting=setting,
         card=external_card(name, DIM),
         ids=np.array([f"{number:04}".encode() for number in numbers], "S16"),
@@ -176,8 +176,8 @@ def test_compare_scores__aligns_queries_by_id_and_counts_the_others():
 
 def test_compare_scores__holm_takes_all_rows_together():
     numbers = np.random.default_rng(0)
-    contenders = [by_hand(name, numbers.random(30) + shift) for name, shift in (("a", 0), ("b", 0.1), ("c", 0.6))]
-    report = compare_scores(contenders)
+    encoders = [by_hand(name, numbers.random(30) + shift) for name, shift in (("a", 0), ("b", 0.1), ("c", 0.6))]
+    report = compare_scores(encoders)
     assert report.tests == 3  # there is one class, so that micro and macro mean are one test
     assert [row.test for row in report.rows] == [1, 1, 2, 2, 3, 3]
     for average in ("micro", "macro"):

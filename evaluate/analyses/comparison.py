@@ -32,7 +32,7 @@ Ids = NDArray[np.bytes_]
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class ComparedEncoder:
     """One collection's scores, without its vectors.
 
     Attributes:
@@ -71,11 +71,11 @@ def compare(store: Store, names: Sequence[str], protocol: RetrievalProtocol) -> 
         raise ProtocolError(
             f"a comparison takes two collections or more, got {len(names)}; {store.location} has {there}"
         )
-    contenders = []
+    encoders = []
     for name in names:
         with store.open(name) as collection:
-            contenders.append(_measured(collection, protocol))
-    return compare_scores(contenders)
+            encoders.append(_measured(collection, protocol))
+    return compare_scores(encoders)
 
 
 def compare_collections(collections: Sequence[Collection], protocol: RetrievalProtocol) -> ComparisonReport:
@@ -89,17 +89,17 @@ def compare_collections(collections: Sequence[Collection], protocol: RetrievalPr
     return compare_scores([_measured(collection, protocol) for collection in collections])
 
 
-def _measured(collection: Collection, protocol: RetrievalProtocol) -> Contender:
-    return contender(measure(collection, replace(protocol, searches=protocol.searches[:1], by=())))
+def _measured(collection: Collection, protocol: RetrievalProtocol) -> ComparedEncoder:
+    return compared_encoder(measure(collection, replace(protocol, searches=protocol.searches[:1], by=())))
 
 
-def contender(measurement: Measurement) -> Contender:
+def compared_encoder(measurement: Measurement) -> ComparedEncoder:
     """What a comparison keeps of a measurement: the scores of its first search."""
     trial = measurement.trial
     protocol = trial.protocol
     columns = itertools.product(protocol.measures, protocol.k)
     search = protocol.searches[0]
-    return Contender(
+    return ComparedEncoder(
         setting=measurement.setting,
         card=measurement.card,
         ids=trial.queries.ids,
@@ -110,20 +110,20 @@ def contender(measurement: Measurement) -> Contender:
     )
 
 
-def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
+def compare_scores(encoders: Sequence[ComparedEncoder]) -> ComparisonReport:
     """Compare each with each on the queries they all share; classes and patients are those of the first.
 
     Args:
-        contenders: Two or more, measured on the same terms.
+        encoders: Two or more, measured on the same terms.
 
     Raises:
         ProtocolError: no query is in all.
     """
-    shared = functools.reduce(np.intersect1d, (item.ids for item in contenders))
+    shared = functools.reduce(np.intersect1d, (item.ids for item in encoders))
     if not len(shared):
-        counts = ", ".join(f"{item.setting.collection} {len(item.ids):,}" for item in contenders)
+        counts = ", ".join(f"{item.setting.collection} {len(item.ids):,}" for item in encoders)
         raise ProtocolError(f"no query is in every collection (queries: {counts}); choose others with --queries")
-    aligned = [_among(item, shared) for item in contenders]
+    aligned = [_among(item, shared) for item in encoders]
     setting = aligned[0].setting
     resampler = Resampler(
         aligned[0].patients, setting.intervals.draws, setting.intervals.seed, setting.intervals.method
@@ -140,7 +140,7 @@ def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
     adjusted = holm(np.array([row.p for row in rows]), [row.test for row in rows])
     return ComparisonReport(
         setting=setting,
-        entries=_entries(contenders, aligned),
+        entries=_entries(encoders, aligned),
         queries=len(shared),
         clusters=resampler.count,
         alone=resampler.alone,
@@ -148,15 +148,15 @@ def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
     )
 
 
-def _among(item: Contender, shared: Ids) -> Contender:
-    """A contender with the shared queries only, all in the same order."""
+def _among(item: ComparedEncoder, shared: Ids) -> ComparedEncoder:
+    """An encoder with the shared queries only, all in the same order."""
     rows = np.searchsorted(item.ids, shared)
     classes = tuple(item.classes[row] for row in rows.tolist())
     return replace(item, ids=shared, scores=item.scores[rows], classes=classes, patients=item.patients[rows])
 
 
-def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> tuple[Entry, ...]:
-    everywhere = functools.reduce(np.intersect1d, (item.gallery for item in contenders))
+def _entries(encoders: Sequence[ComparedEncoder], aligned: Sequence[ComparedEncoder]) -> tuple[Entry, ...]:
+    everywhere = functools.reduce(np.intersect1d, (item.gallery for item in encoders))
     return tuple(
         Entry(
             collection=whole.setting.collection,
@@ -171,12 +171,12 @@ def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> t
             gallery_unlabelled=whole.setting.gallery.unlabelled,
             queries_without_relevant=whole.setting.queries_without_relevant,
         )
-        for whole, part in zip(contenders, aligned, strict=True)
+        for whole, part in zip(encoders, aligned, strict=True)
     )
 
 
 def _pair(
-    first: Contender, second: Contender, classes: Classes, resampler: Resampler
+    first: ComparedEncoder, second: ComparedEncoder, classes: Classes, resampler: Resampler
 ) -> Iterator[tuple[CompareRow, bytes]]:
     """The rows of two collections, each with what tells whether two of them are one test."""
     setting = first.setting

@@ -110,7 +110,7 @@ class Exclusion:
         part.kept = kept
         return part
 
-    def bars_as(self, other: object) -> bool:
+    def excludes_as(self, other: object) -> bool:
         """Whether the same is barred for the same queries, in whatever part of the gallery."""
         return isinstance(other, Exclusion) and self._trial is other._trial and self.fields == other.fields
 

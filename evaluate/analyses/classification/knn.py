@@ -21,7 +21,7 @@ from cbmir.evaluate.analyses.classification.votes import (
     NONE,
     TEMPERATURE,
     VOTES,
-    Ballots,
+    ClassVotes,
     Flags,
     Labels,
     Shares,
@@ -47,7 +47,7 @@ class VoteRules:
     """How neighbours vote, and how many.
 
     Attributes:
-        vote: ``mean`` or ``softmax``, see `Ballots`.
+        vote: ``mean`` or ``softmax``, see `ClassVotes`.
         temperature: Of the softmax, above 0.
         k: Neighbours that vote; None to choose the best on validation queries.
         paper: Vote as the published program does, to compare with its figures. A query is answered by no more
@@ -154,7 +154,7 @@ def classify(
     """
     rules = rules or VoteRules()
     choice = choose_k(gallery, val, rules)
-    votes = ballots(gallery, test, rules)
+    votes = class_votes(gallery, test, rules)
     verdicts = Verdicts(test.truth, predict(votes, choice.k), shares(votes, choice.k))
     voteless = int(np.count_nonzero(~verdicts.scores.any(axis=1)))
     return Classification(choice, assess(verdicts, cohort), verdicts, voteless)
@@ -170,7 +170,7 @@ def choose_k(gallery: Labels, val: Asked | None, rules: VoteRules) -> Choice:
         return Choice(rules.k, np.empty(0), rules.k)
     if val is None:
         raise ProtocolError("k is chosen on validation queries and there are none; name them, or give k")
-    scores = micro_f1(ballots(gallery, val, rules), val.truth)
+    scores = micro_f1(class_votes(gallery, val, rules), val.truth)
     if not rules.paper:
         best = int(np.argmax(scores)) + 1
         return Choice(best, scores, best)
@@ -178,7 +178,7 @@ def choose_k(gallery: Labels, val: Asked | None, rules: VoteRules) -> Choice:
     return Choice(max(1, best - 1), scores, best)  # 0, where their program stops, is taken as 1
 
 
-def ballots(gallery: Labels, asked: Asked, rules: VoteRules) -> Ballots:
+def class_votes(gallery: Labels, asked: Asked, rules: VoteRules) -> ClassVotes:
     """The votes of the neighbours that were found for some queries, under some rules.
 
     Raises:
@@ -190,7 +190,7 @@ def ballots(gallery: Labels, asked: Asked, rules: VoteRules) -> Ballots:
         raise ProtocolError("queries and gallery don't share their classes; code both alike")
     if rules.paper and several:
         raise ProtocolError("the paper's protocol knows images of one class only; choose a label with one value")
-    return Ballots(
+    return ClassVotes(
         places=asked.places,
         cosines=asked.cosines,
         labels=gallery,
