@@ -127,6 +127,10 @@ def load_image(
 def _load(wanted: Wanted, how: ForEncoder, asset: Asset, encoder: str) -> Loaded:
     if expected_kind(asset.location.name) != how.kind:
         asset.check_kind(how.kind, encoder)  # before the whole of it is read
+    if asset.settings is None and asset.has_source:
+        raise ImageError(
+            "is DICOM, whose path and header may name a patient: give its folder, zip file or the file itself as SOURCE"
+        )
     same = asset.sha256 == wanted.known_sha256
     known = same and not asset.changed_since(wanted.known_decoder)
     due = wanted.due(known)

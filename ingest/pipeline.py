@@ -161,7 +161,8 @@ class _Run:
             self.report.interrupted = interrupt.asked
         self._moves.finish()
         self._collection.flush()
-        self._collection.remember(self._source.root, sorted(self._datasets))
+        if self._source.root is not None:
+            self._collection.remember(self._source.root, sorted(self._datasets))
         self.report.stored, self.report.moved = writer.stored, self._moves.count
         self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
         self._time(started, loader, encoding, writer)

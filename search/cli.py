@@ -29,7 +29,7 @@ from cbmir.options import (
 from cbmir.schema import Vectors, normalise
 from cbmir.search.output import FORMATS, as_json, shown_value
 from cbmir.search.query import Options
-from cbmir.search.searcher import Answer, Searcher, check_queries, image_files
+from cbmir.search.searcher import Answer, Searcher, check_queries, image_files, query_asset
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
 
@@ -108,6 +108,12 @@ def search() -> None:
 @click.option(
     "--exclude-self", is_flag=True, help="Leave out stored images whose file has the same content as the query's."
 )
+@click.option(
+    "--window",
+    metavar="NAME|LO,HI",
+    help="Of DICOM queries; that of the collection unless given. Another one needs --force.",
+)
+@click.option("--force", is_flag=True, help="Read DICOM queries with another window than the collection's.")
 @_query_options
 @asked_option
 @encoder_options
@@ -123,11 +129,15 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
         say(line)
     check_queries(files)
     with _searcher(options, settings) as searcher:
+        windows = searcher.use_window(options["window"], force=options["force"]) if options["window"] else None
         sheet = _sheet(searcher, terms, options)
-        answers = _checked(searcher, list(searcher.images(files, _query(options))), options)
+        images = map(query_asset, files)
+        answers = _checked(searcher, list(searcher.images(images, _query(options))), options)
+    if windows:
+        say(windows)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
-    if options["exclude_same_patient"] and (unknown := sum(a.stored is None and a.reason is None for a in answers)):
+    if options["exclude_same_patient"] and (unknown := sum(not a.is_patient_known and a.reason is None for a in answers)):
         say(f"patients not left out, as the query image is not stored: {unknown} of {counted(len(answers), 'query')}")
     return _print(answers, options, sheet)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from cbmir.errors import CollectionError, ImageError, QueryError
 from cbmir.schema import StoredPoint, Vectors, normalise
 from cbmir.search.query import ImageQuery, Query, Single, StoredQuery, TextQuery, WeightedQuery, weighted
 from cbmir.store import Collection
+
+if TYPE_CHECKING:
+    from cbmir.media import Asset
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,11 @@ class Resolver:
     """Makes vectors of queries for one collection."""
 
     def __init__(
-        self, collection: Collection, encoder: Callable[[], Encoder], find: Callable[[str], StoredPoint]
+        self,
+        collection: Collection,
+        encoder: Callable[[], Encoder],
+        find: Callable[[str], StoredPoint],
+        as_gallery: "Callable[[Asset], Asset]",
     ) -> None:
         """Get ready.
 
@@ -39,10 +47,12 @@ class Resolver:
             collection: What will be asked.
             encoder: Gives the encoder of the collection; called only for images and texts.
             find: A stored image with its vector, by id or path.
+            as_gallery: A query that is read as the images of the collection were.
         """
         self._collection = collection
         self._encoder = encoder
         self._find = find
+        self._as_gallery = as_gallery
 
     def resolve(self, query: Query) -> Resolved:
         """The vector of a query.
@@ -92,11 +102,11 @@ class Resolver:
         return Resolved(self.unit(query.vector)[0])
 
     def _image(self, query: ImageQuery) -> Resolved:
-        from cbmir.media import prepare  # Pillow: a search by id needs none
+        from cbmir.media import Asset, prepare  # Pillow: a search by id needs none
 
         encoder = self._encoder()
         try:
-            prepared = prepare(query.image, encoder.preprocessing, encoder.card.name)
+            prepared = prepare(self._as_gallery(Asset.of(query.image)), encoder.preprocessing, encoder.card.name)
         except ImageError as error:
             raise ImageError(f"{query.image} {error}") from error
         vectors = encoder.embed(np.stack([prepared.pixels]))

@@ -14,7 +14,8 @@ import numpy as np
 
 from cbmir.encoders import Encoder, EncoderSettings
 from cbmir.encoders.needed import encoder_of, recognise
-from cbmir.errors import CollectionError, ImageError
+from cbmir.dicomcard import CARD, settings_of, why_no_key
+from cbmir.errors import CollectionError, ImageError, KeyFileError
 from cbmir.filters import Condition, Where, parse_all, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
@@ -42,6 +43,7 @@ class Answer:
         way: How the hits were found; None where the query failed.
         notes: What was done to a query image in decoding, of `cbmir.media.NOTES`.
         file: The query image, where it isn't a stored one.
+        is_patient_known: Whether the images of its patient or study could be left out.
     """
 
     query: str
@@ -51,6 +53,7 @@ class Answer:
     way: Way | None = None
     notes: "tuple[Note, ...]" = ()
     file: "Asset | None" = None
+    is_patient_known: bool = False
 
 
 class Searcher:
@@ -89,6 +92,8 @@ class Searcher:
             if given is not None:
                 recognise(self.collection, given)
                 self._encoder = given
+            self._card: Mapping[str, Any] | None = self.collection.metadata().get(CARD)
+            self._dicom = settings_of(self.collection)
             self._stack = stack.pop_all()
 
     @property
@@ -107,6 +112,35 @@ class Searcher:
     def loaded(self) -> Encoder | None:
         """The encoder, if it is loaded by now."""
         return self._encoder
+
+    def use_window(self, window: str, *, force: bool = False) -> str | None:
+        """Read DICOM queries with a window of their own.
+
+        Args:
+            window: See `cbmir.media.dicom_settings.WINDOWS`.
+            force: Do it although the images of the collection have another one.
+
+        Returns:
+            What to say beside the hits, where the windows differ; None where they are the same.
+
+        Raises:
+            SourceError: there is no such window.
+            CollectionError: the collection has another one, or its images are not of DICOM, and `force` isn't given.
+        """
+        from cbmir.media.dicom_settings import DicomSettings
+
+        wanted = DicomSettings(window)
+        theirs = self._dicom.window if self._dicom else None
+        if theirs == wanted.window:
+            return None
+        said = f"the window {theirs}" if theirs else "no DICOM"
+        if not force:
+            raise CollectionError(
+                f"collection {self.collection.name} holds {said}, and the query would have the window {wanted.window}: "
+                "leave --window out, or give --force too"
+            )
+        self._dicom = replace(self._dicom or wanted, window=wanted.window)
+        return f"DICOM queries have the window {wanted.window}; the collection holds {said}: scores are not comparable"
 
     def ask(
         self, query: "Query | HoldsPixels | Sequence[HoldsPixels]", how: Options | None = None
@@ -141,7 +175,7 @@ class Searcher:
             except CollectionError as error:
                 raise CollectionError(f"there is no file {query!r}, and {error}") from error
         if isinstance(query, np.ndarray) and query.ndim == 1:
-            (found,) = self.vectors(Resolver(self.collection, lambda: self.encoder, self._find).unit(query), how)
+            (found,) = self.vectors(self._resolver.unit(query), how)
             return (Answer("vector", tuple(found.hits), way=found.way),)
         several = isinstance(query, Sequence) and not isinstance(query, str | bytes)
         items: Any = query if several else [query]
@@ -153,9 +187,11 @@ class Searcher:
     def _one(self, query: Query, how: Options | None) -> Answer:
         """The answer to a query that has become one vector; stored images among its parts are left out."""
         how = self._resolved(how)
-        resolved = Resolver(self.collection, lambda: self.encoder, self._find).resolve(query)
+        resolved = self._resolver.resolve(query)
         if how.exclude_self and resolved.digests:
             self._check_hashes()
+        if resolved.digests and (how.exclude_self or how.exclude_same_patient):
+            self._check_key()
         where = _parsed(how)
         if resolved.stored:
             where += (Condition("id", "!=", tuple(sorted({point.id for point in resolved.stored}))),)
@@ -166,6 +202,10 @@ class Searcher:
         where += _others(how, [*resolved.stored, *(point for points in same.values() for point in points)])
         (found,) = self._search(resolved.vector[np.newaxis], how, [where])
         return Answer(type(query).__name__, tuple(found.hits), way=found.way)
+
+    @property
+    def _resolver(self) -> Resolver:
+        return Resolver(self.collection, lambda: self.encoder, self._find, self._as_gallery)
 
     def _check_hashes(self) -> None:
         if not self.collection.facet("sha256", limit=1):
@@ -191,8 +231,10 @@ class Searcher:
         query = self._resolved(query)
         if query.exclude_self:
             self._check_hashes()
+        if query.exclude_self or query.exclude_same_patient:
+            self._check_key()
         encoder = self.encoder
-        rest = map(Asset.of, images)
+        rest = (self._as_gallery(Asset.of(image)) for image in images)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
             usable, reasons = [], {}
             for number, image in enumerate(part):
@@ -252,18 +294,46 @@ class Searcher:
         same = self._same_files({prepared.sha256 for _, prepared in images})
         copies = [same.get(prepared.sha256, []) for _, prepared in images]
         stored = [next(iter(points), None) for points in copies]
+        people = [self._people(image, query) for image, _ in images]
         wheres = [
-            (*_parsed(query), *_copies(query, prepared.sha256), *_others(query, points))
-            for (_, prepared), points in zip(images, copies, strict=True)
+            (*_parsed(query), *_copies(query, prepared.sha256), *_others(query, points, person))
+            for (_, prepared), points, person in zip(images, copies, people, strict=True)
         ]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         answers = iter(self._search(vectors[fine], query, asked))
-        for (image, prepared), point, good in zip(images, stored, fine, strict=True):
+        for (image, prepared), point, good, person in zip(images, stored, fine, people, strict=True):
             if good:
                 found = next(answers)
-                yield Answer(str(image), tuple(found.hits), point, way=found.way, notes=prepared.notes, file=image)
+                yield Answer(
+                    str(image),
+                    tuple(found.hits),
+                    point,
+                    way=found.way,
+                    notes=prepared.notes,
+                    file=image,
+                    is_patient_known=bool(person) or point is not None,
+                )
             else:
                 yield Answer(str(image), stored=point, reason="has no vector (an even picture)", file=image)
+
+    def _as_gallery(self, image: "Asset") -> "Asset":
+        """A query that is read as the images of the collection were."""
+        return image if self._dicom is None or image.settings is not None else image.read_as(self._dicom)
+
+    def _people(self, image: "Asset", query: Options) -> Mapping[str, str]:
+        """Patient and study of a DICOM query, as the collection knows them, where they are needed."""
+        if not query.exclude_same_patient or self._dicom is None or self._dicom.key is None or not image.has_source:
+            return {}
+        from cbmir.media.dicom import identity
+
+        who = identity(image)
+        both = {"patient_id": who.patient, "study_id": who.study}
+        return {name: value for name, value in both.items() if value}
+
+    def _check_key(self) -> None:
+        """Refuse what needs the key of the collection's DICOM, where it isn't at hand."""
+        if self._card and (self._dicom is None or self._dicom.key is None):
+            raise KeyFileError(f"copies and patients of a DICOM query can't be left out: {why_no_key(self._card)}")
 
     def _resolved(self, query: Options | None) -> Options:
         query = query or Options()
@@ -305,6 +375,7 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
         The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
     """
     from cbmir.media import is_readable, passed_over_as, without_hidden
+    from cbmir.media.remedies import DICOM
 
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -315,8 +386,9 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
                 for folder, folders, files in os.walk(path)
                 for name in without_hidden(folders, files, others)
             ]
-            images = sorted(item for item in below if is_readable(item.name))
-            others.update(passed_over_as(item) for item in set(below).difference(images))
+            kinds = {item: None if is_readable(item.name) else passed_over_as(item) for item in below}
+            images = sorted(item for item, kind in kinds.items() if kind in (None, DICOM))
+            others.update(kind for kind in kinds.values() if kind not in (None, DICOM))
             found += images
         else:
             found.append(path)
@@ -329,11 +401,9 @@ def check_queries(files: Sequence[Path]) -> None:
     Raises:
         ImageError: not one of them can be opened; of a volume only the first bytes are read.
     """
-    from cbmir.media import Asset
-
     reason = ""
     for file in files:
-        asset = Asset(file)
+        asset = query_asset(file)
         try:
             if asset.kind == "image":
                 asset.content()
@@ -341,6 +411,14 @@ def check_queries(files: Sequence[Path]) -> None:
         except ImageError as error:
             reason = reason or f"{file} can't be used: {error}"
     raise ImageError(f"none of {len(files):,} queries can be used; {reason}" if len(files) > 1 else reason)
+
+
+def query_asset(path: Path) -> "Asset":
+    """The asset of a query file; ``series.dcm#3`` is one of several images in a file, unless there is a file of that name."""
+    from cbmir.media import Asset, split_key
+
+    file, frame = split_key(str(path))
+    return Asset(path) if frame is None or path.exists() else Asset(file, frame=frame)
 
 
 def _is_file(text: str) -> bool:
@@ -355,13 +433,22 @@ def _copies(query: Options, sha256: str) -> Where:
     return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()
 
 
-def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
-    """Conditions that leave out the stored copies of the query image and the patients of all of them."""
-    if not query.exclude_same_patient or not copies:
+def _others(query: Options, copies: Sequence[StoredPoint], person: Mapping[str, str] | None = None) -> Where:
+    """Conditions that leave out the stored copies of the query image, and the patients and studies of all of them.
+
+    Args:
+        query: Whether that is asked for.
+        copies: Stored.
+        person: Patient and study of the query image itself, where it tells them.
+    """
+    if not query.exclude_same_patient or not (copies or person):
         return ()
-    patients = {str(point.payload["patient_id"]) for point in copies if point.payload.get("patient_id")}
-    themselves = Condition("id", "!=", tuple(sorted({point.id for point in copies})))
-    return (themselves, Condition("patient_id", "!=", tuple(sorted(patients)))) if patients else (themselves,)
+    known = [point.payload for point in copies] + ([person] if person else [])
+    conditions = [Condition("id", "!=", tuple(sorted({point.id for point in copies})))] if copies else []
+    for field in ("patient_id", "study_id"):
+        values = {str(payload[field]) for payload in known if payload.get(field)}
+        conditions += [Condition(field, "!=", tuple(sorted(values)))] if values else []
+    return tuple(conditions)
 
 
 def _parsed(query: Options) -> Where:

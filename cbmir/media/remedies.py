@@ -22,10 +22,9 @@ _OF_SYSTEMS = (
 )
 _AS_PAIR = "is one half of an Analyze or NIfTI pair: save both as one .nii.gz, for example with nibabel"
 _AS_METAIMAGE = "is a MetaImage, which cbmir can't read: save it as .nii.gz or .nrrd, for example with SimpleITK"
-_AS_DICOM = (
-    "is DICOM, which cbmir can't read yet: convert a series to NIfTI with dcm2niix, or an image to 16-bit PNG with "
-    "dcmj2pnm --write-16-bit-png"
-)
+_AS_DICOM = "is DICOM: give its folder, a zip file of it, the DICOMDIR or the file itself as SOURCE"
+DICOM_REASON = "DICOM: "
+"""What stands before the reason why a file of DICOM is no image to compare."""
 _AS_HEIF = "is HEIF, which cbmir can't read: save it as JPEG or PNG"
 _REMEDIES = {
     **dict.fromkeys((".dcm", ".dicom", ".ima", DICOM.lower(), "dicomdir"), _AS_DICOM),
@@ -109,7 +108,9 @@ def passed_over(ignored: Mapping[str, int]) -> list[str]:
         "symbolic links": (LINKS_TO_FILES, LINKS_TO_FOLDERS),
     }
     named = [name for group in names.values() for name in group]
-    groups = {"no image suffix": {key: count for key, count in ignored.items() if key not in named}}
+    reasons = {key: count for key, count in ignored.items() if key.startswith(DICOM_REASON)}
+    groups = {"no image suffix": {key: count for key, count in ignored.items() if key not in (*named, *reasons)}}
+    groups["DICOM"] = {key.removeprefix(DICOM_REASON): count for key, count in reasons.items()}
     groups |= {why: {key: ignored[key] for key in group if key in ignored} for why, group in names.items()}
     lines = [
         f"passed over, {why}: {', '.join(f'{key} {count:,}' for key, count in group.items())}"
