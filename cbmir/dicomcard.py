@@ -49,11 +49,13 @@ def require_same(known: Mapping[str, Any], card: Mapping[str, Any], place: str) 
         )
     if known.get("window") != card.get("window"):
         raise CollectionError(
-            f"{place} holds DICOM read with --window {known.get('window')}, not {card.get('window')}: give that window, "
-            "or another --collection"
+            f"{place} holds DICOM read with --window {known.get('window')}, not {card.get('window')}: give that "
+            "window, or another --collection"
         )
     if (known.get("rules") or []) != (card.get("rules") or []):
-        raise CollectionError(f"{place} holds DICOM read with other --region-words: give the same, or another --collection")
+        raise CollectionError(
+            f"{place} holds DICOM read with other --region-words: give the same, or another --collection"
+        )
     if known.get("decoder") != card.get("decoder"):
         raise CollectionError(
             f"{place} holds DICOM read by version {known.get('decoder')} of the decoder, and this is version "
@@ -87,4 +89,5 @@ def why_no_key(card: Mapping[str, Any]) -> str:
     """Why the key of a collection isn't at hand, and what to do."""
     key = read_key(default_place())
     here = f"{default_place()} has the check value {key.check}" if key else f"there is no key file {default_place()}"
-    return f"the identifiers of its DICOM were hashed with the key of check value {card.get('key_check')}, and {here}: {_REMEDY}"
+    made = f"the identifiers of its DICOM were hashed with the key of check value {card.get('key_check')}"
+    return f"{made}, and {here}: {_REMEDY}"

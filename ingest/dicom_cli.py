@@ -30,7 +30,9 @@ def key_option(command: F) -> F:
             return
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = str(value)
-        context.call_on_close(lambda: os.environ.pop(VARIABLE) if before is None else os.environ.update({VARIABLE: before}))
+        context.call_on_close(
+            lambda: os.environ.pop(VARIABLE) if before is None else os.environ.update({VARIABLE: before})
+        )
 
     return click.option(
         "--dicom-key",
@@ -66,10 +68,13 @@ def dicom_options(command: F) -> F:
             "--audit",
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
-            help="Of DICOM: JSON lines of what was kept, shifted, hashed and dropped; audit-COLLECTION.jsonl unless given.",
+            help="Of DICOM: JSON lines of what was kept and dropped; audit-COLLECTION.jsonl unless given.",
         ),
         click.option(
-            "--patient-aliases", type=_FILE, metavar="FILE", help="Of DICOM: CSV of merged patient ids, columns old, new."
+            "--patient-aliases",
+            type=_FILE,
+            metavar="FILE",
+            help="Of DICOM: CSV of merged patient ids, columns old, new.",
         ),
         click.option(
             "--region-words",

@@ -27,9 +27,10 @@ from cbmir.options import (
     store_option,
 )
 from cbmir.schema import Vectors, normalise
+from cbmir.search.files import check_queries, image_files, query_asset
 from cbmir.search.output import FORMATS, as_json, shown_value
 from cbmir.search.query import Options
-from cbmir.search.searcher import Answer, Searcher, check_queries, image_files, query_asset
+from cbmir.search.searcher import Answer, Searcher
 from cbmir.store.ways import BUDGET_MS, said
 from cbmir.units import counted
 
@@ -137,7 +138,9 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
         say(windows)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
-    if options["exclude_same_patient"] and (unknown := sum(not a.is_patient_known and a.reason is None for a in answers)):
+    if options["exclude_same_patient"] and (
+        unknown := sum(not a.is_patient_known and a.reason is None for a in answers)
+    ):
         say(f"patients not left out, as the query image is not stored: {unknown} of {counted(len(answers), 'query')}")
     return _print(answers, options, sheet)
 

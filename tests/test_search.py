@@ -18,8 +18,8 @@ from cbmir.fingerprint import EncoderCard, external_card
 from cbmir.ingest import ingest_images, open_source
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise, point_id
 from cbmir.search import Answer, Options, Searcher
+from cbmir.search.files import check_queries, image_files
 from cbmir.search.output import as_json, csv_long, csv_wide, table
-from cbmir.search.searcher import check_queries, image_files
 from cbmir.store import open_store
 
 

@@ -30,8 +30,9 @@ from cbmir.media import (
     slice_thumbnail,
 )
 from cbmir.schema import point_id
+from cbmir.search.files import image_files
 from cbmir.search.layout import GAP_PX, LINE_PX, TILE_PX
-from cbmir.search.searcher import Searcher, image_files
+from cbmir.search.searcher import Searcher
 from cbmir.store import open_store
 
 nibabel = pytest.importorskip("nibabel")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from cbmir.errors import ImageError
 from cbmir.media.asset import Asset
-from cbmir.media.dicom_header import Header, first_with, groups_of, is_dicom, read_header, value
+from cbmir.media.dicom_header import Header, first_with, groups_of, is_dicom, quiet, read_header, value
 from cbmir.media.dicom_identity import Identity, identity_of
 from cbmir.media.dicom_pixels import Layout, frame_bytes, samples_of
 from cbmir.media.dicom_render import rendered, turned
@@ -42,11 +42,12 @@ def decode(file: IO[bytes], options: DecodeOptions) -> Decoded:
         ImageError: the file holds no image, several of which none is named, or one that can't be decoded.
     """
     settings = options.settings if isinstance(options.settings, DicomSettings) else DicomSettings()
-    header, layout, frame, data = _found(file, options)
-    samples = samples_of(header, data, frame, layout, options.limits)
-    places = groups_of(header.dataset, frame)
-    shown = rendered(samples, header.dataset, places, settings)
-    shown, is_turned = turned(shown, header.dataset, places)
+    with quiet():
+        header, layout, frame, data = _found(file, options)
+        samples = samples_of(header, data, frame, layout, options.limits)
+        places = groups_of(header.dataset, frame)
+        shown = rendered(samples, header.dataset, places, settings)
+        shown, is_turned = turned(shown, header.dataset, places)
     return Decoded(Image.fromarray(shown).convert("RGB"), ("turned_axial",) if is_turned else ())
 
 
@@ -62,8 +63,9 @@ def digest(file: IO[bytes], options: DecodeOptions) -> str:
     settings = options.settings
     if not isinstance(settings, DicomSettings) or settings.key is None:
         return ""
-    header, _, frame, data = _found(file, options)
-    return pixel_digest(header, groups_of(header.dataset, frame), data, settings)
+    with quiet():
+        header, _, frame, data = _found(file, options)
+        return pixel_digest(header, groups_of(header.dataset, frame), data, settings)
 
 
 def pixel_digest(header: Header, places: "Sequence[Dataset]", data: bytes, settings: DicomSettings) -> str:
@@ -92,7 +94,7 @@ def identity(asset: Asset) -> Identity:
     settings = asset.settings
     assert isinstance(settings, DicomSettings)
     assert settings.key is not None
-    with asset.open() as file, asset.held():
+    with asset.open() as file, asset.held(), quiet():
         return identity_of(read_header(file, asset.limits).dataset, settings.key)
 
 

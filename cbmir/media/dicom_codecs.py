@@ -1,4 +1,4 @@
-"""Compressed frames by imagecodecs, as a plugin of pydicom's decoders: pydicom does the rest, such as colours and signs.
+"""Compressed frames by imagecodecs, as a plugin of pydicom's decoders; pydicom does the rest, such as the colours.
 
 imagecodecs and the libraries in it have permissive licences, see decision record 0023.
 """
@@ -16,10 +16,8 @@ _LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _HTJ2K = tuple(f"1.2.840.10008.1.2.4.20{number}" for number in (1, 2, 3))
-DECODER_DEPENDENCIES = {
-    syntax: ("numpy", "imagecodecs>=2024.6")
-    for syntax in (_JPEG12, *_LOSSLESS, *_JPEG_LS, *_JPEG_2000, *_HTJ2K)
-}
+_NEEDED = ("numpy", "imagecodecs>=2024.6")
+DECODER_DEPENDENCIES = dict.fromkeys((_JPEG12, *_LOSSLESS, *_JPEG_LS, *_JPEG_2000, *_HTJ2K), _NEEDED)
 """What pydicom asks a plugin for."""
 
 

@@ -107,8 +107,7 @@ def read_header(file: IO[bytes], limits: Limits) -> Header:
 def value(dataset: "Dataset", keyword: str, default: Any = None) -> Any:
     """A value of the header; the default where it is missing, empty, or can't be read."""
     try:
-        with quiet():
-            found = dataset.get(keyword)
+        found = dataset.get(keyword)
     except Exception:  # a broken value is as good as none
         return default
     return default if found is None or found == "" else found
@@ -238,7 +237,7 @@ def _inflated(file: IO[bytes], limits: Limits) -> bytes | None:
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
     start = file.tell()
-    read_preamble(file, True)
+    read_preamble(file, True)  # type: ignore[arg-type]  # any file
     meta = _read_file_meta_info(file)  # type: ignore[arg-type]  # any file
     end = file.tell()
     if meta.get("TransferSyntaxUID") != _DEFLATED:

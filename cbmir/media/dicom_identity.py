@@ -75,7 +75,7 @@ def patient_hash(issuer: str, id: str, key: Key) -> str:
 def is_dummy_id(id: str) -> bool:
     """Whether a patient id names nobody: it is blank, a usual word for nobody, or one character again and again."""
     plain = "".join(letter for letter in id.casefold() if letter.isalnum())
-    return len(set(plain)) < 2 and len(plain) != 1 or plain == "0" or plain in DUMMIES
+    return (len(set(plain)) < 2 and len(plain) != 1) or plain == "0" or plain in DUMMIES
 
 
 def _plain(written: str) -> str:

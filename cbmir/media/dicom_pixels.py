@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cbmir.errors import ImageError
 from cbmir.limits import Limits
 from cbmir.media.dicom_codecs import use_in
-from cbmir.media.dicom_header import Header, frame_count, number, quiet, text, value
+from cbmir.media.dicom_header import Header, frame_count, number, text, value
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -120,13 +120,8 @@ def frame_bytes(header: Header, file: IO[bytes], frame: int, layout: Layout) -> 
         try:
             from pydicom.encaps import get_frame
 
-            with quiet():
-                return get_frame(
-                    stream,  # type: ignore[arg-type]  # any file
-                    frame - 1,
-                    number_of_frames=layout.frames,
-                    extended_offsets=_offsets(header.dataset),
-                )
+            offsets = _offsets(header.dataset)
+            return get_frame(stream, frame - 1, number_of_frames=layout.frames, extended_offsets=offsets)
         except MemoryError:
             raise
         except Exception as error:
@@ -163,8 +158,7 @@ def samples_of(header: Header, data: bytes, frame: int, layout: Layout, limits: 
     if not is_native and header.syntax.startswith(_VIDEO) and len(header.syntax) == len(_VIDEO) + 1:
         raise ImageError("is a video (MPEG), which cbmir can't decode")
     try:
-        with quiet():
-            return _decoded(header, data, frame, layout)
+        return _decoded(header, data, frame, layout)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they like, and may quote the file
@@ -204,13 +198,15 @@ def _native(header: Header, data: bytes, layout: Layout) -> Samples:
 
 def _decoded(header: Header, data: bytes, frame: int, layout: Layout) -> Samples:
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     try:
         decoder = get_decoder(UID(header.syntax))
     except NotImplementedError:
-        raise ImageError(f"has pixels of the transfer syntax {_named(header.syntax)}, which cbmir can't decode") from None
+        raise ImageError(
+            f"has pixels of the transfer syntax {_named(header.syntax)}, which cbmir can't decode"
+        ) from None
     use_in(decoder, header.syntax)
     place = header.pixels
     assert place is not None

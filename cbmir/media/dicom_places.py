@@ -51,7 +51,7 @@ class Places:
             KeyFileError: the file can't be written.
         """
         rows = [
-            (hash, os.fsdecode(os.path.abspath(place.path)), place.member if isinstance(place, ZipMember) else "")
+            (hash, str(place.path.absolute()), place.member if isinstance(place, ZipMember) else "")
             for hash, place in found
             if isinstance(place, LocalFile | ZipMember)
         ]
@@ -78,8 +78,8 @@ class Places:
         except sqlite3.Error as error:
             raise KeyFileError(f"can't read where DICOM files are from {self.path}: {error}") from error
         named = [(Path(os.fsdecode(path)), member) for path, member in rows]
-        found = [ZipMember(path, os.fsdecode(member)) if member else LocalFile(path) for path, member in named]
-        return sorted(found, key=lambda place: not place.path.is_file())
+        named.sort(key=lambda place: not place[0].is_file())
+        return [ZipMember(path, os.fsdecode(member)) if member else LocalFile(path) for path, member in named]
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ImageError
-from cbmir.media.dicom_header import first_with, number, numbers, quiet, text
+from cbmir.media.dicom_header import first_with, number, numbers, text
 from cbmir.media.dicom_pixels import Samples
 from cbmir.media.dicom_settings import Box, DicomSettings
 from cbmir.media.dicom_window import Choice, Linear, Rescale, Voi, choose, percentiles, rescale_of
@@ -45,8 +45,7 @@ def rendered(samples: Samples, dataset: "Dataset", places: "Sequence[Dataset]", 
         ImageError: the samples are of a kind that can't be shown.
     """
     if samples.photometric == "PALETTE COLOR":
-        with quiet():
-            shown = _palette(samples, dataset)
+        shown = _palette(samples, dataset)
     elif samples.values.ndim == 3:
         shown = _colour(samples)
     elif samples.values.dtype.itemsize <= 2 and samples.values.dtype.kind == "u":

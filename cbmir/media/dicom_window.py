@@ -59,7 +59,10 @@ class Rescale:
 
     def __call__(self, stored: Numbers) -> Numbers:
         """Values of stored values."""
-        return self.table.entries_of(stored) if self.table else stored * self.slope + self.intercept
+        if self.table is not None:
+            return self.table.entries_of(stored)
+        values: Numbers = stored * self.slope + self.intercept
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Linear:
         if self.high <= self.low:
             step: Numbers = np.where(values > self.low, 255.0, 0.0)
             return step
-        return np.clip((values - self.low) * (255.0 / (self.high - self.low)), 0.0, 255.0)
+        return np.clip((values - self.low) / (self.high - self.low) * 255.0, 0.0, 255.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""From the header of a frame to what is stored of it: an allow-list of controlled terms. Nothing else leaves a header."""
+"""From the header of a frame to what is stored of it: an allow-list of controlled terms. Nothing else leaves it."""
 
 import re
 from collections.abc import Mapping
@@ -151,7 +151,7 @@ def _plane(places: "Sequence[Dataset]") -> str | None:
     if len(cosines) != 6:
         return None
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))
-    return _PLANES[int(normal.argmax())] if normal.max() > 0.8 else "oblique"  # noqa: PLR2004  clearly along an axis
+    return _PLANES[int(normal.argmax())] if normal.max() > 0.8 else "oblique"
 
 
 def _position(places: "Sequence[Dataset]") -> float | None:

@@ -1,7 +1,7 @@
 """The Basic Application Level Confidentiality Profile of DICOM PS3.15 (Table E.1-1) as data, and what is done here.
 
-``profile.csv`` has every attribute that the profile removes, replaces or empties, its action there (X remove, Z empty, D
-dummy, U another UID, or a choice of these), and what happens here. Nothing is stored that isn't in the allow-list of
+``profile.csv`` has every attribute that the profile removes, replaces or empties, its action there (X remove, Z empty,
+D dummy, U another UID, or a choice of these), and what happens here. Nothing is stored that isn't in the allow-list of
 `cbmir.ingest.privacy.header`; so an attribute that the table lacks is dropped, too.
 """
 
@@ -64,16 +64,17 @@ class ProfileRow:
 def profile() -> tuple[ProfileRow, ...]:
     """All rows of the table."""
     with _FILE.open(encoding="ascii", newline="") as file:
-        return tuple(ProfileRow(**row) for row in csv.DictReader(file))
+        rows = list(csv.reader(file))[1:]
+    return tuple(ProfileRow(tag, keyword, vr, action, fate(keyword)) for tag, keyword, vr, action, _ in rows)
 
 
 def profile_source() -> Mapping[str, str]:
     """Where the table comes from, and what departs from the basic profile."""
     return {
-        "table": "DICOM PS3.15 2026c, Table E.1-1, Basic Application Level Confidentiality Profile; the list of tags and "
-        "actions as transcribed by dicom-anonymizer 2.1.0 (BSD), keywords by pydicom",
-        "options": "Retain Patient Characteristics (age and sex only; 90 and above is 90), Retain Longitudinal Temporal "
-        "Information with Modified Dates (whole weeks back, by patient)",
+        "table": "DICOM PS3.15 2026c, Table E.1-1, Basic Application Level Confidentiality Profile; tags as "
+        "transcribed, with their actions, by dicom-anonymizer 2.1.0 (BSD), keywords by pydicom",
+        "options": "Retain Patient Characteristics (age and sex only; 90 and above is 90), Retain Longitudinal "
+        "Temporal Information with Modified Dates (whole weeks back, by patient)",
         "not done": "Clean Pixel Data: text in the pixels is not looked for",
         "so": "pseudonymised, not anonymous",
     }

@@ -23,7 +23,7 @@ from cbmir.ingest.tables.tally import tally_warnings
 from cbmir.keyfile import Key
 from cbmir.limits import Limits
 from cbmir.media import Asset, passed_over
-from cbmir.media.dicom_header import Header, frame_count, number, read_header, text
+from cbmir.media.dicom_header import Header, frame_count, number, quiet, read_header, text
 from cbmir.media.dicom_identity import Identity, identity_of
 from cbmir.media.dicom_places import Places
 from cbmir.media.locations import Location
@@ -120,7 +120,7 @@ class DicomSource:
             tally,
             label_rule="DICOM has none; names of folders are not stored",
             notes=notes,
-            warnings=tuple((*self._warnings(), *tally_warnings(tally))),
+            warnings=(*self._warnings(), *tally_warnings(tally)),
         )
 
     @property
@@ -131,7 +131,7 @@ class DicomSource:
     def _look(self, place: Location) -> None:
         """Read one header."""
         try:
-            with place.open(_ALL_BYTES) as file, self._limits.held():
+            with place.open(_ALL_BYTES) as file, self._limits.held(), quiet():
                 header = read_header(file, self._limits)
                 why = self._passed(header)
                 if why is None:
@@ -215,9 +215,8 @@ class DicomSource:
         if self._made_key:
             yield self._made_key
         yield (
-            f"window {self.settings.window}; patients, studies and series are keyed hashes (check value "
-            f"{self._key.check}); study dates are moved back by a number of weeks for each patient, ages of 90 and more "
-            "are 90"
+            f"window {self.settings.window}; ids are hashes by the key of check value {self._key.check}; study dates "
+            "are moved back, by a number of weeks for each patient; ages of 90 and more are 90"
         )
         disagreeing = sum(facts.disagrees for draft in self._drafts for facts in draft.facts)
         if disagreeing:
@@ -229,7 +228,7 @@ class DicomSource:
     def _warnings(self) -> Iterator[str]:
         settled: Settled = self._settled
         if self._patients.dummies:
-            yield f"files whose patient id names nobody, such as ANONYMOUS: {self._patients.dummies:,}; they have no patient"
+            yield f"files without a patient, as their patient id names nobody (ANONYMOUS): {self._patients.dummies:,}"
         if self._patients.blank:
             yield f"files without a patient id: {self._patients.blank:,}"
         if settled.several:

@@ -38,7 +38,10 @@ def reason(header: Header) -> str | None:
     """What a file is passed over as; None for an image."""
     dataset = header.dataset
     uid = text(dataset, "SOPClassUID")
-    if _DIRECTORY in (uid, str(dataset.file_meta.get("MediaStorageSOPClassUID") or "")) or "DirectoryRecordSequence" in dataset:
+    if (
+        _DIRECTORY in (uid, str(dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+        or "DirectoryRecordSequence" in dataset
+    ):
         return "indexes of discs (DICOMDIR)"
     by_class = _by_class(uid)
     if by_class is not None and by_class != SCREEN:

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cbmir.device import cores
+from cbmir.dicomcard import settings_of
 from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
 from cbmir.ingest.interrupt import Interrupt
@@ -16,7 +17,6 @@ from cbmir.ingest.loader import CHUNK, Loader
 from cbmir.ingest.loading import Drawing, Loaded, Wanted
 from cbmir.ingest.report import Failure
 from cbmir.ingest.thumbnails.place import Place, is_former, is_ours
-from cbmir.dicomcard import settings_of
 from cbmir.media import stored_asset
 from cbmir.paths import is_uri
 from cbmir.root import Root
