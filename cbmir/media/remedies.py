@@ -22,12 +22,15 @@ _OF_SYSTEMS = (
 )
 _AS_PAIR = "is one half of an Analyze or NIfTI pair: save both as one .nii.gz, for example with nibabel"
 _AS_METAIMAGE = "is a MetaImage, which cbmir can't read: save it as .nii.gz or .nrrd, for example with SimpleITK"
-_AS_DICOM = "is DICOM: give its folder, a zip file of it, the DICOMDIR or the file itself as SOURCE"
+AS_DICOM = (
+    "is DICOM, whose path and header may name a patient: give its folder, a zip file, the DICOMDIR or the file itself "
+    "as SOURCE of `cbmir ingest images`"
+)
 DICOM_REASON = "DICOM: "
 """What stands before the reason why a file of DICOM is no image to compare."""
 _AS_HEIF = "is HEIF, which cbmir can't read: save it as JPEG or PNG"
 _REMEDIES = {
-    **dict.fromkeys((".dcm", ".dicom", ".ima", DICOM.lower(), "dicomdir"), _AS_DICOM),
+    **dict.fromkeys((".dcm", ".dicom", ".ima", DICOM.lower(), "dicomdir"), AS_DICOM),
     **dict.fromkeys((".hdr", ".img"), _AS_PAIR),
     **dict.fromkeys((".mha", ".mhd"), _AS_METAIMAGE),
     **dict.fromkeys((".heic", ".heif"), _AS_HEIF),
@@ -69,7 +72,7 @@ def remedy(name: str | Path, head: bytes = b"") -> str | None:
         head: Its first bytes, if they are at hand.
     """
     if head[128:132] == b"DICM":
-        return _AS_DICOM
+        return AS_DICOM
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return _AS_HEIF
     if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":

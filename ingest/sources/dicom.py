@@ -102,7 +102,7 @@ class DicomSource:
         self.total: int | None = len(self._items)
         if not self.total:
             said = "".join(f"; {line}" for line in passed_over(self.ignored))
-            raise SourceError(f"no DICOM image at {path}{said}")
+            raise SourceError(f"the source holds no DICOM image{said}")  # its path may name a patient
         if not options.dicom.dry:
             Places(self._key).add(self._known)
 

@@ -110,7 +110,7 @@ def _members(path: Path, ignored: Counter[str]) -> Iterator[ZipMember]:
                 if info.is_dir() or any(is_hidden(part) for part in parts):
                     continue
                 if info.flag_bits & 1:
-                    raise SourceError(f"the archive {path} is encrypted: unpack it first")
+                    raise SourceError("the archive is encrypted: unpack it first")
                 with archive.open(info) as file:
                     head = file.read(HEAD_BYTES)
                 if is_dicom(head):
@@ -122,7 +122,7 @@ def _members(path: Path, ignored: Counter[str]) -> Iterator[ZipMember]:
     except SourceError:
         raise
     except Exception as error:  # a damaged archive raises whatever it likes
-        raise SourceError(f"can't read the archive {path}: {type(error).__name__}") from error
+        raise SourceError(f"can't read the archive ({type(error).__name__}): unpack it first") from None
 
 
 def _index(path: Path) -> tuple[list[Location], int] | None:
