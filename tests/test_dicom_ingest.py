@@ -96,8 +96,9 @@ def test_source__one_image_is_one_record_from_wherever_it_comes(tmp_path):
         archive.writestr("__MACOSX/._IM1", path.read_bytes())
         archive.writestr("viewer.exe", b"MZ")
     disc = FileSet()
-    disc.add(made(tmp_path / "b.dcm", image(1), SOPInstanceUID="1.2.3", SeriesNumber=1, InstanceNumber=1,
-                  StudyID="1", StudyTime="1200", PatientName="N", StudyDescription="D", AccessionNumber="1"))  # fmt: skip
+    needed = {"SeriesNumber": 1, "InstanceNumber": 1, "StudyID": "1", "StudyTime": "1200", "PatientName": "N"}
+    facts = {"StudyDescription": "D", "AccessionNumber": "1", "SOPInstanceUID": "1.2.3", **needed}
+    disc.add(made(tmp_path / "b.dcm", image(1), **facts))
     disc.write(tmp_path / "disc")
     expected = only(path)
     for place in (tmp_path / "in", tmp_path / "bare", tmp_path / "a.zip"):
@@ -280,8 +281,7 @@ def test_source__who_is_a_patient(tmp_path):
     assert "several patient ids, which count as one patient: 1" in warnings
     assert "1940" not in warnings
     (tmp_path / "aliases.csv").write_text("old,new\nD,A\nE,A\n")
-    merged = [item.record.patient_id for item in open_source(tmp_path, options(aliases=read_aliases(tmp_path / "aliases.csv")))
-              if hasattr(item, "record")]  # fmt: skip
+    merged = [item.patient_id for item in records(tmp_path, aliases=read_aliases(tmp_path / "aliases.csv"))]
     assert merged[0] == merged[7] == merged[8]
     (tmp_path / "aliases.csv").write_text("old,new\nD,E\nE,F\nF,D\n")
     with pytest.raises(SourceError, match="circle"):

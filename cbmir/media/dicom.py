@@ -48,7 +48,9 @@ def decode(file: IO[bytes], options: DecodeOptions) -> Decoded:
         places = groups_of(header.dataset, frame)
         shown = rendered(samples, header.dataset, places, settings)
         shown, is_turned = turned(shown, header.dataset, places)
-    return Decoded(Image.fromarray(shown).convert("RGB"), ("turned_axial",) if is_turned else ())
+    image = Image.fromarray(shown)
+    image = image if shown.ndim > 2 else Image.merge("RGB", [image] * 3)  # three times as fast as to convert it
+    return Decoded(image, ("turned_axial",) if is_turned else ())
 
 
 def digest(file: IO[bytes], options: DecodeOptions) -> str:

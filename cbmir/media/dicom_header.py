@@ -22,6 +22,8 @@ _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.84
 _FIRST_TAGS = {0x0008: range(0x0000, 0x0019), 0x0002: range(0x0000, 0x0017)}
 _VRS = frozenset(b"AE AS CS DA DT IS LO OB OW PN SH ST TM UI UL UN US".split())
 _UNDEFINED = 0xFFFFFFFF
+_META_BYTES = 4096
+"""The transfer syntax stands within so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +236,13 @@ def _read(file: IO[bytes], limits: Limits) -> Header:
 
 def _inflated(file: IO[bytes], limits: Limits) -> bytes | None:
     """A deflated file as if it had not been; None for any other."""
+    start = file.tell()
+    meta_like = file.read(_META_BYTES)
+    file.seek(start)
+    if _DEFLATED.encode() not in meta_like:
+        return None
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
-    start = file.tell()
     read_preamble(file, True)  # type: ignore[arg-type]  # any file
     meta = _read_file_meta_info(file)  # type: ignore[arg-type]  # any file
     end = file.tell()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _CLEAR = 0.8
 """Cosine from which an axis of the image runs along one of the patient."""
 
+_ROWS = 32
 Pixels = NDArray[np.uint8]
 
 
@@ -78,28 +79,46 @@ def turned(picture: Pixels, dataset: "Dataset", places: "Sequence[Dataset]") -> 
 
 
 def _grey(samples: Samples, dataset: "Dataset", places: "Sequence[Dataset]", settings: DicomSettings) -> Pixels:
-    """By a table of all bit patterns: as many look-ups as pixels, and no arithmetic on them."""
-    codes = np.arange(1 << samples.stored, dtype=np.int64)
-    if samples.is_signed:
-        codes[len(codes) >> 1 :] -= len(codes)
+    """By a table of bit patterns: as many look-ups as pixels, and arithmetic only on the values that come."""
     width = 8 * samples.values.dtype.itemsize
+    codes = _codes(samples, width)
     choice = choose(dataset, places, settings, samples.is_signed)
     rescale = rescale_of(places, samples.is_signed)
     values = rescale(codes.astype(np.float64)) * choice.factor
-    padded = _padded(codes, _padding(dataset, places, samples.is_signed))
-    voi = _voi(choice, samples, width, rescale)
+    padding = _padding(dataset, places, samples.is_signed)
+    padded = _padded(codes, padding)
+    voi = _voi(choice, samples, rescale)
+    patterns = codes & ((1 << samples.stored) - 1)
     if voi is None:
-        counts = _counts(samples, width, settings.boxes)
+        counts = _counts(samples, width, settings.boxes)[patterns]
         counts[padded] = 0
         voi = percentiles(values, counts)
     table = _eight_bits(voi(values), samples.photometric)
     table[padded] = 0
-    spread = np.tile(np.repeat(table, 1 << samples.shift), 1 << (width - samples.stored - samples.shift))
-    shown: Pixels = np.take(spread, samples.values)
+    spread = np.zeros(1 << samples.stored, np.uint8)
+    spread[patterns] = table
+    if samples.shift or samples.stored < width:  # the bits around those that count may be anything
+        spread = np.tile(np.repeat(spread, 1 << samples.shift), 1 << (width - samples.stored - samples.shift))
+    shown = np.empty(samples.values.shape, np.uint8)
+    for start in range(0, len(shown), _ROWS):  # what NumPy makes of the places stays in the processor's cache
+        rows = slice(start, start + _ROWS)
+        np.take(spread, samples.values[rows], out=shown[rows], mode="clip")  # none is outside; otherwise it buffers
     return shown
 
 
-def _voi(choice: Choice, samples: Samples, width: int, rescale: Rescale) -> Voi | None:
+def _codes(samples: Samples, width: int) -> NDArray[np.int64]:
+    """Stored values in rising order: those from the least to the greatest that comes, if that can be told at once."""
+    half = 1 << (samples.stored - 1)
+    least, most = (-half, half - 1) if samples.is_signed else (0, 2 * half - 1)
+    if samples.shift == 0:
+        seen = samples.values.view(f"i{width // 8}") if samples.is_signed else samples.values
+        low, high = int(seen.min()), int(seen.max())
+        if low >= least and high <= most:
+            return np.arange(low, high + 1)
+    return np.arange(least, most + 1)
+
+
+def _voi(choice: Choice, samples: Samples, rescale: Rescale) -> Voi | None:
     """The window that is known without the pixels; None for their percentiles."""
     if choice.voi is not None or not choice.as_stored:
         return choice.voi
