@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cbmir.errors import KeyFileError
+from cbmir.ingest.privacy.labels import JOINS
 from cbmir.ingest.sources.dicom import DicomSource
 from cbmir.ingest.sources.dicom_kinds import OPTIONAL
 from cbmir.ingest.sources.dicom_options import DicomOptions, read_aliases
@@ -57,6 +58,8 @@ def dicom_options(command: F) -> F:
             derived=not options.pop("no_derived"),
             rules=read_rules(rules) if rules else (),
             aliases=read_aliases(aliases) if aliases else {},
+            labels=options.pop("labels_from"),
+            labels_by=options.pop("labels_by"),
             take=options.pop("take"),
             dry=bool(options.get("dry_run")),
         )
@@ -81,6 +84,17 @@ def dicom_options(command: F) -> F:
             type=_FILE,
             metavar="FILE",
             help="Of DICOM: CSV of more words for body regions, columns words (separated by |) and region.",
+        ),
+        click.option(
+            "--labels-by",
+            type=click.Choice(JOINS),
+            help="Of DICOM: the identifier that --labels-from is joined on; the narrowest that it has unless given.",
+        ),
+        click.option(
+            "--labels-from",
+            type=_FILE,
+            metavar="TABLE",
+            help="Of DICOM: table of labels and splits, by patient, study, series, SOP instance or accession.",
         ),
         click.option(
             "--take",

@@ -288,6 +288,35 @@ def test_source__who_is_a_patient(tmp_path):
         read_aliases(tmp_path / "aliases.csv")
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "by"),
+    [
+        ("StudyInstanceUID", ("1.2.4.0", "1.2.4.2"), "study"),
+        ("patient_id", ("A", "B"), "patient"),
+        ("SOPInstanceUID", ("1.2.3.0", "1.2.3.5"), "instance"),
+        ("accession number", ("77", "78"), "accession"),
+    ],
+)
+def test_source__labels_are_joined_on_an_identifier(data, tmp_path, column, values, by):
+    for number in range(6):
+        made(data / f"deep{number % 2}/IM{number:04d}", image(number), SOPInstanceUID=f"1.2.3.{number}",
+             PatientID="A" if number < 4 else "B", StudyInstanceUID=f"1.2.4.{number // 2}",
+             BodyPartExamined="ABDOMEN", AccessionNumber=str(77 + number // 3))  # fmt: skip
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        f"{column},labels,split,name\n{values[0]},Cyst,train,Secret\n{values[1]},CT/liver/mass,test,x\n9.9,y,val,z\n"
+    )
+    source = open_source(data, options(labels=table))
+    found = [item.record for item in source]
+    counts = {"study": (2, 2), "patient": (4, 2), "instance": (1, 1), "accession": (3, 3)}[by]
+    assert sum(item.labels == ("CT/abdomen/cyst",) for item in found) == counts[0]
+    assert sum(item.labels == ("CT/liver/mass",) and item.split == "test" for item in found) == counts[1]
+    assert f"joined by {by}; entries without an image: 1," in "\n".join(source.reading().lines())
+    assert "Secret" not in str([item.payload() for item in found])
+    with pytest.raises(SourceError, match="no column that identifies images"):
+        open_source(data, options(labels=table, labels_by="series"))
+
+
 def test_ingest__again_skips_and_a_changed_window_embeds_again(filled, data):
     again = ingest_images(open_source(data), get("pixels"), filled, 1)
     assert (again.stored, again.skipped, again.updated) == (0, 6, 0)

@@ -29,11 +29,11 @@ BY_DCMTK = {
     "JPEG-lossy.dcm": "dcmdjpeg",
     "JPGExtended.dcm": "dcmdjpeg",
     "SC_rgb_jpeg_gdcm.dcm": "dcmdjpeg",
-    "JPEGLSNearLossless_08.dcm": "dcmdjls",
-    "JPEGLSNearLossless_16.dcm": "dcmdjls",
-    "MR_small_jpeg_ls_lossless.dcm": "dcmdjls",
-    "SC_rgb_jls_lossy_line.dcm": "dcmdjls",
-    "SC_rgb_jls_lossy_sample.dcm": "dcmdjls",
+    "JPEGLSNearLossless_08.dcm": "dcmdjpls",
+    "JPEGLSNearLossless_16.dcm": "dcmdjpls",
+    "MR_small_jpeg_ls_lossless.dcm": "dcmdjpls",
+    "SC_rgb_jls_lossy_line.dcm": "dcmdjpls",
+    "SC_rgb_jls_lossy_sample.dcm": "dcmdjpls",
 }
 """Files that pydicom can't decode by itself; dcmtk makes uncompressed files of them for the oracle."""
 BY_NOBODY = {"GDCMJ2K_TextGBR.dcm"}

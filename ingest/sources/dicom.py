@@ -11,6 +11,7 @@ from pathlib import Path
 from cbmir.errors import ImageError, RecordError, SourceError
 from cbmir.ingest.privacy.audit import Audit
 from cbmir.ingest.privacy.header import Facts, facts_of
+from cbmir.ingest.privacy.labels import LabelTable, Said, read_labels
 from cbmir.ingest.privacy.patients import Patients, Settled
 from cbmir.ingest.report import Failure
 from cbmir.ingest.sources.base import SourceImage, SourceOptions, make_record
@@ -66,6 +67,7 @@ class _Draft:
     facts: tuple[Facts, ...]
     twin: tuple[str, ...]
     for_processing: bool
+    joined: str
 
 
 class DicomSource:
@@ -89,6 +91,8 @@ class DicomSource:
         self._failures: list[Failure] = []
         self._drafts: list[_Draft] = []
         self._patients = Patients()
+        self._labels = self._read_labels()
+        self._used: set[str] = set()
         files = find(path, links=options.links)
         self._known: list[tuple[str, Location]] = []
         for place in files.places:
@@ -118,10 +122,17 @@ class DicomSource:
             PLACE,
             "DICOM, found by content",
             tally,
-            label_rule="DICOM has none; names of folders are not stored",
+            label_rule=self._label_rule(),
             notes=notes,
+            id_warnings=(self._made_key,) if self._made_key else (),  # it names a path, which isn't kept
             warnings=(*self._warnings(), *tally_warnings(tally)),
         )
+
+    def _read_labels(self) -> LabelTable | None:
+        options = self._options.dicom
+        if options.labels is None:
+            return None
+        return read_labels(options.labels, options.labels_by, self._options.table, self._key)
 
     @property
     def _key(self) -> Key:
@@ -180,7 +191,8 @@ class DicomSource:
         side = str(facts[0].extra.get("laterality", "")) if facts else ""
         twin = (who.study or hash, first.get("modality", ""), first.get("view", ""), side)
         is_raw = text(dataset, "PresentationIntentType").upper() == "FOR PROCESSING"
-        self._drafts.append(_Draft(place, who, hash, frames, facts, twin, is_raw))
+        joined = self._labels.hash_of(dataset, self._key) if self._labels is not None else ""
+        self._drafts.append(_Draft(place, who, hash, frames, facts, twin, is_raw, joined))
         self._known.append((hash, place))
         self.audit.see(hash, dataset, whose_known=who.patient is not None)
 
@@ -201,19 +213,30 @@ class DicomSource:
         patient = self._settled.same.get(draft.who.patient or "")
         ids = {"patient_id": patient, "study_id": draft.who.study, "series_id": draft.who.series}
         known = {name: value for name, value in ids.items() if value}
+        said = self._labels.rows.get(draft.joined, Said()) if self._labels is not None else Said()
+        if said != Said():
+            self._used.add(draft.joined)
+            known |= {"split": said.split} if said.split else {}
         for frame, facts in zip(draft.frames, draft.facts, strict=True):
             key = keyed_path(draft.hash, frame)
             given = {**self._options.constants, **facts.fields, **known}
             try:
-                record = make_record(key, self._options.dataset or _DATASET, [], given, facts.extra)
+                record = make_record(key, self._options.dataset or _DATASET, list(said.labels), given, facts.extra)
             except RecordError:
                 yield Failure(key, PLACE, "has a header that can't be stored")
                 continue
             yield SourceImage(replace(record, kind="image"), Asset(draft.place, frame=frame, settings=self.settings))
 
+    def _label_rule(self) -> str:
+        if self._labels is None:
+            return "DICOM has none (--labels-from TABLE); names of folders are not stored"
+        unused, unread = len(self._labels.rows.keys() - self._used), self._labels.unread
+        return (
+            f"from the table, joined by {self._labels.by}; entries without an image: {unused:,}, "
+            f"rows that can't be read: {unread:,}"
+        )
+
     def _notes(self) -> Iterator[str]:
-        if self._made_key:
-            yield self._made_key
         yield (
             f"window {self.settings.window}; ids are hashes by the key of check value {self._key.check}; study dates "
             "are moved back, by a number of weeks for each patient; ages of 90 and more are 90"

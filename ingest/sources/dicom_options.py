@@ -30,6 +30,8 @@ class DicomOptions:
         derived: Whether slices that were computed of others are taken.
         rules: Words for regions, before those of the table.
         aliases: Patient ids that were merged, and what each is now.
+        labels: Table of labels and splits, joined on an identifier; None without.
+        labels_by: On which, see `cbmir.ingest.privacy.labels`; the narrowest that the table has unless given.
         take: What of a folder is taken: DICOM where there is any, or one of both.
         dry: Whether nothing is to be written, not even a key.
 
@@ -44,6 +46,8 @@ class DicomOptions:
     derived: bool = True
     rules: Rules = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    labels: Path | None = None
+    labels_by: str | None = None
     take: Take = "auto"
     dry: bool = False
 
