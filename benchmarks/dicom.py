@@ -58,16 +58,16 @@ def made(folder: Path) -> dict[str, Path]:
     rle.compress(RLELossless)
     rle.save_as(files["RLE"], enforce_file_format=True)
     encoded = {
-        "JPEG lossless": ("1.2.840.10008.1.2.4.70", lambda: imagecodecs.ljpeg_encode(pixels, bitspersample=16)),
-        "JPEG-LS": ("1.2.840.10008.1.2.4.80", lambda: imagecodecs.jpegls_encode(pixels)),
+        "JPEG lossless": ("1.2.840.10008.1.2.4.70", imagecodecs.ljpeg_encode(pixels, bitspersample=16)),
+        "JPEG-LS": ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode(pixels)),
         "JPEG 2000": (
             "1.2.840.10008.1.2.4.90",
-            lambda: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0),
+            imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0),
         ),
     }
-    for name, (syntax, encode) in encoded.items():
+    for name, (syntax, frame) in encoded.items():
         files[name] = folder / f"{syntax}.dcm"
-        _compressed(pixels, syntax, encode()).save_as(files[name], enforce_file_format=True)
+        _compressed(pixels, syntax, bytes(frame)).save_as(files[name], enforce_file_format=True)
     return files
 
 

@@ -87,7 +87,8 @@ class Table:
 
     def __call__(self, values: Numbers) -> Numbers:
         """As a window."""
-        return self.entries_of(values) * (255.0 / (2**self.bits - 1))
+        shown: Numbers = self.entries_of(values) * (255.0 / (2**self.bits - 1))
+        return shown
 
 
 @dataclass(frozen=True, slots=True)
