@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from cbmir import encoders, store
     from cbmir.ingest.report import IngestReport
     from cbmir.media import HoldsPixels
-    from cbmir.search.searcher import Answer
+    from cbmir.search.answer import Answer
+    from cbmir.search.query import Query, Single
 
 Texts = str | Sequence[str]
 """One text or several; several conditions must all hold."""
@@ -178,7 +179,7 @@ class Store:
             progress: Print how the source is read, and how far it is.
 
         Raises:
-            SourceError: the source can't be read.
+            SourceError: the source can't be read, or none of its images could be stored.
             FingerprintError: the collection belongs to another encoder.
             StoreError: the store refused.
         """
@@ -252,11 +253,18 @@ class Collection:
 
     def search(  # noqa: PLR0913  its terms are its arguments
         self,
-        query: "HoldsPixels | Sequence[HoldsPixels]",
+        query: "HoldsPixels | Sequence[HoldsPixels] | Query | None" = None,
         *,
+        text: str | None = None,
+        unlike: "Sequence[HoldsPixels | Single]" = (),
+        region: tuple[int, int, int, int] | None = None,
         where: Texts = (),
         k: int = 10,
-        exclude_same_patient: bool = False,
+        skip: int = 0,
+        min_score: float | None = None,
+        diversity: float | None = None,
+        group_by: str | None = None,
+        exclude_same_patient: bool = True,
         exclude_self: bool = False,
         way: Wanted = "auto",
         encoder: Encoder | None = None,
@@ -266,11 +274,19 @@ class Collection:
 
         Args:
             query: An image (the path of a file that is there, bytes, a Pillow image, an array of 2 or 3 dimensions), a
-                stored image (its id, ``dataset/filepath`` or file path), a vector of the encoder's length, or a list
-                of images.
+                stored image (its id, ``dataset/filepath`` or file path), a vector of the encoder's length, a list
+                of images, each a query of its own, or one of `cbmir.search`, such as a `WeightedQuery` of examples.
+            text: What is looked for, alone or beside an image, for encoders with a text tower. Ranks by text and by
+                image are fused.
+            unlike: Images, stored images or `TextQuery` that hits are to be unlike.
+            region: x, y, width and height of what is asked for of an image, in pixels.
             where: Conditions that hits satisfy, such as ``modality=CT and age_years<60``.
             k: Hits a query.
-            exclude_same_patient: Leave out the images of the query's patient, where the query is stored.
+            skip: Hits to leave out at the top, as for a second page.
+            min_score: Leave out hits below this cosine.
+            diversity: 0 to 1, how much hits shall differ from each other.
+            group_by: Only the best hit of each ``patient``, ``study``, ``series``, or value of another field or column.
+            exclude_same_patient: Leave out the images of the query's patient and study, where they are known.
             exclude_self: Leave out stored images with the same content as the query's file.
             way: ``auto``, ``exact`` or ``approximate``.
             encoder: The one that made the collection, if it is loaded already; it is loaded by its name otherwise.
@@ -279,14 +295,19 @@ class Collection:
         Raises:
             FilterError: a condition can't be read, or names what doesn't exist.
             ImageError: a query can't be used.
+            QueryError: there is no query, or its parts or options can't be used together.
             CollectionError: a query names neither a file nor a stored image.
+            EncoderError: a text is given and the encoder has no text tower.
         """
+        from cbmir.search.parts import composed
         from cbmir.search.query import Options
         from cbmir.search.searcher import Searcher
 
+        how = Options(k, _texts(where), exclude_same_patient, exclude_self, way, skip, min_score, diversity, group_by)
+        asked = composed(query, text, unlike, region)
         loaded = encoder.core if encoder is not None else self._encoder
         searcher = Searcher(self.core, encoder=loaded, budget_ms=budget_ms)
-        answers = searcher.ask(query, Options(k, _texts(where), exclude_same_patient, exclude_self, way))
+        answers = searcher.ask(asked, how)
         self._encoder = searcher.loaded
         return Result(self, answers)
 
@@ -333,6 +354,23 @@ class Result:
         ]
         return pd.DataFrame(rows, columns=None if rows else ["query", "rank", "score", "id", "way"])
 
+    def labels(self) -> "pd.DataFrame":
+        """A row for each label of each query's hits: its hits and patients, and its images in the whole collection.
+
+        See `cbmir.search.summary.LabelCount`.
+        """
+        import pandas as pd
+
+        from cbmir.search.summary import label_counts
+
+        rows = [
+            {"query": answer.query, **count.as_json()}
+            for answer in self.answers
+            for count in label_counts(answer.hits, self.collection.core)
+        ]
+        columns = ["query", "label", "hits", "of", "patients", "stored", "stored_of"]
+        return pd.DataFrame(rows, columns=columns)
+
     def sheet(self, path: str | Path, *, root: str | Path | None = None, allow_missing: bool = False) -> Path:
         """Draw queries and hits into a file.
 
@@ -354,9 +392,10 @@ class Result:
         return Path(path)
 
     def __repr__(self) -> str:
+        from cbmir.search.cautions import cautions
         from cbmir.search.output import table
 
-        return table(self.answers)
+        return "\n".join((table(self.answers), *cautions(self.answers)))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"

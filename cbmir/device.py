@@ -70,8 +70,6 @@ def place(device: str, precision: str, torch_compile: bool = False) -> Placement
     Raises:
         EncoderError: the device isn't here, or the precision is unknown or not for it.
     """
-    if precision not in PRECISIONS:
-        raise EncoderError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     chosen = _device(device)
     auto = precision == "auto"
     if auto:

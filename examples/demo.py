@@ -38,7 +38,7 @@ def demo(out: Path) -> None:
         sheet = out / f"similar-{modality}.png"
         _cbmir(
             *("search", "image", str(samples / query), "--store", str(store), "--collection", _BEST, "-k", "6"),
-            *("--modality", modality, "--exclude-same-patient", "--sheet", str(sheet)),
+            *("--modality", modality, "--sheet", str(sheet)),
         )
     for title, protocol in PROTOCOLS.items():
         results = [_evaluate(store, encoder, protocol, out / f"{title}-{encoder}.csv") for encoder in ENCODERS]

@@ -10,16 +10,18 @@ from tqdm import tqdm
 
 from cbmir.dicomcard import claim
 from cbmir.encoders import Encoder
+from cbmir.errors import SourceError
 from cbmir.ingest.deferred import open_or_defer
 from cbmir.ingest.pipeline import ingest_images
 from cbmir.ingest.remembering import remember_readings
-from cbmir.ingest.report import IngestReport
+from cbmir.ingest.report import SHOWN, IngestReport
 from cbmir.ingest.sources import SourceOptions, open_source
 from cbmir.ingest.sources.dicom import DicomSource
 from cbmir.ingest.sources.dicom_options import DicomOptions
 from cbmir.options import say
 from cbmir.store import Collection, Layout, Store
 from cbmir.store.identity import default_name
+from cbmir.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +43,9 @@ def ingest(  # noqa: PLR0913  its terms are its arguments
 
     Returns:
         Counts, seconds, failures with their reasons, and how the source was read.
+
+    Raises:
+        SourceError: the source can't be read, or none of its images could be stored.
     """
     with _on_disk(source, dataset) as path:
         base = Path(root) if root is not None else None if isinstance(source, str | Path) else Path.cwd()
@@ -65,6 +70,9 @@ def ingest(  # noqa: PLR0913  its terms are its arguments
                 remember_readings(collection, report.readings, None)
             if not report.interrupted:
                 report.timed("index", collection.finish)
+    if report.failures and not (report.stored or report.skipped):
+        first = "; ".join(f"{item.filepath or item.place}: {item.reason}" for item in report.failures[:SHOWN])
+        raise SourceError(f"nothing was stored, {counted(report.failed, 'image')} failed: {first}")
     return report
 
 

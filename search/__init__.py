@@ -10,8 +10,9 @@ import importlib
 
 TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.search` has taken care of the module path
 if TYPE_CHECKING:
+    from cbmir.search.answer import Answer
     from cbmir.search.query import ImageQuery, Options, StoredQuery, TextQuery, VectorQuery, WeightedQuery
-    from cbmir.search.searcher import Answer, Searcher
+    from cbmir.search.searcher import Searcher
 
 __all__ = [
     "Answer",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 _FROM = {
-    "Answer": "cbmir.search.searcher",
+    "Answer": "cbmir.search.answer",
     "ImageQuery": "cbmir.search.query",
     "Options": "cbmir.search.query",
     "Searcher": "cbmir.search.searcher",

@@ -2,36 +2,36 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from cbmir.encoders import EncoderSettings
 from cbmir.errors import ImageError, SourceError
-from cbmir.filters import Where, check_column, resolve, wording
-from cbmir.limit_options import image_limit_options
+from cbmir.filters import check_column, resolve, wording
 from cbmir.options import (
     EXIT_FAILURES,
     asked_option,
     echo,
     encoder_options,
-    filter_options,
-    json_option,
     print_json,
     say,
     store_key,
-    store_option,
 )
 from cbmir.schema import Vectors, normalise
+from cbmir.search.answer import Answer
+from cbmir.search.cautions import cautions
 from cbmir.search.files import check_queries, image_files, query_asset
+from cbmir.search.options import examples_of, options_of, query_options
 from cbmir.search.output import FORMATS, as_json, shown_value
-from cbmir.search.query import Options
-from cbmir.search.searcher import Answer, Searcher
-from cbmir.store.ways import BUDGET_MS, said
+from cbmir.search.query import ImageQuery, TextQuery, WeightedQuery
+from cbmir.search.searcher import Searcher
+from cbmir.search.summary import LabelCount, label_counts, lines
+from cbmir.store.ways import said
 from cbmir.units import counted
 
 if TYPE_CHECKING:
@@ -40,68 +40,10 @@ if TYPE_CHECKING:
 
     Sheet = tuple[Shelf, SheetTerms]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _query_options(command: F) -> F:
-    for option in (
-        json_option,
-        image_limit_options,
-        click.option("--allow-missing", is_flag=True, help="Draw a sheet although images of it can't be found."),
-        click.option(
-            "--caption",
-            "captions",
-            metavar="LIST",
-            help="What stands below each image of a sheet: filename, patient, dataset, separated by commas.",
-        ),
-        click.option(
-            "--root",
-            type=click.Path(path_type=Path),
-            metavar="FOLDER",
-            help="Folder of the stored images, for a sheet; where ingest read them unless given.",
-        ),
-        click.option(
-            "--sheet",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Draw queries and hits as a .png, .jpg, .svg or .pdf.",
-        ),
-        click.option("--format", "form", type=click.Choice(list(FORMATS)), default="table", show_default=True),
-        click.option(
-            "--search-budget-ms",
-            "budget_ms",
-            type=click.FloatRange(0),
-            default=BUDGET_MS,
-            show_default=True,
-            help="Don't compare all images that pass the filter where that is estimated to take longer; such an answer "
-            "may be approximate, and cbmir says so.",
-        ),
-        click.option(
-            "--approximate",
-            "way",
-            flag_value="approximate",
-            help="Search by the HNSW graph alone, unchecked: fast, but a filter may cost it neighbours.",
-        ),
-        click.option("--exact", "way", flag_value="exact", help="Compare all images that pass the filter."),
-        click.option(
-            "--show",
-            multiple=True,
-            metavar="FIELD|COLUMN",
-            help="Print this payload field or own column of each hit, too; --json has all of them. Repeatable.",
-        ),
-        click.option("--exclude-same-patient", is_flag=True, help="Leave out stored images of the query's patient."),
-        filter_options,
-        click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits a query."),
-        click.option("--collection", "name", help="The only one there is unless given."),
-        store_option,
-    ):
-        command = option(command)
-    return command
-
 
 @click.group()
 def search() -> None:
-    """Find the stored images most similar to an image, a stored image, or a vector."""
+    """Find the stored images most similar to an image, a stored image, a text, or several examples."""
 
 
 @search.command()
@@ -110,19 +52,26 @@ def search() -> None:
     "--exclude-self", is_flag=True, help="Leave out stored images whose file has the same content as the query's."
 )
 @click.option(
+    "--box",
+    metavar="X,Y,WIDTH,HEIGHT",
+    help="Ask for this region of each image, in pixels as a viewer shows it; a little around it is taken too.",
+)
+@click.option(
     "--window",
     metavar="NAME|LO,HI",
     help="Of DICOM queries; that of the collection unless given. Another one needs --force.",
 )
 @click.option("--force", is_flag=True, help="Read DICOM queries with another window than the collection's.")
-@_query_options
+@click.option("--as-one", is_flag=True, help="All images are one query, such as views of one patient: their average.")
+@query_options
 @asked_option
 @encoder_options
 def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> int:
     """Search by image files, or by all images below a folder."""
-    from cbmir.media import noted, passed_over  # Pillow: a search by id needs none
+    from cbmir.media import Region, noted, passed_over  # Pillow: a search by id needs none
 
     terms = _sheet_terms(options)
+    region = Region.read(options["box"]) if options["box"] else None
     files, ignored = image_files(paths)
     if not files:
         raise ImageError("; ".join((f"no image below {', '.join(map(str, paths))}", *passed_over(ignored))))
@@ -130,46 +79,96 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
         say(line)
     check_queries(files)
     with _searcher(options, settings) as searcher:
-        windows = searcher.use_window(options["window"], force=options["force"]) if options["window"] else None
+        windows = searcher.dicom.use_window(options["window"], force=options["force"]) if options["window"] else None
         sheet = _sheet(searcher, terms, options)
-        images = map(query_asset, files)
-        answers = _checked(searcher, list(searcher.images(images, _query(options))), options)
+        images = [query_asset(file) for file in files]
+        if options["as_one"]:
+            views = WeightedQuery(tuple((ImageQuery(item, region), 1.0) for item in images))
+            answers = _checked(searcher, list(searcher.ask(views, options_of(options))), options)
+        else:
+            answers = _checked(searcher, list(searcher.images(images, options_of(options), region)), options)
+        labels = _labels(searcher, answers, options)
     if windows:
         say(windows)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
-    if options["exclude_same_patient"] and (
-        unknown := sum(not a.is_patient_known and a.reason is None for a in answers)
-    ):
-        say(f"patients not left out, as the query image is not stored: {unknown} of {counted(len(answers), 'query')}")
-    return _print(answers, options, sheet)
+    return _print(answers, options, sheet, labels)
 
 
 @search.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@_query_options
+@query_options
 def like(ids: Sequence[str], **options: Any) -> int:
     """Search by images that are stored: their id, or data set and file path."""
     terms = _sheet_terms(options)
     with _searcher(options) as searcher:
         sheet = _sheet(searcher, terms, options)
-        answers = _checked(searcher, [searcher.like(id, _query(options)) for id in ids], options)
-    return _print(answers, options, sheet)
+        answers = _checked(searcher, [searcher.like(id, options_of(options)) for id in ids], options)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
+
+
+@search.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@query_options
+@asked_option
+@encoder_options
+def text(texts: Sequence[str], settings: EncoderSettings, **options: Any) -> int:
+    """Search by texts, each a query of its own, with an encoder that has a text tower."""
+    terms = _sheet_terms(options)
+    with _searcher(options, settings) as searcher:
+        sheet = _sheet(searcher, terms, options)
+        found = [answer for item in texts for answer in searcher.ask(TextQuery(item), options_of(options))]
+        answers = _checked(searcher, found, options)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
+
+
+@search.command()
+@click.option("--image", "image", multiple=True, metavar="FILE", help="An image to be like. Repeatable.")
+@click.option("--stored", multiple=True, metavar="ID", help="A stored image to be like. Repeatable.")
+@click.option("--text", "text", multiple=True, metavar="TEXT", help="A text to be like. Repeatable.")
+@click.option("--not-image", multiple=True, metavar="FILE", help="An image to be unlike. Repeatable.")
+@click.option("--not-stored", multiple=True, metavar="ID", help="A stored image to be unlike. Repeatable.")
+@click.option("--not-text", multiple=True, metavar="TEXT", help="A text to be unlike. Repeatable.")
+@click.option(
+    "--mix",
+    type=click.Choice(["ranks", "vectors"]),
+    default="ranks",
+    show_default=True,
+    help="How texts and images come together: ranked apart and fused by rank, or averaged.",
+)
+@query_options
+@asked_option
+@encoder_options
+def examples(settings: EncoderSettings, **options: Any) -> int:
+    """Search by several examples at once, to be like or to be unlike.
+
+    A weight can stand before each, such as --image 2*a.png.
+    """
+    terms = _sheet_terms(options)
+    query = WeightedQuery(tuple(examples_of(options)), options["mix"])
+    with _searcher(options, settings) as searcher:
+        sheet = _sheet(searcher, terms, options)
+        answers = _checked(searcher, list(searcher.ask(query, options_of(options))), options)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
 
 
 @search.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.npy")
-@_query_options
+@query_options
 def vector(file: Path, **options: Any) -> int:
     """Search by the (dim,) or (n, dim) vectors of a NumPy file, whatever made them."""
     terms = _sheet_terms(options)
     vectors = _read_vectors(file)
     with _searcher(options) as searcher:
         sheet = _sheet(searcher, terms, options)
-        found = searcher.vectors(vectors, _query(options))
+        found = searcher.vectors(vectors, options_of(options))
         named = [Answer(f"{file.name} row {row}", tuple(item.hits), way=item.way) for row, item in enumerate(found)]
         answers = _checked(searcher, named, options)
-    return _print(answers, options, sheet)
+        labels = _labels(searcher, answers, options)
+    return _print(answers, options, sheet, labels)
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:
@@ -185,12 +184,6 @@ def _checked(searcher: Searcher, answers: list[Answer], options: dict[str, Any])
         if not any(shown_value(hit.payload, name) for answer in answers for hit in answer.hits):
             check_column(name, searcher.collection)
     return answers
-
-
-def _query(options: dict[str, Any]) -> Options:
-    where: Where = options["where"]
-    exclude_self = options.get("exclude_self", False)
-    return Options(options["k"], where, options["exclude_same_patient"], exclude_self, options["way"] or "auto")
 
 
 def _sheet_terms(options: dict[str, Any]) -> "SheetTerms | None":
@@ -237,16 +230,31 @@ def _read_vectors(file: Path) -> Vectors:
     return normalise(vectors)
 
 
-def _print(answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None") -> int:
+def _labels(searcher: Searcher, answers: list[Answer], options: dict[str, Any]) -> list[list[LabelCount]]:
+    """The labels of the hits of each query, where they are to be printed."""
+    if not (options["say_labels"] or options["as_json"]):
+        return []
+    return [label_counts(answer.hits, searcher.collection) for answer in answers]
+
+
+def _print(
+    answers: list[Answer], options: dict[str, Any], sheet: "Sheet | None", labels: list[list[LabelCount]]
+) -> int:
     failed = [answer for answer in answers if answer.reason is not None]
     if answers and len(failed) == len(answers):
         first = f"{failed[0].query} can't be used: {failed[0].reason}"
         raise ImageError(first if len(failed) == 1 else f"none of {len(failed):,} queries can be used; {first}")
     if options["as_json"]:
-        print_json(as_json(answers))
+        both = zip(as_json(answers), labels, strict=True)
+        print_json([{**item, "labels": [count.as_json() for count in counts]} for item, counts in both])
     else:
         echo(FORMATS[options["form"]](answers, options["show"]), exact=options["form"] != "table")
+        for answer, counts in zip(answers, labels, strict=False):
+            for line in (answer.query, *lines(counts, len(answer.hits))):
+                say(line)
     say(f"searched {said(Counter(answer.way for answer in answers if answer.way))}")
+    for caution in cautions(answers):
+        say(caution)
     for answer in failed:
         say(f"failed: {answer.query} {answer.reason}")
     if sheet:

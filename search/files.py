@@ -1,4 +1,4 @@
-"""Query files: those that are given, those below folders, and one of several images in a file."""
+"""Which files the user means as queries."""
 
 import os
 from collections import Counter

@@ -7,7 +7,8 @@ from typing import Any
 
 from cbmir.filters import own_column, own_field
 from cbmir.schema import FIELDS, PAYLOAD_FIELDS
-from cbmir.search.searcher import Answer
+from cbmir.search.answer import Answer
+from cbmir.search.cautions import MAYBE_SAME
 
 _COLUMNS = tuple(field.name for field in PAYLOAD_FIELDS if field.kind != "object" and not field.internal)
 
@@ -18,7 +19,8 @@ def table(answers: Sequence[Answer], show: Sequence[str] = ()) -> str:
         header = []
     else:
         named = "".join(f"  {name:12}" for name in show)
-        header = [f"{'rank':>5}  cosine  {'label':28}  {'split':5}  {'patient':20}{named}  file"]
+        score = "fused" if any(answer.fused for answer in answers) else "cosine"
+        header = [f"{'rank':>5}  {score:6}  {'label':28}  {'split':5}  {'patient':20}{named}  file"]
     lines = list(header)
     for answer in answers:
         lines.append(f"{_query(answer)}  {answer.reason or ''}".rstrip())
@@ -27,7 +29,8 @@ def table(answers: Sequence[Answer], show: Sequence[str] = ()) -> str:
             split, patient = (str(hit.payload.get(name, "-")) for name in ("split", "patient_id"))
             place = hit.payload.get("filepath", hit.id)
             shown = "".join(f"  {shown_value(hit.payload, name) or '-':12}" for name in show)
-            lines.append(f"{hit.rank:>5}  {hit.score:.4f}  {label:28}  {split:5}  {patient:20}{shown}  {place}")
+            mark = f"  ({MAYBE_SAME})" if hit.id in answer.suspected else ""
+            lines.append(f"{hit.rank:>5}  {hit.score:.4f}  {label:28}  {split:5}  {patient:20}{shown}  {place}{mark}")
         if not answer.hits and not answer.reason:
             lines.append("       nothing stored satisfies the filter")
     return "\n".join(lines)
@@ -62,8 +65,11 @@ def as_json(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             "query": answer.query,
             "reason": answer.reason,
             "way": answer.way,
+            "score": "fused ranks" if answer.fused else "cosine",
+            "cautions": list(answer.cautions),
             "hits": [
-                {"id": hit.id, "rank": hit.rank, "score": hit.score, "payload": dict(hit.payload)}
+                {"id": hit.id, "rank": hit.rank, "score": hit.score}
+                | {"possibly_same_patient": hit.id in answer.suspected, "payload": dict(hit.payload)}
                 for hit in answer.hits
             ],
         }

@@ -192,10 +192,16 @@ def ranker_named(name: str) -> type[Ranker]:
     return known[name]
 
 
-def allowed(exclusion: Exclusion, queries: int, images: int) -> Mask:
-    """(queries, images) which gallery images each query may find, for rankers that hold a table of all scores."""
-    block = slice(0, queries)
-    table = np.ones((queries, images), np.bool_)
+def allowed(exclusion: Exclusion, queries: int | slice, images: int) -> Mask:
+    """(queries, images) which gallery images each query may find, for rankers that hold a table of all scores.
+
+    Args:
+        exclusion: What they may not find.
+        queries: How many there are, or a block of them.
+        images: In the gallery.
+    """
+    block = slice(0, queries) if isinstance(queries, int) else queries
+    table = np.ones((block.stop - block.start, images), np.bool_)
     if exclusion.kept is not None:
         table &= exclusion.kept
     further = exclusion.mask(block, np.arange(images))

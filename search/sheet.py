@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import ImageError, SourceError
 from cbmir.extras import require
-from cbmir.search.searcher import Answer
+from cbmir.search.answer import Answer
 from cbmir.search.shelf import Shelf, refuse_missing
 
 if TYPE_CHECKING:

@@ -12,7 +12,16 @@ from pictures import environment, pixels, write_table
 from PIL import Image
 
 import cbmir as package
-from cbmir.errors import CbmirError, CollectionError, FilterError, ImageError, ProtocolError, RecordError, StoreError
+from cbmir.errors import (
+    CbmirError,
+    CollectionError,
+    FilterError,
+    ImageError,
+    ProtocolError,
+    QueryError,
+    SourceError,
+    StoreError,
+)
 from cbmir.filters import parse, parse_all
 from cbmir.media import Asset
 from cbmir.store.edge import EdgeStore
@@ -104,7 +113,8 @@ def test_ingest__shows_failures(archive, encoder, tmp_path):
 @pytest.mark.parametrize("form", ["path", "text", "bytes", "image", "array", "vector", "id", "name"])
 def test_search__takes_a_query_in_any_form(collection, archive, encoder, form):
     path = archive / "images" / "00007.png"
-    stored = next(iter(collection.search(path, k=1)))
+    everyone = {"exclude_same_patient": False}
+    stored = next(iter(collection.search(path, k=1, **everyone)))
     query = {
         "path": path,
         "text": str(path),
@@ -115,8 +125,8 @@ def test_search__takes_a_query_in_any_form(collection, archive, encoder, form):
         "id": stored.id,
         "name": "images/00007.png",
     }[form]
-    result = collection.search(query, k=3)
-    expected = collection.search(path, k=4)
+    result = collection.search(query, k=3, **everyone)
+    expected = collection.search(path, k=4, **everyone)
     if form in ("id", "name"):
         assert [hit.id for hit in result] == [hit.id for hit in expected][1:]
     else:
@@ -125,7 +135,7 @@ def test_search__takes_a_query_in_any_form(collection, archive, encoder, form):
 
 def test_search__several_images_at_once(collection, archive):
     paths = [archive / "images" / f"{number:05d}.png" for number in (1, 2)]
-    result = collection.search(paths, k=2)
+    result = collection.search(paths, k=2, exclude_same_patient=False)
     assert len(result) == 4
     assert [answer.query for answer in result.answers] == [str(path) for path in paths]
     frame = result.to_pandas()
@@ -137,7 +147,7 @@ def test_search__several_images_at_once(collection, archive):
     "where", ["modality=CT and split=train", ["modality=CT", "split=train"], ("modality=ct", "split=train")]
 )
 def test_search__narrowed(collection, archive, where):
-    result = collection.search(archive / "images" / "00000.png", where=where, k=50)
+    result = collection.search(archive / "images" / "00000.png", where=where, k=50, exclude_same_patient=False)
     assert {(hit.payload["modality"], hit.payload["split"]) for hit in result} == {("CT", "train")}
     assert len(result) == collection.count("modality=CT and split=train")
 
@@ -167,8 +177,8 @@ def test_search__nothing_found_is_an_empty_frame(collection, archive):
         (lambda c, _: c.search(np.zeros((3, 3, 3, 3))), ImageError, r"array of shape \(3, 3, 3, 3\)"),
         (lambda c, _: c.search(pixels(1), where="modalty=CT"), FilterError, "did you mean modality"),
         (lambda c, _: c.count("age_years=three"), FilterError, "age_years"),
-        (lambda c, _: c.search(pixels(1), k="5"), RecordError, "k is '5'; ask for 1 hit or more"),
-        (lambda c, _: c.search(pixels(1), k=1.5), RecordError, "k is 1.5"),
+        (lambda c, _: c.search(pixels(1), k="5"), QueryError, "k is '5'; ask for 1 hit or more"),
+        (lambda c, _: c.search(pixels(1), k=1.5), QueryError, "k is 1.5"),
         (lambda c, _: c.values("age_years"), FilterError, "values of age_years can't be counted; those of .*modality"),
         (lambda c, _: c.values("modalty"), FilterError, "did you mean modality"),
         (lambda c, _: package.evaluate.retrieval(c, querys="x"), ProtocolError, "did you mean queries"),
@@ -349,3 +359,12 @@ def test_asset__of_an_array(kind):
 )
 def test_parse_all__conditions_joined_by_and(texts, expected):
     assert parse_all(*texts) == tuple(parse(text) for text in expected)
+
+
+def test_ingest__of_which_nothing_could_be_stored_is_an_error(archive, encoder, tmp_path):
+    frame = pd.read_csv(archive / "table.csv").head(3)
+    frame["filepath"] = "gone/" + frame["filepath"]
+    with package.connect(tmp_path / "new") as store:
+        with pytest.raises(SourceError, match=r"nothing was stored, 3 images failed: gone/images/00000\.png: No such"):
+            store.ingest(frame, encoder, root=archive, progress=False)
+        assert list(store) == []

@@ -27,6 +27,7 @@ from cbmir.media.dicom_places import Places
 from cbmir.media.dicom_regions import read_rules, region_of
 from cbmir.schema import point_id
 from cbmir.search import Options, Searcher
+from cbmir.search.cautions import NO_PATIENT
 from cbmir.search.sheet import SheetTerms, draw_sheet
 from cbmir.search.shelf import Shelf
 from cbmir.store import open_store
@@ -333,16 +334,16 @@ def test_ingest__another_window_is_refused(filled, data):
 def test_search__a_dicom_query_is_read_as_the_gallery(filled, data):
     for path in (data / "deep0/IM0002", (data / "deep0/IM0002").read_bytes()):
         with Searcher(filled) as searcher:
-            (answer,) = searcher.ask(path, Options(k=6))
+            (answer,) = searcher.ask(path, Options(k=6, exclude_same_patient=False))
         assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
         assert answer.stored is not None
         assert answer.stored.id == answer.hits[0].id
     with Searcher(filled) as searcher:
         with pytest.raises(CollectionError, match="the query would have the window bone"):
-            searcher.use_window("bone")
-        assert searcher.use_window("auto") is None
-        assert "not comparable" in str(searcher.use_window("bone", force=True))
-        (answer,) = searcher.ask(data / "deep0/IM0002", Options(k=1))
+            searcher.dicom.use_window("bone")
+        assert searcher.dicom.use_window("auto") is None
+        assert "not comparable" in str(searcher.dicom.use_window("bone", force=True))
+        (answer,) = searcher.ask(data / "deep0/IM0002", Options(k=1, exclude_same_patient=False))
         assert answer.hits[0].score < 0.9999
 
 
@@ -354,7 +355,7 @@ def test_search__patient_and_study_of_a_query_that_isnt_stored(filled, tmp_path)
     with Searcher(filled) as searcher:
         counts = {path: searcher.ask(path, how)[0] for path in (new, study, nobody)}
     assert [len(answer.hits) for answer in counts.values()] == [2, 4, 6]
-    assert all(answer.is_patient_known for answer in counts.values())
+    assert not any(answer.cautions for answer in counts.values())
 
 
 def test_search__without_the_key_nothing_is_left_out_in_silence(filled, data, monkeypatch, tmp_path):
@@ -362,8 +363,10 @@ def test_search__without_the_key_nothing_is_left_out_in_silence(filled, data, mo
     with Searcher(filled) as searcher:
         (answer,) = searcher.ask(data / "deep0/IM0002", Options(k=1))
         assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
+        assert NO_PATIENT in answer.cautions
+        assert answer.suspected == {answer.hits[0].id}
         with pytest.raises(KeyFileError, match="there is no key file"):
-            searcher.ask(data / "deep0/IM0002", Options(k=1, exclude_same_patient=True))
+            searcher.ask(data / "deep0/IM0002", Options(k=1, exclude_self=True))
     with pytest.raises(ImageError, match="the key of its collection isn't at hand"):
         Shelf(filled).draw(payloads(filled)[0])
 
@@ -402,7 +405,9 @@ def test_command__folder_in_and_query_out(data, tmp_path):
     assert "made the key of DICOM identifiers" in done.stderr
     assert "Keep a copy" in done.stderr
     assert (tmp_path / "audit-pixels.jsonl").exists()
-    found = cbmir("search", "image", data / "deep0/IM0002", "-k", 1, "--json", *run, cwd=tmp_path)
+    found = cbmir(
+        "search", "image", data / "deep0/IM0002", "-k", 1, "--json", "--include-same-patient", *run, cwd=tmp_path
+    )
     name = json.loads(found.stdout)[0]["hits"][0]["payload"]["filepath"]
     where = cbmir("ingest", "where", name, cwd=tmp_path)
     assert where.stdout.strip() == str(data / "deep0/IM0002")

@@ -90,7 +90,6 @@ def test_get__open_clip_names_the_tags():
     ("device", "precision", "reason"),
     [
         ("tpu", "auto", "no device 'tpu'; there are auto, cpu, cuda, mps"),
-        ("cpu", "fp8", f"no precision 'fp8'; there are {', '.join(PRECISIONS)}"),
         ("cpu", "fp16", "fp16 needs a GPU"),
         ("cpu:x", "fp32", "device 'cpu:x' can't be used"),
     ],
@@ -99,6 +98,19 @@ def test_place__what_is_not_here(device, precision, reason):
     with pytest.raises(EncoderError, match=reason) as caught:
         place(device, precision)
     assert _one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"precision": "fp8"}, f"no precision 'fp8'; there are {', '.join(PRECISIONS)}"),
+        ({"batch_size": 0}, "the batch size is 0; it is a whole number of 1 or more"),
+        ({"batch_size": 1.5}, "the batch size is 1.5"),
+    ],
+)
+def test_settings__what_cannot_be(settings, reason):
+    with pytest.raises(EncoderError, match=reason):
+        EncoderSettings(**settings)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

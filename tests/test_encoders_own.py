@@ -25,6 +25,7 @@ timm = pytest.importorskip("timm")
 
 pytestmark = pytest.mark.slow
 
+EVERYONE = "--include-same-patient"
 CPU = EncoderSettings(device="cpu", precision="fp32")
 SMALL = "timm:test_vit"
 
@@ -136,7 +137,9 @@ def test_ingest_search_evaluate__with_a_file(own, folder, tmp_path, cbmir, cbmir
     code = json.loads((store / "windowed" / "collection.json").read_text())["code"]
     assert f"mine.py:make ({code[:19]})" in refused.stderr
     assert "--encoder FILE.py:FUNCTION" in refused.stderr
-    found = cbmir_process("search", "image", query, "--store", store, "--encoder", f"{own}:make", "--json", "-k", 3)
+    found = cbmir_process(
+        "search", "image", query, "--store", store, "--encoder", f"{own}:make", "--json", "-k", 3, EVERYONE
+    )
     assert found.returncode == 0, found.stderr
     hits = json.loads(found.stdout)[0]["hits"]
     assert hits[0]["score"] == pytest.approx(1.0, abs=1e-4)
@@ -179,7 +182,7 @@ def test_search__a_network_whose_code_alone_has_changed_is_refused(own, folder, 
     asked = ("--encoder", f"{own}:make", "--store", store, "--device", "cpu")
     assert cbmir("ingest", "images", folder, *asked).returncode == 0
     own.write_text(OWN.replace("Linear(256, 24))", "Linear(256, 24), torch.nn.ReLU())"))
-    found = cbmir("search", "image", folder / "test/XR/chest/normal/0.png", *asked)
+    found = cbmir("search", "image", folder / "test/XR/chest/normal/0.png", *asked, EVERYONE)
     assert found.returncode == 1
     assert "they differ in their code" in found.stderr
 
@@ -414,7 +417,7 @@ def test_name__weights_of_ones_own_through_ingest_and_search(checkpoint, folder,
     assert without.returncode == 1
     assert f"not {SMALL}'s own: give --weights FILE|DIR" in without.stderr
     for more in ((), ("--encoder", SMALL)):
-        found = cbmir("search", "image", picture, *words, *more, "--json")
+        found = cbmir("search", "image", picture, *words, *more, "--json", EVERYONE)
         assert found.returncode == 0, found.stderr
         assert json.loads(found.stdout)[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
 
@@ -462,7 +465,9 @@ def test_package__its_encoder_goes_through_ingest_search_and_evaluate(package, f
     data = json.loads((store / "windowed" / "collection.json").read_text())
     assert data["weights_from"] == "package windowed-encoder"
     assert data["code"].startswith("sha256:")
-    found = cbmir_process("search", "image", folder / "test/XR/chest/normal/0.png", "--store", store, "--json")
+    found = cbmir_process(
+        "search", "image", folder / "test/XR/chest/normal/0.png", "--store", store, "--json", EVERYONE
+    )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
     measured = cbmir("evaluate", "retrieval", "--store", store, "--json")
@@ -493,5 +498,7 @@ def test_package__an_own_file_becomes_a_package(own, package, folder, tmp_path, 
     store = tmp_path / "store"
     made = cbmir("ingest", "images", folder, "--encoder", f"{own}:make", "--store", store, "--device", "cpu")
     assert made.returncode == 0, made.stderr
-    found = cbmir("search", "image", folder / "test/XR/chest/normal/0.png", "--store", store, "--device", "cpu")
+    found = cbmir(
+        "search", "image", folder / "test/XR/chest/normal/0.png", "--store", store, "--device", "cpu", EVERYONE
+    )
     assert found.returncode == 0, found.stderr

@@ -107,11 +107,11 @@ def test_thumbnails__of_a_collection_that_exists(filled, data, tmp_path):
 def test_search__a_frame_finds_itself_and_its_file_has_no_copies_of_it(filled, data):
     asset = Asset(data / "s2.stack", frame=3)
     with Searcher(filled) as searcher:
-        (answer,) = searcher.ask(asset, Options(k=3))
+        (answer,) = searcher.ask(asset, Options(k=3, exclude_same_patient=False))
         assert (answer.hits[0].payload["filepath"], answer.hits[0].score) == ("s2.stack#3", pytest.approx(1, abs=1e-5))
         assert answer.stored is not None
         assert answer.stored.payload["filepath"] == "s2.stack#3"
-        (others,) = searcher.ask(asset, Options(k=99, exclude_self=True))
+        (others,) = searcher.ask(asset, Options(k=99, exclude_self=True, exclude_same_patient=False))
         assert len(others.hits) == FILES * FRAMES - 1
         assert searcher.like("s2.stack#3", Options(k=1)).hits[0].payload["filepath"] != "s2.stack#3"
         with pytest.raises(ImageError, match=r"s2\.stack holds 3 frames; name one"):

@@ -68,7 +68,7 @@ def filled(place, cbmir):
 
 def search(cbmir, filled, *options):
     folder, store = filled
-    return cbmir("search", "image", folder / "00.png", "--store", store, "-k", "50", *options)
+    return cbmir("search", "image", folder / "00.png", "--store", store, "-k", "50", "--include-same-patient", *options)
 
 
 @pytest.mark.parametrize(

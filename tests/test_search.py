@@ -45,7 +45,7 @@ def files(hits):
 
 
 def test_image__finds_itself_first_with_cosine_1(archive, searcher):
-    hits = searcher.image(archive / "images/00007.png", Options(k=5))
+    hits = searcher.image(archive / "images/00007.png", Options(k=5, exclude_same_patient=False))
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
     assert files(hits)[0] == "images/00007.png"
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
@@ -62,7 +62,7 @@ def test_image__every_hit_satisfies_the_filter(archive, searcher, way):
 
 
 def test_image__leaves_out_the_patient_of_a_stored_query(archive, searcher):
-    hits = searcher.image(archive / "images/00007.png", Options(k=42, exclude_same_patient=True))
+    hits = searcher.image(archive / "images/00007.png", Options(k=42))
     assert len(hits) == 39
     assert "p2" not in {hit.payload["patient_id"] for hit in hits}
 
@@ -90,14 +90,14 @@ def test_image__raises_for_one_bad_file(searcher, tmp_path):
 
 @pytest.mark.parametrize("name", ["images/00003.png", "made/images/00003.png", point_id("made", "images/00003.png")])
 def test_like__takes_an_id_or_a_path_and_leaves_itself_out(searcher, name):
-    answer = searcher.like(name, Options(k=42))
+    answer = searcher.like(name, Options(k=42, exclude_same_patient=False))
     assert answer.query == point_id("made", "images/00003.png")
     assert len(answer.hits) == 41
     assert "images/00003.png" not in files(answer.hits)
 
 
 def test_like__leaves_out_the_patient(searcher):
-    answer = searcher.like("images/00003.png", Options(k=42, exclude_same_patient=True))
+    answer = searcher.like("images/00003.png", Options(k=42))
     assert len(answer.hits) == 39
 
 
@@ -240,7 +240,11 @@ def test_image_files__folders_become_the_images_below_them(archive, tmp_path):
 
 
 def test_output__the_forms_agree(archive, searcher):
-    answers = list(searcher.images([archive / "images/00001.png", archive / "images/00002.png"], Options(k=3)))
+    answers = list(
+        searcher.images(
+            [archive / "images/00001.png", archive / "images/00002.png"], Options(k=3, exclude_same_patient=False)
+        )
+    )
     wide = list(csv.reader(io.StringIO(csv_wide(answers))))
     assert wide[0] == ["query", "1", "2", "3"]
     assert [row[1:] for row in wide[1:]] == [files(answer.hits) for answer in answers]
@@ -333,7 +337,7 @@ def copies(tmp_path):
 
 @pytest.mark.parametrize("name", ["00000", "copy1", "copy2"])
 def test_search__leaves_out_the_patients_of_all_copies_of_the_query(copies, name):
-    query = Options(k=42, exclude_same_patient=True)
+    query = Options(k=42)
     with Searcher(copies / "store") as searcher:
         answers = [
             next(searcher.images([copies / f"images/{name}.png"], query)),

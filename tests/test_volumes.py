@@ -32,6 +32,7 @@ from cbmir.media import (
 from cbmir.schema import point_id
 from cbmir.search.files import image_files
 from cbmir.search.layout import GAP_PX, LINE_PX, TILE_PX
+from cbmir.search.query import Options
 from cbmir.search.searcher import Searcher
 from cbmir.store import open_store
 
@@ -387,11 +388,12 @@ def test_search__by_a_volume(tmp_path, encoder, cbmir):
                  "--failures", tmp_path / "failures.csv", "--workers", 1)  # fmt: skip
     assert (done.returncode, json.loads(done.stdout)["stored"]) == (3, 4), done.stderr
     query = tmp_path / "data/ct/2.nii"
-    found = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "--json")
+    found = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "--json",
+                  "--include-same-patient")  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "ct/2.nii" in found.stdout
     drawn = cbmir("search", "image", query, "--store", store, "--collection", "astra-small", *weights, "-k", 1,
-                  "--sheet", tmp_path / "sheet.png")  # fmt: skip
+                  "--include-same-patient", "--sheet", tmp_path / "sheet.png")  # fmt: skip
     assert "1 of 1 query drawn" in drawn.stderr
     assert "could not be drawn" not in drawn.stderr
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -404,7 +406,7 @@ def test_search__by_a_volume(tmp_path, encoder, cbmir):
     for start in (GAP_PX, 2 * GAP_PX + TILE_PX):  # the query, and itself as the first hit
         assert np.array_equal(drawn[:, start : start + TILE_PX, 0], shown)
     with Searcher(store, "astra-small", settings(tmp_path)) as searcher:
-        hits = searcher.image(query)
+        hits = searcher.image(query, Options(exclude_same_patient=False))
         assert (hits[0].payload["filepath"], hits[0].score) == ("ct/2.nii", pytest.approx(1, abs=1e-5))
         assert len(hits) == 4
         assert hits[1].score < 0.999

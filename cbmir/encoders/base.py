@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from cbmir.device import PRECISIONS
+from cbmir.errors import EncoderError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import RecordKind, Vectors
 
@@ -80,6 +82,9 @@ class EncoderSettings:
         torch_compile: Compile the network by torch.compile, which takes a minute or so at the first step.
         name: What the encoder shall be called instead of its own name.
         asked: What the user asks for where a collection says which encoder it needs: ``FILE.py:FUNCTION`` of theirs.
+
+    Raises:
+        EncoderError: the precision is unknown, or the batch size is no whole number of 1 or more.
     """
 
     weights: Path | None = None
@@ -89,6 +94,12 @@ class EncoderSettings:
     torch_compile: bool = False
     name: str | None = None
     asked: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise EncoderError(f"no precision {self.precision!r}; there are {', '.join(PRECISIONS)}")
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise EncoderError(f"the batch size is {self.batch_size!r}; it is a whole number of 1 or more")
 
 
 class Encoder(Protocol):

@@ -11,6 +11,7 @@ from cbmir.encoders.weights import GIVEN
 from cbmir.errors import EncoderError, StoreError, WeightsError
 from cbmir.fingerprint import EncoderCard
 from cbmir.sourcefile import split_source
+from cbmir.store.fused import FusedCollection
 
 if TYPE_CHECKING:
     from cbmir.store import Collection
@@ -29,6 +30,8 @@ def encoder_of(collection: "Collection", settings: EncoderSettings) -> Encoder:
         FingerprintError: the encoder has other weights or another preprocessing here.
         WeightsError: its weights are not here.
     """
+    if isinstance(collection, FusedCollection):
+        return _fused(collection, settings)
     card, place = collection.card, f"collection {collection.name}"
     if card.is_external:
         raise EncoderError(
@@ -48,6 +51,18 @@ def encoder_of(collection: "Collection", settings: EncoderSettings) -> Encoder:
     loaded.card = replace(loaded.card, name=card.name)
     recognise(collection, loaded)
     return loaded
+
+
+def _fused(collection: FusedCollection, settings: EncoderSettings) -> Encoder:
+    from cbmir.encoders.fused import FusedEncoder
+
+    if settings.weights is not None or settings.asked is not None:
+        raise EncoderError(
+            f"{collection.name} needs several encoders, so --weights and --encoder can't name one; ask the collections "
+            "one by one, or with encoders that are at hand"
+        )
+    encoders = [encoder_of(part, settings) for part in collection.parts]
+    return FusedEncoder(collection.card, encoders, collection.whole)
 
 
 def recognise(collection: "Collection", encoder: Encoder) -> None:

@@ -26,6 +26,7 @@ from cbmir.media.own import OwnPreprocessing
 from cbmir.media.prepared import Prepared, prepare
 from cbmir.media.preprocessing import Pixels, Preprocessing, Resize, preprocess
 from cbmir.media.raster import MAX_PIXELS, changed_since, decode, decode_noted
+from cbmir.media.region import Region
 from cbmir.media.remedies import (
     LINKS_TO_FILES,
     LINKS_TO_FOLDERS,
@@ -61,6 +62,7 @@ __all__ = [
     "Pixels",
     "Prepared",
     "Preprocessing",
+    "Region",
     "Resize",
     "Volume",
     "VolumePreprocessing",

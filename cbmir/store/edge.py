@@ -110,7 +110,7 @@ class EdgeStore(Store):
             for folder, name, doing in all_remains(self.path)
         ]
 
-    def open(self, name: str) -> EdgeCollection:
+    def _open(self, name: str) -> EdgeCollection:
         """Open a collection and hold it against other processes until it is closed.
 
         Where it is open in this process already, that one is returned, and is closed when all who opened it have.

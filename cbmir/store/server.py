@@ -93,7 +93,7 @@ class ServerStore(Store):
         self.connection.call(make, doing="manage")
         return physical
 
-    def open(self, name: str) -> ServerCollection:
+    def _open(self, name: str) -> ServerCollection:
         """Open a collection by its alias or its own name."""
         if not self.connection.call(lambda client: client.collection_exists(name)):
             raise self._missing(name)

@@ -6,6 +6,7 @@ from typing import Self
 from cbmir.errors import CbmirError, CollectionError, FingerprintError
 from cbmir.fingerprint import EncoderCard
 from cbmir.store.collection import Collection
+from cbmir.store.fused import SIGN, open_fused
 from cbmir.store.layout import DEFAULT, Layout
 
 
@@ -30,14 +31,18 @@ class Store(ABC):
             CollectionError: it exists already, or the name or the layout can't be used.
         """
 
-    @abstractmethod
     def open(self, name: str) -> Collection:
-        """Open a collection.
+        """Open a collection, or several as one: ``a+b``, see `cbmir.store.fused`.
 
         Raises:
             CollectionError: there is none of this name; the message names those there are.
             StoreLockedError: another process holds it.
         """
+        return open_fused(name, self._open) if SIGN in name else self._open(name)
+
+    @abstractmethod
+    def _open(self, name: str) -> Collection:
+        """Open one collection."""
 
     @abstractmethod
     def drop(self, name: str) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cbmir.filters import Condition, Where
 from cbmir.schema import Hit, Vectors, normalise
-from cbmir.store.profile import FilterRecall, SearchProfile
+from cbmir.store.profile import MANY, FilterRecall, SearchProfile
 from cbmir.store.ways import PROBE, WIDTHS, among
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _TIMED = 15
 _MOVED = 0.75  # length of the step that moves a unit vector to a cosine of .8
 _SERVED = 0.95  # of the queries: a wider beam is not tried
 _HOPEFUL = 0.99  # recall over the first half of the queries below which the other half is not asked
+_OPEN = 0.994  # recall from which on more queries may show that it holds
 _MENDABLE = 0.9  # recall below which a wider beam was never enough
 _SEED = 0
 
@@ -58,7 +59,7 @@ def measure_search(collection: "Collection", progress: Callable[[str], None] | N
         return None
     if progress:
         progress("measuring searches")
-    queries = _queries(collection)
+    queries = _queries(collection, QUERIES, _SEED)
     exact = collection.search(queries, PROBE, way="exact", fields=False)
     true = [item.hits for item in exact]
     ef, floor, found = _width(collection, queries, true)
@@ -145,10 +146,10 @@ def _holds(found: Sequence[NDArray[np.float64]], true: Sequence[NDArray[np.float
     return bool(shares) and float(np.mean(shares)) >= 0.998 and min(shares) >= 0.9
 
 
-def _queries(collection: "Collection") -> Vectors:
-    """(n, dim) unit vectors: half of them stored, half of them moved."""
-    rng = np.random.default_rng(_SEED)
-    stored = draw(collection, QUERIES // 2, rng)
+def _queries(collection: "Collection", count: int, seed: int) -> Vectors:
+    """(count, dim) unit vectors: half of them stored, half of them moved; fewer of a small collection."""
+    rng = np.random.default_rng(seed)
+    stored = draw(collection, count // 2, rng)
     noise = normalise(rng.standard_normal(stored.shape).astype(np.float32))
     return np.concatenate([stored, normalise(stored + _MOVED * noise)])
 
@@ -214,20 +215,39 @@ def _measure_filter(
     if progress:
         progress("measuring searches with " + " and ".join(f"{field}={value}" for field, value in values))
     where = _where(values)
-    exact = [item.hits for item in collection.search(queries, _K, where, way="exact", fields=False)]
-    floor = min(hits[-1].score for hits in exact)
+    few = _Sample(collection, queries, where)
+    many: _Sample | None = None
     for ef in widths:
-        shares: list[float] = []
-        for part in (slice(0, None, 2), slice(1, None, 2)):
-            graph = collection.search(queries[part], _K, where, way="approximate", ef=ef, fields=False)
-            shares += [recall(one.hits, hits) for one, hits in zip(graph, exact[part], strict=True)]
-            if np.mean(shares) < _HOPEFUL:
-                break
-        mean, lowest = float(np.mean(shares)), float(np.min(shares))
-        measured = FilterRecall(values, points, mean, lowest, floor, ef)
-        if measured.holds or mean < _MENDABLE:
+        measured = few.measured(values, points, ef)
+        if not measured.holds and measured.recall >= _OPEN:
+            many = many or _Sample(collection, _queries(collection, MANY, _SEED + 1), where)
+            measured = many.measured(values, points, ef)
+        if measured.holds or measured.recall < _MENDABLE:
             break
     return measured
+
+
+class _Sample:
+    """Queries with one filter, and what a scan finds for them."""
+
+    def __init__(self, collection: "Collection", queries: Vectors, where: Where) -> None:
+        self._collection, self._queries, self._where = collection, queries, where
+        self._exact = [item.hits for item in collection.search(queries, _K, where, way="exact", fields=False)]
+
+    def measured(self, values: tuple[tuple[str, str], ...], points: int, ef: int) -> FilterRecall:
+        """The recall of the graph at one width; where it is hopeless, over half of the queries."""
+        shares: list[float] = []
+        for part in (slice(0, None, 2), slice(1, None, 2)):
+            asked = self._queries[part]
+            graph = self._collection.search(asked, _K, self._where, way="approximate", ef=ef, fields=False)
+            shares += [recall(one.hits, hits) for one, hits in zip(graph, self._exact[part], strict=True)]
+            if np.mean(shares) < _HOPEFUL:
+                break
+        floor = min(hits[-1].score for hits in self._exact)
+        under = float(np.mean([share < 0.9 - 1e-9 for share in shares]))
+        return FilterRecall(
+            values, points, float(np.mean(shares)), float(np.min(shares)), floor, ef, under, len(shares)
+        )
 
 
 def _scores(answers: Sequence[Sequence[Hit]]) -> list[NDArray[np.float64]]:
