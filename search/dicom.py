@@ -1,4 +1,4 @@
-"""DICOM queries: read as the images of the collection were, and known by patient and study though they aren't stored."""
+"""DICOM queries: read as the images of the collection were, and known by patient and study though not stored."""
 
 from collections.abc import Mapping
 from dataclasses import replace

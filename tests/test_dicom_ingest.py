@@ -405,9 +405,8 @@ def test_command__folder_in_and_query_out(data, tmp_path):
     assert "made the key of DICOM identifiers" in done.stderr
     assert "Keep a copy" in done.stderr
     assert (tmp_path / "audit-pixels.jsonl").exists()
-    found = cbmir(
-        "search", "image", data / "deep0/IM0002", "-k", 1, "--json", "--include-same-patient", *run, cwd=tmp_path
-    )
+    question = ("search", "image", data / "deep0/IM0002", "-k", 1, "--json", "--include-same-patient")
+    found = cbmir(*question, *run, cwd=tmp_path)
     name = json.loads(found.stdout)[0]["hits"][0]["payload"]["filepath"]
     where = cbmir("ingest", "where", name, cwd=tmp_path)
     assert where.stdout.strip() == str(data / "deep0/IM0002")
@@ -423,9 +422,7 @@ def test_command__folder_in_and_query_out(data, tmp_path):
         "ingest", "reindex", "pixels", "--encoder", "pixels", "--as", "two", "--root", data, *run, cwd=tmp_path
     )
     assert "stored 6" in copied.stderr
-    again = cbmir(
-        "search", "image", data / "deep0/IM0002", "--collection", "two", "-k", 1, "--json", *run, cwd=tmp_path
-    )
+    again = cbmir(*question, "--collection", "two", *run, cwd=tmp_path)
     assert json.loads(again.stdout)[0]["hits"][0]["payload"]["filepath"] == name
 
 
