@@ -23,7 +23,7 @@ FORM = "a folder of images"
 _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
-def accepts(path: Path, _options: SourceOptions) -> bool:
+def accepts(path: Path, _options: SourceOptions | None = None) -> bool:
     """Whether the path is a folder."""
     return path.is_dir()
 
