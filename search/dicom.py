@@ -8,6 +8,8 @@ from cbmir.dicomcard import CARD, settings_of, why_no_key
 from cbmir.errors import CollectionError, KeyFileError
 from cbmir.schema import StoredPoint
 from cbmir.store import Collection
+from cbmir.store.fused import FusedCollection
+from cbmir.store.sources import check_dicom
 
 if TYPE_CHECKING:
     from cbmir.media import Asset
@@ -17,10 +19,13 @@ class DicomQueries:
     """How the DICOM queries of one collection are read.
 
     Raises:
-        KeyFileError: the key file can't be read.
+        KeyFileError: the key file can't be read, or collections that are asked as one have several keys.
+        CollectionError: collections that are asked as one hold DICOM that was read in different ways.
     """
 
     def __init__(self, collection: Collection) -> None:
+        for part in collection.parts if isinstance(collection, FusedCollection) else ():
+            check_dicom(collection.metadata(), part)  # one query is read once for all of them
         card = collection.metadata().get(CARD)
         self._card: Mapping[str, Any] | None = card if isinstance(card, Mapping) else None
         self._settings = settings_of(collection)

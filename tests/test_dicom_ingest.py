@@ -444,3 +444,43 @@ def test_source__shipped_files_are_taken_or_counted(tmp_path):
     assert len(taken) + counted + len(failed) + beside >= len(shipped())
     assert len(taken) > 20
     assert {item.reason for item in failed} <= {"is no DICOM file: it has no header"}
+
+
+def test_source__a_member_that_unpacks_to_too_much_is_one_line(tmp_path, monkeypatch):
+    """By what the archive says of it, and by what comes out of it."""
+    monkeypatch.setenv("CBMIR_IMAGE_BYTES", "1M")
+    bomb = made(tmp_path / "bomb.dcm", np.zeros((1000, 1000), np.int16)).read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", bomb)
+        archive.write(made(tmp_path / "good.dcm", image(1)), "good")
+    data = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "b.zip").write_bytes(data.replace(len(bomb).to_bytes(4, "little"), (5000).to_bytes(4, "little")))
+    for name in ("a.zip", "b.zip"):
+        items = list(open_source(tmp_path / name))
+        reasons = [item.reason for item in items if hasattr(item, "reason")]
+        assert len(items) == 2
+        assert len(reasons) == 1
+        assert "too large" in reasons[0] or "damaged" in reasons[0]
+        assert str(tmp_path) not in reasons[0]
+
+
+def test_source__an_archive_that_is_none(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    with pytest.raises(SourceError):
+        open_source(tmp_path / "a.zip")
+
+
+def test_source__a_header_that_promises_too_many_frames(tmp_path):
+    path = made(tmp_path / "a.dcm", np.stack([image(0), image(1)]), Modality="US", NumberOfFrames=2_000_000_000)
+    (failure,) = open_source(path)
+    assert failure.reason == "says that it holds 2,000,000,000 frames, 100,000 at most"
+    assert failure.filepath.startswith("file:")
+
+
+def test_search__collections_asked_as_one_were_read_alike(data, tmp_path):
+    with package.connect(tmp_path / "s") as store:
+        store.ingest(data, "pixels", collection="a", progress=False)
+        store.ingest(data, "pixels", collection="b", window="lung", progress=False)
+        with pytest.raises(CollectionError, match="holds DICOM read with --window lung, not auto"):
+            store["a+b"].search(data / "deep0/IM0002", k=1)

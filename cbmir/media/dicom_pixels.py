@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 """Larger frames are refused before they are decoded."""
 
+MAX_FRAMES = 100_000
+"""Files that say they hold more are refused; the longest clips have some thousands."""
+
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _VIDEO = "1.2.840.10008.1.2.4.10"
 _BIG = "1.2.840.10008.1.2.2"
@@ -75,9 +78,12 @@ class Layout:
             raise ImageError(f"is too large: {columns} x {rows} pixels, {MAX_PIXELS:,} at most")
         stored = stored if 0 < stored <= allocated else allocated
         top = stored - 1 if high is None or not stored - 1 <= high < allocated else int(high)
+        frames = frame_count(dataset)
+        if frames > MAX_FRAMES:
+            raise ImageError(f"says that it holds {frames:,} frames, {MAX_FRAMES:,} at most")
         photometric = text(dataset, "PhotometricInterpretation").upper() or (_GREY[1] if samples == 1 else "RGB")
         signed = number(dataset, "PixelRepresentation") == 1
-        return cls(rows, columns, samples, allocated, stored, top, signed, photometric, frame_count(dataset))
+        return cls(rows, columns, samples, allocated, stored, top, signed, photometric, frames)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from cbmir.errors import ImageError
 
 _PART = 1 << 20
+_IN_MEMORY = 64 << 20
 
 
 class Location(Protocol):
@@ -146,16 +147,20 @@ class ZipMember:
             _check_size(_archive(self.path, self.path.stat().st_mtime_ns).getinfo(self.member).file_size, most_bytes)
 
     def open(self, most_bytes: int) -> IO[bytes]:
-        """As of every location. It is unpacked to memory, since to go back in it would unpack it anew."""
-        return io.BytesIO(self.read(most_bytes))
+        """As of every location. It is unpacked first, a large one to a temporary file: to go back would do it anew."""
+        self.check(most_bytes)
+        copy = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  the caller closes it
+        with _archive_reasons(), _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as file:
+            while part := file.read(_PART):
+                copy.write(part)
+                _check_size(copy.tell(), most_bytes)  # what the archive says of its size may be wrong
+        copy.seek(0)
+        return cast("IO[bytes]", copy)
 
     def read(self, most_bytes: int) -> bytes:
         """As of every location."""
-        self.check(most_bytes)
-        with _archive_reasons(), _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as file:
-            data = file.read(most_bytes + 1)  # what the archive says of its size may be wrong
-        _check_size(len(data), most_bytes)
-        return data
+        with self.open(most_bytes) as file:
+            return file.read()
 
 
 @lru_cache(4)

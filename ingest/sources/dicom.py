@@ -24,8 +24,9 @@ from cbmir.ingest.tables.tally import tally_warnings
 from cbmir.keyfile import Key
 from cbmir.limits import Limits
 from cbmir.media import Asset, passed_over
-from cbmir.media.dicom_header import Header, frame_count, number, quiet, read_header, text
+from cbmir.media.dicom_header import Header, number, quiet, read_header, text
 from cbmir.media.dicom_identity import Identity, identity_of
+from cbmir.media.dicom_pixels import Layout
 from cbmir.media.dicom_places import Places
 from cbmir.media.locations import Location
 from cbmir.schema import keyed_path
@@ -37,7 +38,6 @@ PLACE = "DICOM"
 
 COPIES = "further files of an image that came before"
 _DATASET = "dicom"
-_ALL_BYTES = 8_000_000_000
 
 
 def accepts(path: Path, options: SourceOptions) -> bool:
@@ -142,7 +142,7 @@ class DicomSource:
     def _look(self, place: Location) -> None:
         """Read one header."""
         try:
-            with place.open(_ALL_BYTES) as file, self._limits.held(), quiet():
+            with self._limits.held(), place.open(self._limits.bytes) as file, quiet():
                 header = read_header(file, self._limits)
                 why = self._passed(header)
                 if why is None:
@@ -172,11 +172,12 @@ class DicomSource:
 
     def _take(self, place: Location, header: Header) -> None:
         dataset, options = header.dataset, self._options.dicom
+        layout = Layout.of(header)
         who = identity_of(dataset, self._key, options.aliases)
         hash = who.instance or self._key.hashed("file", str(place))
         whose = who.patient or who.study or hash
         key_frame = number(dataset, "RepresentativeFrameNumber")
-        frames = options.wanted(frame_count(dataset), int(key_frame) if key_frame is not None else None)
+        frames = options.wanted(layout.frames, int(key_frame) if key_frame is not None else None)
         facts = tuple(facts_of(dataset, frame, whose, self._key, options.rules) for frame in frames)
         if not options.derived and facts and "derived" in facts[0].extra:
             self._ignored[f"DICOM: {DERIVED}"] += 1

@@ -21,6 +21,24 @@ PICTURES = "pictures and volumes beside DICOM"
 """What other files that could be read are counted as: their names would be stored, and may name patients."""
 
 
+_TEXTS = (
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".xml",
+    ".html",
+    ".htm",
+    ".md",
+    ".pdf",
+    ".yaml",
+    ".yml",
+    ".npy",
+    ".h5",
+    ".gz",
+)
+
+
 @dataclass(slots=True)
 class DicomFiles:
     """The DICOM files at a path.
@@ -41,7 +59,8 @@ class DicomFiles:
 def holds_dicom(path: Path) -> bool:
     """Whether a path is DICOM, an archive with some, or a folder with some.
 
-    Of a folder only files are opened whose names are those of DICOM or of nothing that is known.
+    Of a folder only files are opened whose names are those of DICOM or of nothing that is known: a data set may have a
+    million pictures, and as many texts.
     """
     if path.is_dir():
         return any(_begins_as_dicom(file) for file in _likely(path))
@@ -78,7 +97,9 @@ def _likely(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not is_hidden(name)]
         for name in sorted(files):
             kind = named(name)
-            if not is_hidden(name) and (kind is None or kind.has_source):
+            if is_hidden(name) or name.lower().endswith(_TEXTS):
+                continue
+            if kind is None or kind.has_source:
                 yield Path(place, name)
 
 
