@@ -97,7 +97,7 @@ def test_command__search_takes_dicom_below_a_folder(tmp_path, cbmir):
     assert cbmir("ingest", "images", tmp_path / "data", "--encoder", "pixels", *store[:2]).returncode == 0
     made(tmp_path / "data/1.2.840.7")
     made(tmp_path / "data/b.dcm")
-    found = cbmir("search", "image", tmp_path / "data", *store)
+    found = cbmir("search", "image", tmp_path / "data", "--include-same-patient", *store)
     assert found.returncode == 0
     assert len(found.stdout.splitlines()) == 4
     (tmp_path / "bad.dcm").write_bytes(DICOM)
