@@ -18,9 +18,12 @@ from cbmir.options import (
     asked_option,
     echo,
     encoder_options,
+    json_option,
+    opened_collection,
     print_json,
     say,
     store_key,
+    store_option,
 )
 from cbmir.schema import Vectors, normalise
 from cbmir.search.answer import Answer
@@ -31,6 +34,7 @@ from cbmir.search.output import FORMATS, as_json, shown_value
 from cbmir.search.query import ImageQuery, TextQuery, WeightedQuery
 from cbmir.search.searcher import Searcher
 from cbmir.search.summary import LabelCount, label_counts, lines
+from cbmir.search.thresholds import KEY, RATE, measure
 from cbmir.store.ways import said
 from cbmir.units import counted
 
@@ -169,6 +173,34 @@ def vector(file: Path, **options: Any) -> int:
         answers = _checked(searcher, named, options)
         labels = _labels(searcher, answers, options)
     return _print(answers, options, sheet, labels)
+
+
+@search.command()
+@click.option("--collection", "name", help="The only one there is unless given.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=RATE,
+    show_default=True,
+    help="False alarms: share of images that have a similar case and are said to have none.",
+)
+@store_option
+@json_option
+def thresholds(location: str, name: str | None, rate: float, as_json: bool) -> None:
+    """Measure below which cosine there is no similar case, by modality and region; searches say so from then on.
+
+    Groups of fewer than 50 patients are not judged. Run it again when the collection has changed.
+    """
+    with opened_collection(location, name) as collection:
+        measured = measure(collection, rate)
+        collection.set_metadata({KEY: measured.as_json()})
+    if as_json:
+        print_json(measured.as_json())
+        return
+    echo(f"{'modality and region':32}  {'images':>9}  {'patients':>8}  {'asked':>5}  threshold")
+    for group in measured.groups:
+        shown = "not enough patients" if group.threshold is None else f"{group.threshold:.4f}"
+        echo(f"{group.name:32}  {group.images:>9,}  {group.patients:>8,}  {group.queries:>5}  {shown}")
 
 
 def _searcher(options: dict[str, Any], settings: EncoderSettings | None = None) -> Searcher:

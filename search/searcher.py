@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,7 @@ from cbmir.search.parts import is_file
 from cbmir.search.query import ImageQuery, Options, Query, StoredQuery, TextQuery, VectorQuery
 from cbmir.search.refining import answer
 from cbmir.search.resolution import Resolver
+from cbmir.search.thresholds import Thresholds
 from cbmir.store import Collection, Key, open_store
 from cbmir.store.ways import BUDGET_MS, Found
 
@@ -233,7 +235,8 @@ class Searcher:
         copies = [stored, *same.get(digest, ())]
         others = (Condition("id", "!=", (stored.id,)), *_others(query, copies))
         (found,) = answer(self.collection, stored.vector[np.newaxis], query, [(*_parsed(query), *others)])
-        return Answer(stored.id, stored=stored).with_hits(found, query, copies, digest)
+        told = Answer(stored.id, stored=stored).with_hits(found, query, copies, digest)
+        return self._judged(told, stored.vector, others, query)
 
     def vectors(self, vectors: Vectors, query: Options | None = None) -> list[Found]:
         """The stored images nearest to (n, dim) finite vectors."""
@@ -265,13 +268,31 @@ class Searcher:
         ]
         asked = [where for where, good in zip(wheres, fine, strict=True) if good]
         answers = iter(answer(self.collection, vectors[fine], query, asked))
-        for (image, prepared), point, points, good in zip(images, stored, copies, fine, strict=True):
+        for (image, prepared), vector, point, points, good in zip(images, vectors, stored, copies, fine, strict=True):
             if good:
                 found = next(answers)
                 told = Answer(str(image), stored=point, notes=prepared.notes, file=image)
-                yield told.with_hits(found, query, points, prepared.sha256)
+                told = told.with_hits(found, query, points, prepared.sha256)
+                yield self._judged(told, vector, _others(query, points), query)
             else:
                 yield Answer(str(image), stored=point, reason="has no vector (an even picture)", file=image)
+
+    def _judged(self, told: Answer, vector: Vectors, others: Where, how: Options) -> Answer:
+        """An answer that says whether any stored case is similar, where thresholds were measured.
+
+        The nearest of all images of other patients decides, whatever the user's filter leaves.
+        """
+        if self._thresholds is None or not how.exclude_same_patient:
+            return told
+        nearest = told.hits[:1]
+        if how.where or how.skip or not nearest:
+            nearest = tuple(self.collection.query(vector, 1, others))
+        said = self._thresholds.judge(nearest[0], self.collection.counted(())) if nearest else None
+        return replace(told, cautions=(*told.cautions, said)) if said else told
+
+    @cached_property
+    def _thresholds(self) -> Thresholds | None:
+        return Thresholds.of(self.collection)
 
     def _resolved(self, query: Options | None) -> Options:
         query = query or Options()
