@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CARD = "dicom"
 """Key in the metadata of a collection."""
 
-_REMEDY = "restore the key file of that check value, or name it with --dicom-key FILE or CBMIR_DICOM_KEY"
+_REMEDY = "restore the key file of that check value, or name it in CBMIR_DICOM_KEY"
 
 
 def claim(collection: "Collection", settings: "DicomSettings") -> None:
