@@ -69,10 +69,20 @@ def settings_of(collection: "Collection") -> "DicomSettings | None":
     Raises:
         KeyFileError: the key file can't be read.
     """
-    from cbmir.media.dicom_settings import DicomSettings
+    return settings_from(collection.metadata().get(CARD))
 
-    card = collection.metadata().get(CARD)
-    return DicomSettings.from_json(card, key_at_hand(card)) if isinstance(card, Mapping) else None
+
+def settings_from(card: object) -> "DicomSettings | None":
+    """The same, from what a collection keeps under `CARD`.
+
+    Raises:
+        KeyFileError: the key file can't be read.
+    """
+    if not isinstance(card, Mapping):
+        return None
+    from cbmir.media.dicom_settings import DicomSettings  # Pillow: a search by id needs none
+
+    return DicomSettings.from_json(card, key_at_hand(card))
 
 
 def key_at_hand(card: Mapping[str, Any]) -> Key | None:

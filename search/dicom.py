@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cbmir.dicomcard import CARD, settings_of, why_no_key
+from cbmir.dicomcard import CARD, settings_from, why_no_key
 from cbmir.errors import CollectionError, KeyFileError
 from cbmir.schema import StoredPoint
 from cbmir.store import Collection
@@ -28,7 +28,7 @@ class DicomQueries:
             check_dicom(collection.metadata(), part)  # one query is read once for all of them
         card = collection.metadata().get(CARD)
         self._card: Mapping[str, Any] | None = card if isinstance(card, Mapping) else None
-        self._settings = settings_of(collection)
+        self._settings = settings_from(card)
         self._collection = collection.name
 
     def use_window(self, window: str, *, force: bool = False) -> str | None:
