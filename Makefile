@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test quick test-server check audit bench soak fuzz clean
+.PHONY: setup demo test quick test-server coverage check docs audit bench soak fuzz clean
 
 setup: $(READY)
 
@@ -21,15 +21,25 @@ test: setup
 quick: setup
 	$(BIN)/python -m pytest -m "not (slow or soak or server or gpu or samples)" -n logical --maxprocesses 4 --dist loadfile
 
+coverage: setup
+	$(BIN)/python -m pytest -m "not soak" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report term:skip-covered --cov-report html:build/coverage
+
 test-server: setup
 	$(BIN)/python -m pytest -m server
 
-check: setup
+check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/job.py
 	$(BIN)/deptry .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/check.yml
+	$(BIN)/zizmor --offline --no-progress --quiet .github/workflows
+
+docs: setup
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --config-file build/docs/mkdocs.yml --strict
 
 audit: setup
 	$(PYTHON) -m venv $(VENV)/audit

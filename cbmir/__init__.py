@@ -1,12 +1,14 @@
 """Find similar medical images.
 
-import cbmir
+For example:
 
-encoder = cbmir.load_encoder("biomedclip")
-store = cbmir.connect("data/store")
-store.ingest("images/", encoder=encoder)
-hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
-cbmir.evaluate.retrieval(store["biomedclip"], queries="split=test", k=[1, 5])
+    import cbmir
+
+    encoder = cbmir.load_encoder("biomedclip")
+    store = cbmir.connect("data/store")
+    store.ingest("images/", encoder=encoder)
+    hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
+    cbmir.evaluate.retrieval(store["biomedclip"], queries="split=test", k=[1, 5])
 """
 
 import os

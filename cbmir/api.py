@@ -1,11 +1,13 @@
 """cbmir in a notebook: what `cbmir.connect` and `cbmir.load_encoder` return. No logic of its own.
 
-import cbmir
+For example:
 
-encoder = cbmir.load_encoder("biomedclip")
-store = cbmir.connect("data/store")
-store.ingest("images/", encoder=encoder)
-hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
+    import cbmir
+
+    encoder = cbmir.load_encoder("biomedclip")
+    store = cbmir.connect("data/store")
+    store.ingest("images/", encoder=encoder)
+    hits = store["biomedclip"].search("query.png", where="modality=CT and age_years<60", k=5)
 """
 
 import html

@@ -1,6 +1,6 @@
 """From a collection to figures.
 
-In a notebook::
+In a notebook:
 
     import cbmir
 

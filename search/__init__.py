@@ -1,9 +1,11 @@
 """From a query to hits.
 
-from cbmir.search import Options, Searcher
+For example:
 
-with Searcher("data/demo/store", "efficientnet-lite0") as searcher:
-    hits = searcher.image("query.png", Options(k=5, where=["modality=CT"]))
+    from cbmir.search import Options, Searcher
+
+    with Searcher("data/demo/store", "efficientnet-lite0") as searcher:
+        hits = searcher.image("query.png", Options(k=5, where=["modality=CT"]))
 """
 
 import importlib

@@ -5,12 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cbmir.cli import cli
 
@@ -235,5 +238,48 @@ def test_documentation__settings_are_those_of_compose():
 
 def test_files__hold_no_key():
     files = [*COMPOSE, *(path for path in DEPLOY.rglob("*") if path.is_file())]
-    found = [f"{path.name}: {match[0]}" for path in files for match in SECRET.finditer(path.read_text())]
+    texts = {path.name: re.sub("--hash=sha256:[0-9a-f]{64}", "", path.read_text()) for path in files}
+    found = [f"{name}: {match[0]}" for name, text in texts.items() for match in SECRET.finditer(text)]
     assert found == []
+
+
+def locked(name: str) -> dict[str, tuple[str, bool]]:
+    """Package -> its version, and whether pyproject.toml asks for it."""
+    text = (DEPLOY / f"{name}.lock").read_text()
+    entries = re.findall(r"^([a-z0-9-]+)==(\S+) \\\n((?:    .*\n)+)", text, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE))
+    assert all("--hash=sha256:" in rest for _, _, rest in entries)
+    return {package: (release, "cbmir (pyproject.toml)" in rest) for package, release, rest in entries}
+
+
+def test_lock__holds_what_pyproject_asks_for():
+    """If it fails, deploy/lock has to be run again."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = (project["project"]["optional-dependencies"][name] for name in ("cpu", "plots", "volumes"))
+    asked = [
+        Requirement(text) for text in (*project["project"]["dependencies"], *(item for one in extras for item in one))
+    ]
+    lock = locked("requirements") | locked("torch")
+    assert {name for name, (_, direct) in lock.items() if direct} == {canonicalize_name(item.name) for item in asked}
+    for item in (*asked, *map(Requirement, project["build-system"]["requires"])):
+        release, _ = lock[canonicalize_name(item.name)]
+        assert item.specifier.contains(release), f"{item} and {release} in the lock: run deploy/lock"
+
+
+def test_lock__is_what_the_image_installs():
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert text.count("--require-hashes") == 2
+    for line in re.findall(r"pip install .*", text):
+        assert "--no-deps" in line, "pip would take packages that are not in the lock"
+    assert not {"torch", "torchvision", "triton"} & locked("requirements").keys()
+    assert locked("torch").keys() >= {"torch", "torchvision"}
+
+
+def test_workflow__uses_the_server_of_compose():
+    jobs = loaded(ROOT / ".github/workflows/check.yml")["jobs"]
+    assert jobs["test"]["services"]["qdrant"]["image"] in {service["image"].partition("@")[0] for service in qdrants()}
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+    called = {word for run in steps for word in re.findall(r"^make ([a-z-]+)", run)}
+    assert called == {"check", "coverage", "test-server"} <= set(targets)

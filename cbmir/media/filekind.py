@@ -1,6 +1,6 @@
 """Kinds of files that pixels can be in: each is described by one `FileKind`, which its own module registers.
 
-What a file is, is told by its first bytes. Its name only says which files of a folder are looked at, and what is
+The first bytes of a file decide what it is. Its name only says which files of a folder are looked at, and what is
 expected before a file has been opened.
 """
 

@@ -1,0 +1,1 @@
+"""Pages of the docs site that are made from the code: commands, Python reference, notebooks."""
