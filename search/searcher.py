@@ -14,7 +14,7 @@ import numpy as np
 from cbmir.encoders import Encoder, EncoderSettings
 from cbmir.encoders.needed import encoder_of, recognise
 from cbmir.errors import CollectionError, ImageError
-from cbmir.filters import Condition, Where, parse_all, resolve
+from cbmir.filters import Condition, Where, not_of, parse_all, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.search.answer import SAME_PATIENT, Answer
@@ -341,8 +341,8 @@ def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
     ids = {point.id for point in copies} - {""}
     where: Where = (Condition("id", "!=", tuple(sorted(ids))),) if ids else ()
     for field in SAME_PATIENT:
-        if values := {str(point.payload[field]) for point in copies if point.payload.get(field)}:
-            where += (Condition(field, "!=", tuple(sorted(values))),)
+        known = (point.payload for point in copies if point.payload.get(field))
+        where += not_of(field, ((str(payload[field]), payload.get("dataset")) for payload in known))
     return where
 
 

@@ -21,9 +21,10 @@ from cbmir.evaluate.metrics import Codes, Scores, macro, micro
 from cbmir.evaluate.options import Asking, Excluding, OneSearch, Relations
 from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
 from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.trial import Classes
 from cbmir.evaluate.results import Average, Result
 from cbmir.evaluate.setting import Setting
-from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
+from cbmir.evaluate.significance import TIE, Resampler, holm, intervals, paired_test, tally
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection, Store
 
@@ -39,7 +40,7 @@ class Contender:
         card: The encoder of the vectors.
         ids: (queries,) 16 bytes of each query's UUID, rising.
         scores: (queries, columns) one column a measure and cutoff, measures outside; NaN where there is no value.
-        classes: (queries,) name of each query's class.
+        classes: The names of each query's classes.
         patients: (queries,) code of each query's patient, -1 where it isn't known.
         gallery: (images,) ids of what was searched, rising.
     """
@@ -48,7 +49,7 @@ class Contender:
     card: EncoderCard
     ids: Ids
     scores: Scores
-    classes: NDArray[np.str_]
+    classes: tuple[tuple[str, ...], ...]
     patients: Codes
     gallery: Ids
 
@@ -103,7 +104,7 @@ def contender(measurement: Measurement) -> Contender:
         card=measurement.card,
         ids=trial.queries.ids,
         scores=np.stack([measurement.scores(search, name, k) for name, k in columns], axis=1),
-        classes=np.array(trial.class_names)[trial.classes],
+        classes=tuple(trial.label_sets()),
         patients=patients(trial),
         gallery=trial.gallery.ids,
     )
@@ -124,11 +125,19 @@ def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
         raise ProtocolError(f"no query is in every collection (queries: {counts}); choose others with --queries")
     aligned = [_among(item, shared) for item in contenders]
     setting = aligned[0].setting
-    resampler = Resampler(aligned[0].patients, setting.intervals.draws, setting.intervals.seed)
+    resampler = Resampler(
+        aligned[0].patients, setting.intervals.draws, setting.intervals.seed, setting.intervals.method
+    )
+    classes = Classes.of(aligned[0].classes)
     rows: list[CompareRow] = []
+    keys: list[tuple[str, str, bytes]] = []
     for first, second in itertools.combinations(aligned, 2):
-        rows += _pair(first, second, aligned[0].classes, resampler)
-    adjusted = holm(np.array([row.p for row in rows]))
+        for row, key in _pair(first, second, classes, resampler):
+            rows.append(row)
+            keys.append((row.first, row.second, key))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys), 1)}
+    rows = [replace(row, test=numbers[key]) for row, key in zip(rows, keys, strict=True)]
+    adjusted = holm(np.array([row.p for row in rows]), [row.test for row in rows])
     return ComparisonReport(
         setting=setting,
         entries=_entries(contenders, aligned),
@@ -142,7 +151,8 @@ def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
 def _among(item: Contender, shared: Ids) -> Contender:
     """A contender with the shared queries only, all in the same order."""
     rows = np.searchsorted(item.ids, shared)
-    return replace(item, ids=shared, scores=item.scores[rows], classes=item.classes[rows], patients=item.patients[rows])
+    classes = tuple(item.classes[row] for row in rows.tolist())
+    return replace(item, ids=shared, scores=item.scores[rows], classes=classes, patients=item.patients[rows])
 
 
 def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> tuple[Entry, ...]:
@@ -155,7 +165,7 @@ def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> t
             queries=len(whole.ids),
             queries_left_out=len(whole.ids) - len(part.ids),
             unlabelled=whole.setting.queries.unlabelled,
-            relabelled=int(np.count_nonzero(part.classes != aligned[0].classes)),
+            relabelled=sum(set(one) != set(other) for one, other in zip(part.classes, aligned[0].classes, strict=True)),
             gallery=len(whole.gallery),
             gallery_alone=len(whole.gallery) - len(everywhere),
             gallery_unlabelled=whole.setting.gallery.unlabelled,
@@ -166,20 +176,29 @@ def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> t
 
 
 def _pair(
-    first: Contender, second: Contender, class_names: NDArray[np.str_], resampler: Resampler
-) -> Iterator[CompareRow]:
+    first: Contender, second: Contender, classes: Classes, resampler: Resampler
+) -> Iterator[tuple[CompareRow, bytes]]:
+    """The rows of two collections, each with what tells whether two of them are one test."""
     setting = first.setting
-    classes = np.unique(class_names, return_inverse=True)[1]
-    gaps = first.scores - second.scores
     counts = tally(first.scores, second.scores)
-    ours, theirs = (np.where(np.isnan(gaps), np.nan, item.scores) for item in (first, second))
+    same = np.abs(first.scores - second.scores) <= TIE  # but for rounding: else an interval could leave out 0 by it
+    gaps = np.where(same, 0, first.scores - second.scores)
+    ours = np.where(np.isnan(gaps), np.nan, first.scores)
+    theirs = np.where(same, ours, np.where(np.isnan(gaps), np.nan, second.scores))
     tests = {
         "micro": paired_test(ours, theirs, resampler),
-        "macro": paired_test(ours, theirs, resampler, classes),
+        "macro": paired_test(ours, theirs, resampler, classes.codes, classes.owners),
     }
-    means = {"micro": (micro(ours), micro(theirs)), "macro": (macro(ours, classes), macro(theirs, classes))}
-    ends = dict(zip(tests, intervals(gaps, classes, resampler), strict=True)) if resampler.draws else {}
+    means = {
+        "micro": (micro(ours), micro(theirs)),
+        "macro": tuple(macro(scores[classes.owners], classes.codes) for scores in (ours, theirs)),
+    }
+    ends = {}
+    if resampler.draws:
+        ends = dict(zip(tests, intervals(gaps, classes.codes, resampler, classes.owners), strict=True))
     averages: tuple[Average, ...] = ("micro", "macro")
+    known_rows = np.flatnonzero(first.patients >= 0)
+    known = first.patients[known_rows]
     for column, (name, k) in enumerate(itertools.product(setting.measures, setting.k)):
         for average in averages:
             row = CompareRow(
@@ -195,11 +214,12 @@ def _pair(
                 wins=int(counts.wins[column]),
                 ties=int(counts.ties[column]),
                 losses=int(counts.losses[column]),
+                patients=len(np.unique(known[~np.isnan(gaps[known_rows, column])])),
             )
             if ends:
                 low, high = ends[average].low[column], ends[average].high[column]
                 row = replace(row, low=float(low), high=float(high), p=float(tests[average].p[column]))
-            yield row
+            yield row, tests[average].keys[column]
 
 
 class CompareConfiguration(Asking, Excluding):

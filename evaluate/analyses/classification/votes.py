@@ -22,6 +22,9 @@ MAX_SHARES = 1 << 29
 
 TEMPERATURE = 0.07
 
+TIE = 1e-12
+"""Votes that differ by at most this part of them are equal."""
+
 Vote = Literal["mean", "softmax"]
 VOTES: tuple[Vote, ...] = ("mean", "softmax")
 Ties = Literal["nearest", "lowest"]
@@ -248,6 +251,7 @@ def _leaders(codes: Codes, weights: NDArray[np.float64], classes: int, ties: Tie
     for rank, (code, weight) in enumerate(zip(codes, weights, strict=True)):
         cells = np.where(code == NONE, starts, starts - classes + code)
         total = sums[cells] + weight
+        total = np.where(np.abs(total - most) <= TIE * most, most, total)  # equal but for the order of summation
         sums[cells] = total
         ours = code
         if ties == "nearest":

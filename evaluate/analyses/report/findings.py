@@ -19,10 +19,10 @@ from cbmir.evaluate.analyses.retrieval import Measurement, measure, summarise
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.metrics import METRICS, micro, valued
 from cbmir.evaluate.protocol import RetrievalProtocol, existing
-from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.description import resampler_of
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.results import Row
-from cbmir.evaluate.significance import Resampler, holm, intervals
+from cbmir.evaluate.significance import holm, intervals
 from cbmir.filters import Where, resolve
 from cbmir.fingerprint import EncoderCard
 from cbmir.search.shelf import Shelf
@@ -108,7 +108,7 @@ def compare_measured(measured: Sequence[Measured], deepest: int) -> ComparisonRe
     """
     report = compare_scores([item.contender for item in measured])
     rows = [row for row in report.rows if row.measure != AVERAGE_PRECISION or row.k == deepest]
-    adjusted = holm(np.array([row.p for row in rows]))
+    adjusted = holm(np.array([row.p for row in rows]), [row.test for row in rows])
     return replace(report, rows=tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)))
 
 
@@ -163,7 +163,7 @@ def _curve(measurement: Measurement, name: str) -> tuple[Row, ...]:
     means, counts = micro(scores), valued(scores)
     low, high = np.full((2, reach), np.nan)
     if protocol.draws:
-        ends = intervals(scores, trial.classes, Resampler(patients(trial), protocol.draws, protocol.seed))[0]
+        ends = intervals(scores, np.zeros(len(scores), np.int32), resampler_of(trial))[0]
         low, high = ends.low, ends.high
     coverage = float(measurement.relevance.covered.mean())
     return tuple(
