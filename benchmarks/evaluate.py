@@ -30,7 +30,7 @@ from cbmir.evaluate.protocol import RetrievalProtocol
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.keys import places_of
 from cbmir.evaluate.ranking.relevance import judge
-from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
+from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, ExclusionMask, Scan
 from cbmir.evaluate.ranking.session import Session
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, Vectors, normalise
@@ -120,7 +120,7 @@ def large(gallery: int, queries: int, dim: int, device: str) -> None:
         stop = min(start + CHUNK_IMAGES, gallery)
         vectors = _random(stop - start, dim, start)
         began = time.perf_counter()
-        scan.show(np.arange(start, stop), vectors, [lambda block: Bar(_NOTHING)], last=stop == gallery)
+        scan.add(np.arange(start, stop), vectors, [lambda block: ExclusionMask(_NOTHING)], last=stop == gallery)
         spent += time.perf_counter() - began
         click.echo(f"{stop:,} images, {spent:.0f} s", err=True)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -266,7 +266,9 @@ def _scanned(asked: Vectors, there: Vectors, device: str) -> Places:
     scan = Scan(asked, K, device=device)
     for start in range(0, len(there), CHUNK_IMAGES):
         stop = min(start + CHUNK_IMAGES, len(there))
-        scan.show(np.arange(start, stop), there[start:stop], [lambda block: Bar(_NOTHING)], last=stop == len(there))
+        scan.add(
+            np.arange(start, stop), there[start:stop], [lambda block: ExclusionMask(_NOTHING)], last=stop == len(there)
+        )
     return places_of(scan.keys[0])
 
 

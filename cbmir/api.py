@@ -160,19 +160,23 @@ class Store:
         collection: str | None = None,
         root: str | Path | None = None,
         dataset: str | None = None,
+        window: str = "auto",
         workers: int | None = None,
         progress: bool = True,
     ) -> "IngestReport":
-        """Embed the images of a folder or a table into a collection; what is stored is not embedded again.
+        """Embed the images of a folder, a table or DICOM into a collection; what is stored is not embedded again.
 
         How the source is read is printed first, as by `cbmir ingest images`.
 
         Args:
-            source: A folder, a table (CSV, Excel, Parquet), or a data frame as such a table.
+            source: A folder, a table (CSV, Excel, Parquet), a data frame as such a table, or DICOM: a folder, a zip
+                file, a DICOMDIR or one file.
             encoder: One that was loaded, or its name.
             collection: Name; the encoder's unless given.
             root: Folder that file paths are relative to; the table's own, of a frame the working directory.
             dataset: Data set of images for which the source names none.
+            window: Of DICOM: ``auto``, ``dicom`` (the header's), ``lung``, ``bone``, ``brain``, ``soft``, or
+                ``LO,HI``.
             workers: Decoding processes; one a core unless given.
             progress: Print how the source is read, and how far it is.
 
@@ -185,7 +189,15 @@ class Store:
 
         loaded = load_encoder(encoder) if isinstance(encoder, str) else encoder
         return ingest(
-            self.core, source, loaded.core, collection, root=root, dataset=dataset, workers=workers, progress=progress
+            self.core,
+            source,
+            loaded.core,
+            collection,
+            root=root,
+            dataset=dataset,
+            window=window,
+            workers=workers,
+            progress=progress,
         )
 
     def close(self) -> None:

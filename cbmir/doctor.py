@@ -141,12 +141,12 @@ def check_collection(store: Store, collection: Collection) -> Check:
         return _without_indexes(name, f"{text}; no index on {', '.join(missing)}", empty=not info.points)
     if info.status == "red":
         return Check(name, "failed", f"{text}: the server failed to index it, see its log")
-    if ailing := store.ailing(name):
-        return Check(name, "failed", f"{text}; {', '.join(ailing)}: start that node, the others go on without it")
+    if unhealthy := store.unhealthy(name):
+        return Check(name, "failed", f"{text}; {', '.join(unhealthy)}: start that node, the others go on without it")
     if recovering := store.recovering(name):
         wait = "it gets there by itself; look again in a minute, and at that node's log if it stays so"
         return Check(name, "warning", f"{text}; {', '.join(recovering)}: {wait}")
-    if bare := collection.bare():
+    if bare := collection.without_vector():
         return Check(
             name, "warning", f"{text}; points without a vector, which no search finds: {bare:,}; ingest them again"
         )

@@ -11,6 +11,7 @@ A command prints the message as one line on stderr and leaves with the exit code
     │   ├── StoreFullError          no space is left: make some, then run it again
     │   └── CollectionError         missing, there already, or a name that can't be used
     ├── FingerprintError            vectors of one encoder meet a collection of another
+    ├── KeyFileError                the key of DICOM identifiers is missing, another, or can't be used
     ├── FilterError                 a field, operator or value that doesn't exist
     ├── RecordError                 an image record or a batch of vectors breaks the schema
     ├── ImageError                  one image can't be used; ingest counts it and goes on
@@ -67,6 +68,10 @@ class CollectionError(StoreError):
 
 class FingerprintError(CbmirError):
     """Vectors of one encoder meet a collection of another."""
+
+
+class KeyFileError(CbmirError):
+    """The key file of DICOM identifiers is missing, holds another key, or can't be used."""
 
 
 class FilterError(CbmirError):

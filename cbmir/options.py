@@ -230,7 +230,7 @@ def defer_option(command: F) -> F:
     return click.option("--defer-index", "defer", is_flag=True, help=text)(command)
 
 
-def foretell(store: Store, name: str | None, card: EncoderCard, layout: Layout) -> None:
+def print_estimate(store: Store, name: str | None, card: EncoderCard, layout: Layout) -> None:
     """Say what a collection will take that doesn't exist yet; None for a version whose name isn't known yet."""
     if name is None or name not in store.names():
         say(announcement(layout, card.dim))

@@ -126,9 +126,32 @@ def pathologies(labels: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(part[-1] for part in parts if len(part) >= 3))
 
 
+_KEYED = re.compile(r"dicom:([0-9a-f]{32})#([1-9][0-9]{0,8})")
+
+
+def keyed_path(instance: str, frame: int) -> str:
+    """The `filepath` of a frame of DICOM.
+
+    Args:
+        instance: Keyed hash of its SOP Instance UID, 32 hexadecimal digits.
+        frame: From 1.
+    """
+    return f"dicom:{instance}#{frame}"
+
+
+def split_keyed(filepath: str) -> tuple[str, int] | None:
+    """Hash and frame of a `keyed_path`; None for any other file path."""
+    found = _KEYED.fullmatch(filepath)
+    return (found[1], int(found[2])) if found else None
+
+
 def point_id(dataset: str, key: str) -> str:
-    """The id of an image, the same in every collection: UUIDv5 of data set and image key, both in NFC."""
-    return str(uuid.uuid5(NAMESPACE, unicodedata.normalize("NFC", f"{dataset}/{key}")))
+    """The id of an image, the same in every collection: UUIDv5 of data set and image key, both in NFC.
+
+    A frame of DICOM is one image in whatever data set: its key alone makes the id.
+    """
+    name = key if _KEYED.fullmatch(key) else f"{dataset}/{key}"
+    return str(uuid.uuid5(NAMESPACE, unicodedata.normalize("NFC", name)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

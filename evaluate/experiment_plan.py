@@ -193,7 +193,8 @@ _NEEDED = ("experiments_dir", "h5_paths", "csv_paths")
 def read_reference(path: Path) -> Plan:
     """Read a ``config.json``: the paper's figures of one collection, named like the folder of the experiment.
 
-    Queries are the validation and test images, the gallery the training images; nothing but the query is excluded.
+    Queries are the test images, the gallery the training images; nothing but the query is excluded. The validation
+    images choose k and stop the probe; their neighbours are in ``knn.csv`` too, but no figure counts them.
     Their index and tables aren't needed: the collection holds what ``h5_paths`` and ``csv_paths`` do. Keys about how
     their programs run (``index_path``, ``num_workers``, ``device``, ...) have no part here.
 
@@ -223,18 +224,22 @@ def _sections(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     depth = config.get("k", 100)
     if not isinstance(depth, int) or depth > _MAX_K:
         raise ProtocolError(f"{path}: k is {depth!r}, not a number up to {_MAX_K:,}")
+    columns = config.get("label_columns", [])
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise ProtocolError(f"{path}: label_columns is {columns!r}, not a list of names")
     probe = {"epochs": "epochs", "patience": "patience", "lr": "learning_rate", "batch_size": "batch_size"}
     return {
-        "all": {"queries": ["split=test|val"], "gallery": ["split=train"], "include_same_patient": True},
+        "all": {"queries": ["split=test"], "gallery": ["split=train"], "include_same_patient": True},
         "retrieval": {
             "measure": ["precision_capped"],
             "k": list(range(1, depth + 1)),
             "search": "exact",
             "export": "knn.csv",
+            "export_queries": ["split=test|val"],
         },
-        "classify": {"queries": ["split=test"], "max_k": depth, "protocol": "paper"},
+        "classify": {"max_k": depth, "protocol": "paper", "label_columns": columns},
         "probe": {
-            "queries": ["split=test"],
+            "protocol": "paper",
             **{ours: config[theirs] for theirs, ours in probe.items() if theirs in config},
         },
     }

@@ -43,8 +43,10 @@ class Shared(TypedDict, total=False):
         relations: YAML file of graded relations, for ndcg.
         exclude: ``patient``, ``study``, ``series``, ``dataset``; an empty list for only the query itself.
         by: Fields or own columns for whose values figures are given apart.
+        patients: ``dataset`` or ``global``: where a patient id means the same patient.
         draws: Of the bootstrap; 0 for no intervals.
         seed: Of the bootstrap.
+        interval: ``expanded``, ``percentile``, ``bca`` or ``wilson``.
         device: Of the exact search.
     """
 
@@ -57,8 +59,10 @@ class Shared(TypedDict, total=False):
     relations: str | Path
     exclude: Texts
     by: Texts
+    patients: str
     draws: int
     seed: int
+    interval: str
     device: str
 
 
@@ -123,6 +127,7 @@ def probe(
     *,
     val: Texts = "split=val",
     shots: int | Sequence[int] = (),
+    paper: bool = False,
     epochs: int = 100,
     learning_rate: float = 1e-3,
     **shared: Unpack[Shared],
@@ -131,10 +136,11 @@ def probe(
 
     Args:
         collection: What is measured.
-        val: Conditions on the validation images, on which training stops.
+        val: Conditions on the validation images, on which the penalty is chosen, or training stops.
         shots: Also train on so many images a class.
-        epochs: At most.
-        learning_rate: Of AdamW.
+        paper: Train with AdamW and fixed settings, as the published program does.
+        epochs: At most, with `paper`.
+        learning_rate: Of AdamW, with `paper`.
         shared: See `Shared`; `exclude` has no part.
 
     Raises:
@@ -142,7 +148,8 @@ def probe(
     """
     if "exclude" in shared:
         raise ProtocolError("exclude has no part in a probe, which learns from all of the gallery")
-    own = {"val": val, "shots": shots, "epochs": epochs, "learning_rate": learning_rate}
+    rules = "paper" if paper else "default"
+    own = {"val": val, "shots": shots, "rules": rules, "epochs": epochs, "learning_rate": learning_rate}
     result: ProbeReport = _run("probe", _opened(collection), shared, **own)
     return result
 

@@ -22,9 +22,11 @@ from cbmir.evaluate.configuration import (
     as_listed,
     as_where,
 )
+from cbmir.evaluate.intervals import METHODS
 from cbmir.evaluate.protocol import (
     GROUPS,
     LABELS,
+    PATIENTS_BY,
     RULES,
     UNLABELLED,
     RetrievalProtocol,
@@ -67,12 +69,29 @@ class Judged(Narrowed):
             "the class 'no label' and are relevant to each other only; use it where no label means no finding."
         ),
     ] = UNLABELLED[0]
+    patients: Annotated[
+        str,
+        OneOf("scope of patient ids", lambda: PATIENTS_BY),
+        Option(
+            "Where a patient id means the same patient. dataset: within its data set, unless it is a keyed hash (32 "
+            "hexadecimal digits), which means the same everywhere. global: in all data sets."
+        ),
+    ] = PATIENTS_BY[0]
     draws: Annotated[
         int,
         Field(ge=0, le=1_000_000),
         Option("Bootstrap resamples of patients (of images without a patient id) for the 95% intervals; 0 for none."),
     ] = DRAWS
     seed: Annotated[int, Field(ge=0), Option("Seed of everything random.")] = 0
+    interval: Annotated[
+        str,
+        OneOf("kind of interval", lambda: METHODS),
+        Option(
+            "How resamples give an interval. expanded: percentiles, set further apart the fewer patients there are. "
+            "percentile: the plain 2.5th and 97.5th. bca: percentiles corrected for bias and skewness. wilson: for "
+            "means over queries of what is right or wrong, such as P@1 and accuracy, Wilson's; expanded for the others."
+        ),
+    ] = METHODS[0]
     device: Annotated[str, Option("Device of the exact search: auto, cpu, cuda, cuda:1.")] = "auto"
 
 
@@ -135,6 +154,8 @@ class Asking(Judged):
             "unlabelled",
             "draws",
             "seed",
+            "interval",
+            "patients",
             "device",
             "exclude",
             "by",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cbmir import filters
 from cbmir.errors import CutoffError, FilterError, ProtocolError
+from cbmir.evaluate.intervals import METHODS, Method
 from cbmir.evaluate.metrics import METRICS
 from cbmir.filters import Condition, Where, check_column, own_column, own_field, parse_all, resolve
 from cbmir.schema import FIELDS, INDEXED_FIELDS
@@ -38,6 +39,10 @@ BOTH = ("exact", "approximate")
 """A scan of all vectors, and the search that users get. These and others are rankers, see `searches`."""
 
 RULES = ("any", "exact", "jaccard")
+
+PatientsBy = Literal["dataset", "global"]
+PATIENTS_BY: tuple[PatientsBy, ...] = ("dataset", "global")
+"""Where a patient id means the same patient."""
 
 Unlabelled = Literal["exclude", "include"]
 UNLABELLED: tuple[Unlabelled, ...] = ("exclude", "include")
@@ -96,9 +101,12 @@ class RetrievalProtocol:
         searches: Names of rankers, see `searches`.
         exclude: Keys of `EXCLUDED`: gallery images that share the patient, the study, ... of the query are neither
             found nor relevant.
+        patients: ``dataset``: a patient id means the same within its data set only, unless it is a keyed hash, see
+            `cbmir.filters.scope_of`; study and series ids likewise. ``global``: it means the same everywhere.
         by: Fields of `GROUPS` and own columns for whose values figures are given apart.
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
+        interval: How the bootstrap gives intervals, one of `cbmir.evaluate.intervals.METHODS`.
         device: Of the exact search.
 
     Raises:
@@ -116,9 +124,11 @@ class RetrievalProtocol:
     k: tuple[int, ...] = (1, 3, 5, 10)
     searches: tuple[str, ...] = BOTH
     exclude: tuple[str, ...] = ("patient",)
+    patients: PatientsBy = "dataset"
     by: tuple[str, ...] = ("modality",)
     draws: int = 10_000
     seed: int = 0
+    interval: Method = "expanded"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -127,6 +137,8 @@ class RetrievalProtocol:
         _known("search", self.searches, searches())
         _known("rule of relevance", (self.relevance,), RULES)
         _known("way with images without a label", (self.unlabelled,), UNLABELLED)
+        _known("scope of patient ids", (self.patients,), PATIENTS_BY)
+        _known("kind of interval", (self.interval,), METHODS)
         _known("thing to exclude by", self.exclude or ("patient",), tuple(EXCLUDED))
         for name in self.by:
             group_field(name)

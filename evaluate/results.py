@@ -32,7 +32,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "qdrant-edge-py", "qdrant
 
 
 Average = Literal["micro", "macro", "label"]
-"""``label``: of one value of the label field, in a classification of images with several."""
+"""``label``: of one class by itself, in a classification."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Row:
         search: How the neighbours were found.
         low: Lower end of the 95% interval, drawn over patients; NaN where there is none.
         high: Upper end.
+        patients: Patients of the queries in the mean; queries without a patient id aren't counted.
     """
 
     measure: str
@@ -62,6 +63,7 @@ class Row:
     search: str
     low: float = math.nan
     high: float = math.nan
+    patients: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,20 @@ class TabularResult(Result):
         """Write the rows as CSV."""
         self.write_csv(out)
         return [out]
+
+
+def figure(value: float, sign: str = "", digits: int = 4) -> str:
+    """A figure in a table; - for none, and no sign before a zero.
+
+    Args:
+        value: NaN for none.
+        sign: ``+`` to have a sign before positive figures too.
+        digits: Behind the point.
+    """
+    if math.isnan(value):
+        return "-"
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("-", sign) if float(text) == 0 else text
 
 
 @cache

@@ -8,8 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cbmir
+from cbmir.evaluate.intervals import FEW, Method
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
+
+METHOD_WORDS: Mapping[Method, str] = {
+    "expanded": "expanded percentiles",
+    "percentile": "percentiles",
+    "bca": "percentiles corrected for bias and skewness (BCa)",
+    "wilson": "expanded percentiles, of shares of queries Wilson's",
+}
 
 NO_LABEL = "no label"
 """The class of images without a label, where they take part; a stored label has no space in it."""
@@ -95,6 +103,9 @@ class Header:
         scope: What images are counted in, where that isn't one collection.
         queries_with_copies: Queries that may find an image whose file has the same content as theirs.
         further_labels: By role, labels of images beyond the first of each, where only the first is judged by.
+        patients_by: ``dataset`` or ``global``: where a patient id means the same patient; empty where nothing depends
+            on it.
+        ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
     """
 
     label: str | None
@@ -105,6 +116,8 @@ class Header:
     scope: str = ""
     queries_with_copies: int = 0
     further_labels: Mapping[str, int] = field(default_factory=dict)
+    patients_by: str = ""
+    ids_in_several_datasets: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The keys of a result's ``protocol``."""
@@ -116,6 +129,8 @@ class Header:
             "queries_with_copies": self.queries_with_copies,
             "left_out": {item.name: item.count for item in self.left_out},
             "patients": {role: asdict(counts) for role, counts in self.patients.items()},
+            "patients_by": self.patients_by,
+            "ids_in_several_datasets": self.ids_in_several_datasets,
         }
 
     def columns(self) -> dict[str, object]:
@@ -177,7 +192,15 @@ class Header:
         if not any(counts.patients for counts in self.patients.values()):
             one = "query" if list(self.patients) == ["queries"] else "image"
             return f"no {one} has a patient id: each {one} is counted on its own"
-        return "; ".join(f"{role}: {counts.words}" for role, counts in self.patients.items())
+        words = "; ".join(f"{role}: {counts.words}" for role, counts in self.patients.items())
+        if self.patients_by == "global":
+            words += "; an id is one patient in all data sets"
+        if count := self.ids_in_several_datasets:
+            verb = "counts" if count == 1 else "count"
+            words += (
+                f"; {counted(count, 'id')} of several data sets {verb} as a patient in each (--patients global: as one)"
+            )
+        return words
 
 
 def _noun(role: str) -> str:
@@ -238,19 +261,56 @@ class Barred:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How 95% intervals were made: by a percentile bootstrap over patients, or over images where these aren't known.
+    """How 95% intervals were made: by a bootstrap over patients, or over images where these aren't known.
 
     Attributes:
         draws: 0 for none.
         seed: Of the draws.
         clusters: What is drawn: patients among the queries, and queries without one.
         alone: Of the clusters, queries without a patient.
+        method: How draws became an interval, one of `cbmir.evaluate.intervals.METHODS`.
+        own_gallery: Queries that are gallery images too, so that drawing patients draws parts of the gallery as well.
     """
 
     draws: int
     seed: int
     clusters: int
     alone: int = 0
+    method: Method = "expanded"
+    own_gallery: int = 0
+
+    @property
+    def words(self) -> str:
+        """What was drawn how often, and what became of it."""
+        return f"{counted(self.draws, 'draw')} of {self.units}, {METHOD_WORDS[self.method]}"
+
+    def lines(self) -> Iterator[str]:
+        """What a reader must know of the intervals: what they hold fixed, and when they are not to be relied on."""
+        if not self.draws:
+            return
+        yield (
+            f"intervals   how far results may be off for other {self.over} as queries; gallery, encoder and k are held "
+            "fixed"
+        )
+        if warning := self.warning:
+            yield f"WARNING     {warning}"
+
+    @property
+    def warning(self) -> str:
+        """Why intervals are missing or not to be relied on; empty where they are."""
+        if not self.draws:
+            return ""
+        units = self.units.partition(",")[0]
+        if self.clusters < 2:
+            return f"no intervals: the queries are of {units}, which says nothing of others"
+        if self.clusters < FEW:
+            return f"the queries are of {units}, fewer than {FEW}: don't rely on intervals and tests"
+        if self.own_gallery:
+            return (
+                f"{counted(self.own_gallery, 'query')} in the gallery too: intervals are too narrow, as they take the "
+                "gallery as fixed"
+            )
+        return ""
 
     @property
     def units(self) -> str:
@@ -294,6 +354,9 @@ class Setting:
         queries_without_relevant: Queries without a relevant image in the gallery.
         patients: How many the queries and the gallery have.
         queries_with_copies: Queries that may find an image whose file has the same content as theirs.
+        patients_by: ``dataset`` or ``global``: where a patient id means the same patient.
+        ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
+        classes_of_one_patient: Classes whose queries are of one patient; 0 where there are no intervals.
         version: Of cbmir.
     """
 
@@ -318,6 +381,9 @@ class Setting:
     queries_without_relevant: int = 0
     patients: Mapping[str, PatientCounts] = field(default_factory=dict)
     queries_with_copies: int = 0
+    patients_by: str = "dataset"
+    ids_in_several_datasets: int = 0
+    classes_of_one_patient: int = 0
     version: str = cbmir.__version__
 
     @property
@@ -340,9 +406,17 @@ class Setting:
                     "class",
                     "of which no query has a relevant gallery image",
                 ),
+                Omission(
+                    "classes_of_one_patient",
+                    self.classes_of_one_patient,
+                    "class",
+                    "of one patient: macro intervals use the spread between classes for them",
+                ),
             ),
             patients=self.patients,
             queries_with_copies=self.queries_with_copies,
+            patients_by=self.patients_by,
+            ids_in_several_datasets=self.ids_in_several_datasets,
             further_labels={"queries": self.queries.further_labels, "gallery": self.gallery.further_labels},
         )
 

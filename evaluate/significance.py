@@ -10,14 +10,17 @@ than the data hold.
 """
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.intervals import Interval, Method, Spread, over_classes, resampled, shares
 from cbmir.evaluate.metrics import Codes, Scores, group_sums, macro, micro, valued
 
 DRAWS = 10_000
@@ -26,7 +29,10 @@ DRAWS = 10_000
 BLOCK_CELLS = 1 << 22
 """Draws x clusters held at once: 16 MiB of counts."""
 
-_TIE = 1e-9
+Rows = NDArray[np.integer[Any]]
+"""Numbers of queries."""
+
+TIE = 1e-9
 """Scores that differ by less are the same but for rounding, and so are means, in units of what they sum up."""
 
 
@@ -41,11 +47,13 @@ class Resampler:
         clusters: (queries,) code of each query's cluster; a negative code makes the query a cluster of its own.
         draws: How many; with 0 there are no intervals.
         seed: Of the random numbers.
+        method: How draws become an interval, see `cbmir.evaluate.intervals.resampled`.
     """
 
     clusters: Codes
     draws: int = DRAWS
     seed: int = 0
+    method: Method = "expanded"
 
     @functools.cached_property
     def codes(self) -> NDArray[np.int64]:
@@ -89,36 +97,22 @@ class Resampler:
             packed = numbers.integers(256, size=(size, (self.count + 7) // 8), dtype=np.uint8)
             yield np.unpackbits(packed, axis=1, count=self.count).view(np.bool_)
 
-    def interval(self, values: Scores) -> "Interval":
-        """The 95% interval of figures computed from `blocks`; NaN where there are fewer than two clusters.
+    def lacking(self) -> Iterator[NDArray[np.float32]]:
+        """The whole sample without each cluster in turn, as a jackknife takes it; (b, count), like `blocks`."""
+        start = 0
+        for size in self._sizes(self.count):
+            block = np.ones((size, self.count), np.float32)
+            block[np.arange(size), np.arange(start, start := start + size)] = 0
+            yield block
 
-        Args:
-            values: (draws, m) the figures of each draw.
-        """
-        if self.count < 2:
-            return Interval(*np.full((2, values.shape[1]), np.nan))
-        return Interval(*percentile_interval(values))
-
-    def _sizes(self) -> Iterator[int]:
-        """Draws of each block."""
+    def _sizes(self, rows: int | None = None) -> Iterator[int]:
+        """Draws, or other rows, of each block."""
         if not self.count:
             return
+        rows = self.draws if rows is None else rows
         step = max(1, BLOCK_CELLS // self.count)
-        for start in range(0, self.draws, step):
-            yield min(step, self.draws - start)
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """95% intervals of m figures.
-
-    Attributes:
-        low: (m,) lower ends, NaN where there is no interval.
-        high: (m,) upper ends.
-    """
-
-    low: Scores
-    high: Scores
+        for start in range(0, rows, step):
+            yield min(step, rows - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +123,13 @@ class Comparison:
         difference: (m,) mean of the first less mean of the second.
         p: (m,) two-sided p-values, at least 1 / (draws + 1); NaN where no query has both values.
         n: (m,) queries that have both values.
+        keys: (m,) equal where the test is the same but for a factor: as many tests as there are keys were made.
     """
 
     difference: Scores
     p: Scores
     n: NDArray[np.int64]
+    keys: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,32 +147,14 @@ class Tally:
     losses: NDArray[np.int64]
 
 
-def percentile_interval(values: Scores) -> tuple[Scores, Scores]:
-    """Lower and upper ends of the 95% intervals of m figures: the 2.5th and 97.5th percentile.
-
-    Efron, "Bootstrap methods: another look at the jackknife", 1979, doi:10.1214/aos/1176344552; between two draws the
-    percentile is interpolated.
-
-    Args:
-        values: (draws, m) the figures of each draw; a NaN, of a draw without a value, is left out.
-
-    Returns:
-        Two (m,) arrays, NaN where no draw has a value.
-    """
-    ends = np.full((2, values.shape[1]), np.nan)
-    there = ~np.isnan(values).all(axis=0)
-    if there.any():
-        ends[:, there] = np.nanquantile(values[:, there], (0.025, 0.975), axis=0)
-    return ends[0], ends[1]
-
-
-def intervals(scores: Scores, classes: Codes, resampler: Resampler) -> tuple[Interval, Interval]:
+def intervals(
+    scores: Scores, classes: Codes, resampler: Resampler, owners: Rows | None = None
+) -> tuple[Interval, Interval]:
     """95% intervals of the micro and macro means of per-query scores.
 
-    NaN are left out, as in the means. A class that gets no query in a draw is left out of that draw's macro mean; as
-    this is the lot of rare classes, which may be the low ones, the draws are moved so that their mean is the figure. A
-    column of which fewer than two clusters have a value has no interval. The differences of two systems' scores are
-    scores too.
+    NaN are left out, as in the means. Some resamples contain no query of a rare class: there the class keeps the mean
+    that it has in the whole sample, so that every resample is a mean over the same classes. A column of which fewer
+    than two clusters have a value has no interval. The differences of two systems' scores are scores too.
 
     Time grows with draws x clusters, and with draws x (cluster, class) pairs x columns: on two cores 10,000 draws of
     6,500 queries of 2,000 patients, 40 classes and 4 columns take about a second, of 200,000 queries of 60,000 patients
@@ -185,8 +163,9 @@ def intervals(scores: Scores, classes: Codes, resampler: Resampler) -> tuple[Int
 
     Args:
         scores: (queries, m) values.
-        classes: (queries,) code of each query's class, 0 or more.
+        classes: (queries,) code of each query's class, 0 or more; or with `owners`, one a query and class.
         resampler: Of the same queries.
+        owners: (pairs,) the query of each of `classes`, where a query may have several; None where it has one.
 
     Returns:
         The intervals of the m micro means and of the m macro means.
@@ -194,23 +173,48 @@ def intervals(scores: Scores, classes: Codes, resampler: Resampler) -> tuple[Int
     Raises:
         ProtocolError: the queries are not the resampler's.
     """
-    _check_queries(len(resampler.clusters), scores.shape, classes.shape)
+    _check_queries(len(resampler.clusters), scores, classes, owners)
+    if not len(scores):
+        return Interval.none(scores.shape[1]), Interval.none(scores.shape[1])
     centre = micro(scores)  # what all scores share would only cost digits
-    parts = _class_sums(scores - centre, classes, resampler)
-    columns = scores.shape[1]
-    micros, macros = np.empty((2, resampler.draws, columns))
-    done = 0
-    with threadpool_limits(1, "blas"):  # many small products: threads would cost more than they bring
-        for block in resampler.blocks():
-            rows = slice(done, done := done + len(block))
-            micros[rows], macros[rows] = (means + centre for means in _means(block, parts, columns))
-    macros = _moved(macros, macro(scores, classes), scores)
-    lone = np.count_nonzero(group_sums(~np.isnan(scores), resampler.codes), axis=0) < 2
-    micros[:, lone] = macros[:, lone] = np.nan
-    return resampler.interval(micros), resampler.interval(macros)
+    sums = _Sums.of(scores - centre, classes, resampler, owners)
+    values = [sums.means(block) for block in resampler.blocks()]
+    jackknife = [sums.means(block) for block in resampler.lacking()] if resampler.method == "bca" else []
+    means = micro(scores), macro(scores if owners is None else scores[owners], classes)
+    clusters = np.count_nonzero(group_sums(~np.isnan(scores), resampler.codes), axis=0)
+    ranges = np.full((2, scores.shape[1]), np.nan)
+    there = clusters > 0
+    ranges[:, there] = np.nanmin(scores[:, there], axis=0), np.nanmax(scores[:, there], axis=0)
+    found = []
+    for average, figures in enumerate(means):
+        draws, without = (
+            np.concatenate([np.empty((0, scores.shape[1])), *(part[average] + centre for part in parts)])
+            for parts in (values, jackknife)
+        )
+        interval = (
+            over_classes(draws, sums.spread(resampler.count), resampler.method, figures, without)
+            if average
+            else resampled(draws, clusters, resampler.method, figures, without)
+        )
+        interval = interval.within(*ranges)
+        if resampler.method == "wilson" and not average:
+            interval = _shares(scores, interval, resampler)
+        found.append(interval.holding(figures))
+    return found[0], found[1]
 
 
-def paired_test(first: Scores, second: Scores, resampler: Resampler, classes: Codes | None = None) -> Comparison:
+def _shares(scores: Scores, others: Interval, resampler: Resampler) -> Interval:
+    """The intervals with Wilson's where all scores of a column are 0 or 1."""
+    there = ~np.isnan(scores)
+    binary = ((scores == 0) | (scores == 1) | ~there).all(axis=0)
+    tables = (group_sums(table, resampler.codes) for table in (np.where(there, scores, 0), there))
+    ours = shares(*tables)
+    return Interval(np.where(binary, ours.low, others.low), np.where(binary, ours.high, others.high))
+
+
+def paired_test(
+    first: Scores, second: Scores, resampler: Resampler, classes: Codes | None = None, owners: Rows | None = None
+) -> Comparison:
     """Randomisation test of the difference of two systems' means on the same queries.
 
     If the systems were alike, the two scores of a query could as well be swapped; all queries of a cluster are swapped
@@ -223,28 +227,35 @@ def paired_test(first: Scores, second: Scores, resampler: Resampler, classes: Co
         second: (queries, m) scores of the other system.
         resampler: Of the same queries.
         classes: (queries,) code of each query's class to test the macro means; None tests the micro means.
+        owners: As in `intervals`.
 
     Raises:
         ProtocolError: the queries are not the resampler's, or the scores differ in shape.
     """
     labels = np.zeros(len(first), np.int64) if classes is None else classes
-    _check_queries(len(resampler.clusters), first.shape, labels.shape)
+    _check_queries(len(resampler.clusters), first, labels, owners)
     if first.shape != second.shape:
         raise ProtocolError(f"scores of shape {first.shape} can't be compared with scores of shape {second.shape}")
     gaps = first - second
     n = valued(gaps)
-    shares = group_sums(np.nan_to_num(gaps * _weights(gaps, labels)), resampler.codes)
+    rows = np.arange(len(gaps)) if owners is None else owners
+    shares = group_sums(np.nan_to_num(gaps[rows] * _weights(gaps[rows], labels)), resampler.codes[rows])
     totals = shares.sum(axis=0)
-    least = np.abs(totals) - _TIE * np.abs(shares).sum(axis=0)
+    least = np.abs(totals) - TIE * np.abs(shares).sum(axis=0)
     extreme = np.ones(len(totals), np.int64)
     for block in resampler.flips():
         swapped = totals - 2 * (block.astype(np.float64) @ shares)
         extreme += np.count_nonzero(np.abs(swapped) >= least, axis=0)
     p = extreme / (resampler.draws + 1)
-    return Comparison(np.where(n > 0, totals, np.nan), np.where(n > 0, p, np.nan), n)
+    return Comparison(np.where(n > 0, totals, np.nan), np.where(n > 0, p, np.nan), n, _keys(shares))
 
 
-def holm(p: Scores) -> Scores:
+def least_draws(tests: int, level: float = 0.05) -> int:
+    """Random swaps with which the smallest p-value, after Holm's correction for some tests, can reach a level."""
+    return max(0, math.ceil(round(tests / level, 9)) - 1)
+
+
+def holm(p: Scores, keys: Sequence[Hashable] | None = None) -> Scores:
     """P-values adjusted for h comparisons, so that the chance of any false alarm stays below the level.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979; valid
@@ -252,7 +263,13 @@ def holm(p: Scores) -> Scores:
 
     Args:
         p: (h,) p-values of one family; a NaN is no test and stays NaN.
+        keys: (h,) equal for rows that are one test, which counts once; None where all are different.
     """
+    if keys is not None:
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        kept = sorted(first.values())
+        once = dict(zip(kept, holm(p[kept]), strict=True))
+        return np.array([once[first[key]] for key in keys], np.float64)
     adjusted: Scores = np.full(p.shape, np.nan)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # a NaN sorts last
     steps = p[order] * np.arange(len(order), 0, -1)
@@ -270,7 +287,7 @@ def tally(first: Scores, second: Scores) -> Tally:
         second: (queries, m) scores of the other system.
     """
     gaps = first - second
-    wins, losses = np.count_nonzero(gaps > _TIE, axis=0), np.count_nonzero(gaps < -_TIE, axis=0)
+    wins, losses = np.count_nonzero(gaps > TIE, axis=0), np.count_nonzero(gaps < -TIE, axis=0)
     return Tally(wins, valued(gaps) - wins - losses, losses)
 
 
@@ -286,40 +303,67 @@ class _ClassSums:
     clusters: NDArray[np.int64]
     sums: NDArray[np.float32]
 
-
-def _class_sums(scores: Scores, classes: Codes, resampler: Resampler) -> list[_ClassSums]:
-    """One part a class: a draw then needs no more than a small matrix product a class."""
-    pairs, rows = np.unique(classes.astype(np.int64) * resampler.count + resampler.codes, return_inverse=True)
-    there = ~np.isnan(scores)
-    sums = group_sums(np.hstack([np.where(there, scores, 0), there]), rows).astype(np.float32)
-    owners, clusters = np.divmod(pairs, max(resampler.count, 1))
-    starts = np.flatnonzero(np.diff(owners)) + 1
-    return [_ClassSums(*part) for part in zip(np.split(clusters, starts), np.split(sums, starts), strict=True)]
-
-
-def _means(block: NDArray[np.float32], parts: list[_ClassSums], columns: int) -> tuple[Scores, Scores]:
-    """Two (b, m) micro and macro means of the draws of a block."""
-    totals = np.zeros((len(block), 2 * columns))
-    means, classes = np.zeros((2, len(block), columns))
-    for part in parts:
-        sums = np.take(block, part.clusters, axis=1) @ part.sums
-        totals += sums
-        drawn = sums[:, columns:] > 0
-        means += np.divide(sums[:, :columns], sums[:, columns:], out=np.zeros(drawn.shape), where=drawn)
-        classes += drawn
-    with np.errstate(invalid="ignore"):  # a draw without any value: 0/0 is NaN
-        return totals[:, :columns] / totals[:, columns:], means / classes
+    def means(self, block: NDArray[np.float32]) -> Scores:
+        """(b, m) means of each draw; of the whole sample where a draw has no query, NaN where that has none either."""
+        columns = self.sums.shape[1] // 2
+        drawn, whole = np.take(block, self.clusters, axis=1) @ self.sums, self.sums.sum(axis=0, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            means = np.tile(whole[:columns] / whole[columns:], (len(block), 1))
+        np.divide(drawn[:, :columns], drawn[:, columns:], out=means, where=drawn[:, columns:] > 0)
+        return means
 
 
-def _moved(draws: Scores, figures: Scores, scores: Scores) -> Scores:
-    """(draws, m) the draws around the figures, within the range of the scores."""
-    there = ~np.isnan(draws).all(axis=0) & ~np.isnan(figures)
-    moved = np.full(draws.shape, np.nan)
-    if not there.any():
-        return moved
-    centred = draws[:, there] - np.nanmean(draws[:, there], axis=0) + figures[there]
-    moved[:, there] = np.clip(centred, np.nanmin(scores[:, there], axis=0), np.nanmax(scores[:, there], axis=0))
-    return moved
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """The scores of all queries, and of each class, summed a cluster.
+
+    Attributes:
+        whole: All queries.
+        classes: A part a class: a draw then needs no more than a small matrix product a class.
+    """
+
+    whole: _ClassSums
+    classes: list[_ClassSums]
+
+    @classmethod
+    def of(cls, scores: Scores, classes: Codes, resampler: Resampler, owners: Rows | None) -> "_Sums":
+        """Sum scores; arguments are those of `intervals`."""
+        there = ~np.isnan(scores)
+        table = np.hstack([np.where(there, scores, 0), there])
+        whole = _ClassSums(np.arange(resampler.count), group_sums(table, resampler.codes).astype(np.float32))
+        table, codes = (table, resampler.codes) if owners is None else (table[owners], resampler.codes[owners])
+        pairs, rows = np.unique(classes.astype(np.int64) * resampler.count + codes, return_inverse=True)
+        sums = group_sums(table, rows).astype(np.float32)
+        belongs, clusters = np.divmod(pairs, max(resampler.count, 1))
+        starts = np.flatnonzero(np.diff(belongs)) + 1
+        parts = zip(np.split(clusters, starts), np.split(sums, starts), strict=True)
+        return cls(whole, [_ClassSums(*part) for part in parts])
+
+    def spread(self, count: int) -> Spread:
+        """How much the macro means vary."""
+        columns = self.whole.sums.shape[1] // 2
+        tables = ((part.clusters, part.sums.astype(np.float64)) for part in self.classes)
+        parts = ((clusters, table[:, :columns], table[:, columns:]) for clusters, table in tables)
+        return Spread.of(parts, count, columns)
+
+    def means(self, block: NDArray[np.float32]) -> tuple[Scores, Scores]:
+        """Two (b, m) micro and macro means of the draws of a block; a draw without any value keeps the sample's."""
+        columns = self.whole.sums.shape[1] // 2
+        total, classes = np.zeros((len(block), columns)), np.zeros(columns)
+        with threadpool_limits(1, "blas"):  # many small products: threads would cost more than they bring
+            for part in self.classes:
+                means = part.means(block)
+                total += np.nan_to_num(means)
+                classes += ~np.isnan(means[0])
+            with np.errstate(invalid="ignore"):
+                return self.whole.means(block), total / classes
+
+
+def _keys(shares: Scores) -> tuple[bytes, ...]:
+    """One a column: what each cluster adds to the difference, relative to the largest."""
+    scale = np.abs(shares).max(axis=0, initial=0)
+    relative = np.round(np.divide(shares, scale, out=np.zeros(shares.shape), where=scale > 0), 9) + 0.0
+    return tuple(column.tobytes() for column in relative.T)
 
 
 def _weights(scores: Scores, classes: Codes) -> Scores:
@@ -330,6 +374,9 @@ def _weights(scores: Scores, classes: Codes) -> Scores:
     return weights[classes]
 
 
-def _check_queries(queries: int, scores: tuple[int, ...], classes: tuple[int, ...]) -> None:
-    if len(scores) != 2 or scores[0] != queries or classes != (queries,):
-        raise ProtocolError(f"scores of {scores} and classes of {classes} met the clusters of {queries} queries")
+def _check_queries(queries: int, scores: Scores, classes: Codes, owners: Rows | None = None) -> None:
+    pairs = (queries,) if owners is None else owners.shape
+    if scores.ndim != 2 or len(scores) != queries or classes.shape != pairs:
+        raise ProtocolError(
+            f"scores of {scores.shape} and classes of {classes.shape} met the clusters of {queries} queries"
+        )

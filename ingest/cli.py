@@ -9,10 +9,12 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from cbmir.dicomcard import claim
 from cbmir.encoders import EncoderSettings, given
 from cbmir.encoders.registry import check_given
 from cbmir.ingest.console import NeededToStore, dry_run_code, dry_run_option, failed, finish, seen_by, show_readings
 from cbmir.ingest.deferred import open_or_defer
+from cbmir.ingest.dicom_cli import dicom_options, where_, write_audit
 from cbmir.ingest.embeddings import EmbeddingsFiles, images_of, ingest_embeddings
 from cbmir.ingest.path_options import no_links_option, path_prefix_option
 from cbmir.ingest.pipeline import ingest_images
@@ -20,6 +22,7 @@ from cbmir.ingest.reindex.cli import reindex_
 from cbmir.ingest.remembering import wanted_indexes, with_indexes
 from cbmir.ingest.shard import Shard, open_in_turn
 from cbmir.ingest.sources import GIVEN_FIELDS, SourceOptions, open_source
+from cbmir.ingest.sources.dicom import DicomSource
 from cbmir.ingest.tables.options import TableOptions, table_options
 from cbmir.ingest.thumbnails.cli import thumbnail_options, thumbnails_
 from cbmir.limit_options import image_limit_options, table_limit_options
@@ -28,12 +31,12 @@ from cbmir.options import (
     defer_option,
     echo,
     encoder_options,
-    foretell,
     index_timeout_option,
     json_option,
     layout_options,
     opened,
     own_name_option,
+    print_estimate,
     print_json,
     say,
     store_option,
@@ -103,6 +106,7 @@ def ingest() -> None:
     metavar="COLUMN",
     help="Make a payload index for an own column, so that filters by it are fast. Repeatable.",
 )
+@dicom_options
 @table_limit_options
 @image_limit_options
 @dry_run_option
@@ -121,7 +125,10 @@ def images(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Embed the images (or CT volumes) of SOURCE, a folder or a table (CSV, Excel, Parquet), into a collection."""
+    """Embed the images (or CT volumes) of SOURCE into a collection.
+
+    SOURCE is a folder, a table (CSV, Excel, Parquet), or DICOM: a folder, a zip file, a DICOMDIR or one file.
+    """
     how = SourceOptions(
         options["root"],
         options["dataset"],
@@ -130,6 +137,7 @@ def images(
         table,
         options["prefixes"],
         options["links"],
+        dicom=options["dicom"],
     )
     if not dry_run:
         _check_first(encoder, options["settings"], location)
@@ -143,11 +151,14 @@ def images(
     say(f"{encoder} on {network.running_on}, {counted(network.batch_size, network.preprocessing.kind)} a step")
     name, layout = options["name"] or default_name(network.card.name), options["layout"].expecting(whole.total)
     with opened(location) as store:
-        foretell(store, name, network.card, layout)
+        print_estimate(store, name, network.card, layout)
         waiting = say if options["shard"] else None
 
         def opening() -> Collection:
-            return with_indexes(open_in_turn(store, name, network.card, layout, waiting), indexes)
+            opened_now = open_in_turn(store, name, network.card, layout, waiting)
+            if isinstance(whole, DicomSource):
+                claim(opened_now, whole.settings)
+            return with_indexes(opened_now, indexes)
 
         with open_or_defer(store, name, network.card, opening) as collection:
             if options["defer"]:
@@ -156,6 +167,7 @@ def images(
                 seen, place = seen_by(bar), options["place"]
                 report = ingest_images(items, network, collection, options["workers"], seen, place)
                 report.readings = readings
+            write_audit(whole, options["audit"], collection.name)
             code = finish(collection, report, options["failures"], as_json, table)
             if options["embeddings"] and not report.interrupted:
                 path = options["embeddings"] / f"{collection.name}.h5"
@@ -203,7 +215,7 @@ def embeddings(
         readings = show_readings(sources, False, prefixes)
         card = vectors.card(encoder, images_of(sources))
         layout = options["layout"].expecting(vectors.count)
-        foretell(store, name, card, layout)
+        print_estimate(store, name, card, layout)
         opening = partial(store.open_or_create, name, card, layout)
         with open_or_defer(store, name, card, opening) as collection:
             if options["defer"]:
@@ -317,5 +329,5 @@ def _constants(texts: tuple[str, ...]) -> Mapping[str, str]:
     return pairs
 
 
-for _command in (reindex_, thumbnails_):
+for _command in (reindex_, thumbnails_, where_):
     ingest.add_command(_command)

@@ -72,9 +72,9 @@ class Deferred(Collection):
         """How many points satisfy the filter."""
         return self.made.count(where) if self.made else 0
 
-    def bare(self) -> int:
+    def without_vector(self) -> int:
         """Points that have no vector."""
-        return self.made.bare() if self.made else 0
+        return self.made.without_vector() if self.made else 0
 
     def _facet(self, field: str, where: Where, limit: int) -> dict[str, int]:
         return self.made._facet(field, where, limit) if self.made else {}

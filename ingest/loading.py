@@ -19,6 +19,7 @@ from cbmir.media import (
     expected_kind,
     prepare,
 )
+from cbmir.media.remedies import AS_DICOM
 from cbmir.schema import RecordKind
 
 
@@ -128,6 +129,8 @@ def _load(wanted: Wanted, how: ForEncoder, asset: Asset, encoder: str) -> Loaded
     if expected_kind(asset.location.name) != how.kind:
         asset.check_kind(how.kind, encoder)  # before the whole of it is read
     same = asset.sha256 == wanted.known_sha256
+    if asset.settings is None and asset.has_source:
+        raise ImageError(AS_DICOM)
     known = same and not asset.changed_since(wanted.known_decoder)
     due = wanted.due(known)
     if known and due is None:

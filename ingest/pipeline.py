@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cbmir.device import cores
+from cbmir.dicomcard import claim
 from cbmir.encoders import Encoder
 from cbmir.encoders.needed import recognise
 from cbmir.ingest.encoding import AT_ONCE, Encoding, Item
@@ -18,10 +19,13 @@ from cbmir.ingest.loader import Loader, chunk_size
 from cbmir.ingest.loading import Loaded, Wanted
 from cbmir.ingest.moves import Known, Moves
 from cbmir.ingest.report import Failure, IngestReport
+from cbmir.ingest.shard import Shard
 from cbmir.ingest.sources import Source, SourceImage
+from cbmir.ingest.sources.dicom import DicomSource
 from cbmir.ingest.thumbnails.place import MODE, Place, is_ours, remove
 from cbmir.ingest.writer import Writer
 from cbmir.media import DECODER
+from cbmir.media.dicom_settings import DicomSettings
 from cbmir.schema import EmbeddedBatch, ImageRecord, Payload, StoredPoint, Vectors
 from cbmir.store import Collection
 
@@ -73,13 +77,19 @@ def ingest_images(
 
     Raises:
         FingerprintError: the collection belongs to another encoder.
+        KeyFileError, CollectionError: the collection holds DICOM that was read otherwise.
         StoreError: the store refused; what was stored before stays.
         ThumbnailError: a thumbnail can't be written; what was stored before stays.
         WorkerError: the decoding processes can't be started.
     """
     recognise(collection, encoder)
+    settings = _dicom_settings(source)
+    if settings is not None:
+        claim(collection, settings)
     run = _Run(source, encoder, collection, workers or cores(), place)
     run.go(seen or (lambda _count, _stage: None))
+    if settings is not None:
+        claim(collection, settings)  # of a collection that was made meanwhile
     return run.report
 
 
@@ -94,6 +104,11 @@ def as_stored(record: ImageRecord, stored: StoredPoint) -> ImageRecord:
     known: dict[str, Any] = {name: payload.get(name) for name in ("sha256", "decoder", "width", "height", "depth")}
     kind = payload.get("kind") or record.kind
     return replace(record, **known, kind=kind, thumbnail_url=record.thumbnail_url or shown)
+
+
+def _dicom_settings(source: Source) -> DicomSettings | None:
+    whole = source.source if isinstance(source, Shard) else source
+    return whole.settings if isinstance(whole, DicomSource) else None
 
 
 def _decoder(payload: Mapping[str, Any]) -> int:
@@ -161,7 +176,8 @@ class _Run:
             self.report.interrupted = interrupt.asked
         self._moves.finish()
         self._collection.flush()
-        self._collection.remember(self._source.root, sorted(self._datasets))
+        if self._source.root is not None:
+            self._collection.remember(self._source.root, sorted(self._datasets))
         self.report.stored, self.report.moved = writer.stored, self._moves.count
         self.report.running_on = self._encoder.running_on  # the precision may have been settled on the first images
         self._time(started, loader, encoding, writer)

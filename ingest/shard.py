@@ -52,8 +52,8 @@ class Shard:
         return cls(source, int(found[1]) % int(found[2]), int(found[2]))
 
     @property
-    def root(self) -> Path:
-        """Folder that file paths are relative to."""
+    def root(self) -> Path | None:
+        """Folder that file paths are relative to; None where they are no paths."""
         return self.source.root
 
     @property

@@ -3,12 +3,12 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from cbmir.dicomcard import claim
 from cbmir.encoders import Encoder
 from cbmir.errors import SourceError
 from cbmir.ingest.deferred import open_or_defer
@@ -16,8 +16,10 @@ from cbmir.ingest.pipeline import ingest_images
 from cbmir.ingest.remembering import remember_readings
 from cbmir.ingest.report import SHOWN, IngestReport
 from cbmir.ingest.sources import SourceOptions, open_source
+from cbmir.ingest.sources.dicom import DicomSource
+from cbmir.ingest.sources.dicom_options import DicomOptions
 from cbmir.options import say
-from cbmir.store import Layout, Store
+from cbmir.store import Collection, Layout, Store
 from cbmir.store.identity import default_name
 from cbmir.units import counted
 
@@ -33,6 +35,7 @@ def ingest(  # noqa: PLR0913  its terms are its arguments
     *,
     root: str | Path | None = None,
     dataset: str | None = None,
+    window: str = "auto",
     workers: int | None = None,
     progress: bool = True,
 ) -> IngestReport:
@@ -46,13 +49,19 @@ def ingest(  # noqa: PLR0913  its terms are its arguments
     """
     with _on_disk(source, dataset) as path:
         base = Path(root) if root is not None else None if isinstance(source, str | Path) else Path.cwd()
-        whole = open_source(path, SourceOptions(base, dataset))
+        whole = open_source(path, SourceOptions(base, dataset, dicom=DicomOptions(window=window)))
         reading = whole.reading()
         if progress:
             say("\n".join(reading.lines()))
         name = name or default_name(encoder.card.name)
         layout = Layout().expecting(whole.total)
-        opening = partial(store.open_or_create, name, encoder.card, layout)
+
+        def opening() -> Collection:
+            opened = store.open_or_create(name, encoder.card, layout)
+            if isinstance(whole, DicomSource):
+                claim(opened, whole.settings)
+            return opened
+
         with open_or_defer(store, name, encoder.card, opening) as collection:
             with tqdm(total=whole.total, unit="image", disable=None if progress else True) as bar:
                 report = ingest_images(whole, encoder, collection, workers, lambda count, _: bar.update(count))

@@ -28,7 +28,7 @@ from cbmir.options import (
 from cbmir.schema import Vectors, normalise
 from cbmir.search.answer import Answer
 from cbmir.search.cautions import cautions
-from cbmir.search.files import check_queries, image_files
+from cbmir.search.files import check_queries, image_files, query_asset
 from cbmir.search.options import examples_of, options_of, query_options
 from cbmir.search.output import FORMATS, as_json, shown_value
 from cbmir.search.query import ImageQuery, TextQuery, WeightedQuery
@@ -60,6 +60,12 @@ def search() -> None:
     metavar="X,Y,WIDTH,HEIGHT",
     help="Ask for this region of each image, in pixels as a viewer shows it; a little around it is taken too.",
 )
+@click.option(
+    "--window",
+    metavar="NAME|LO,HI",
+    help="Of DICOM queries; that of the collection unless given. Another one needs --force.",
+)
+@click.option("--force", is_flag=True, help="Read DICOM queries with another window than the collection's.")
 @click.option("--as-one", is_flag=True, help="All images are one query, such as views of one patient: their average.")
 @query_options
 @asked_option
@@ -77,13 +83,17 @@ def image(paths: Sequence[Path], settings: EncoderSettings, **options: Any) -> i
         say(line)
     check_queries(files)
     with _searcher(options, settings) as searcher:
+        windows = searcher.dicom.use_window(options["window"], force=options["force"]) if options["window"] else None
         sheet = _sheet(searcher, terms, options)
+        images = [query_asset(file) for file in files]
         if options["as_one"]:
-            views = WeightedQuery(tuple((ImageQuery(file, region), 1.0) for file in files))
+            views = WeightedQuery(tuple((ImageQuery(item, region), 1.0) for item in images))
             answers = _checked(searcher, list(searcher.ask(views, options_of(options))), options)
         else:
-            answers = _checked(searcher, list(searcher.images(files, options_of(options), region)), options)
+            answers = _checked(searcher, list(searcher.images(images, options_of(options), region)), options)
         labels = _labels(searcher, answers, options)
+    if windows:
+        say(windows)
     for line in noted(Counter(note for answer in answers for note in answer.notes)):
         say(f"queries: {line}")
     return _print(answers, options, sheet, labels)

@@ -4,8 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cbmir.errors import ImageError
+
+if TYPE_CHECKING:
+    from cbmir.media import Asset
 
 
 def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
@@ -15,6 +19,7 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
         The files, and how many of the others below folders were passed over, by suffix, as DICOM or as hidden.
     """
     from cbmir.media import is_readable, passed_over_as, without_hidden
+    from cbmir.media.remedies import DICOM
 
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -25,8 +30,9 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], Mapping[str, int]]:
                 for folder, folders, files in os.walk(path)
                 for name in without_hidden(folders, files, others)
             ]
-            images = sorted(item for item in below if is_readable(item.name))
-            others.update(passed_over_as(item) for item in set(below).difference(images))
+            kinds = {item: None if is_readable(item.name) else passed_over_as(item) for item in below}
+            images = sorted(item for item, kind in kinds.items() if kind in (None, DICOM))
+            others.update(kind for kind in kinds.values() if kind not in (None, DICOM))
             found += images
         else:
             found.append(path)
@@ -39,11 +45,9 @@ def check_queries(files: Sequence[Path]) -> None:
     Raises:
         ImageError: not one of them can be opened; of a volume only the first bytes are read.
     """
-    from cbmir.media import Asset
-
     reason = ""
     for file in files:
-        asset = Asset(file)
+        asset = query_asset(file)
         try:
             if asset.kind == "image":
                 asset.content()
@@ -51,3 +55,11 @@ def check_queries(files: Sequence[Path]) -> None:
         except ImageError as error:
             reason = reason or f"{file} can't be used: {error}"
     raise ImageError(f"none of {len(files):,} queries can be used; {reason}" if len(files) > 1 else reason)
+
+
+def query_asset(path: Path) -> "Asset":
+    """The asset of a query file; ``series.dcm#3`` is the third image in a file, unless a file has that name."""
+    from cbmir.media import Asset, split_key
+
+    file, frame = split_key(str(path))
+    return Asset(path) if frame is None or path.exists() else Asset(file, frame=frame)

@@ -101,7 +101,7 @@ class Exclusion(Protocol):
     def mask(self, block: slice, positions: Positions) -> Mask | None:
         """(queries, positions) further images that a block of queries may not find; None for none."""
 
-    def bars_as(self, other: "Exclusion") -> bool:
+    def excludes_as(self, other: "Exclusion") -> bool:
         """Whether the same images are excluded for the same queries, whatever part of the gallery each keeps."""
 
     def where(self, row: int) -> Where:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import FilterError
-from cbmir.filters import Condition, Where, check_column, own_column, own_field
+from cbmir.filters import SCOPED, Condition, Where, check_column, not_of, own_column, own_field, scope_of
 from cbmir.schema import FIELDS, Hit, Vectors
 from cbmir.search.query import GROUPS, Options
 from cbmir.store import Collection
@@ -65,6 +65,8 @@ def group_field(name: str, collection: Collection) -> str:
 def first_of_groups(hits: Sequence[Hit], field: str) -> list[Hit]:
     """The first hit of each value of a field; hits without a value are each for themselves.
 
+    Ids of patients, studies and series are told apart by data set, see `cbmir.filters.scope_of`.
+
     Raises:
         FilterError: the field holds several values an image, or fractional numbers.
     """
@@ -72,8 +74,9 @@ def first_of_groups(hits: Sequence[Hit], field: str) -> list[Hit]:
     firsts = []
     for hit in hits:
         value = _value(hit, field)
-        if value is None or value not in seen:
-            seen.add(value)
+        key = (value, scope_of(value, hit.payload.get("dataset"))) if value and field in SCOPED else value
+        if value is None or key not in seen:
+            seen.add(key)
             firsts.append(hit)
     return firsts
 
@@ -138,6 +141,10 @@ def _grouped(collection: Collection, vector: Vectors, field: str, wanted: int, h
         values = sorted({value for hit in hits if (value := _value(hit, field)) is not None})
         single = sorted(hit.id for hit in hits if _value(hit, field) is None)
         others: Where = (Condition(field, "!=", tuple(values)),) if values else ()
+        if field in SCOPED:
+            others = not_of(
+                field, ((hit.payload[field], hit.payload.get("dataset")) for hit in hits if _value(hit, field))
+            )
         others += (Condition("id", "!=", tuple(single)),) if single else ()
         found = ask(_ROUND * (wanted - len(hits)), (*where, *others))
 

@@ -9,6 +9,7 @@ from cbmir.encoders import Encoder
 from cbmir.errors import CollectionError, ImageError, QueryError
 from cbmir.schema import StoredPoint, Vectors, normalise
 from cbmir.search.cautions import cut_off, negated
+from cbmir.search.dicom import DicomQueries
 from cbmir.search.fusion import Direction
 from cbmir.search.query import ImageQuery, Query, Single, StoredQuery, TextQuery, WeightedQuery, weighted
 from cbmir.store import Collection
@@ -23,12 +24,14 @@ class Resolved:
         stored: The stored images among its parts: these are never hits.
         digests: SHA-256 of the image files among its parts.
         cautions: What its user should know, see `cbmir.search.cautions`.
+        people: Patients and studies of its DICOM files, see `DicomQueries.people`.
     """
 
     directions: tuple[Direction, ...]
     stored: tuple[StoredPoint, ...] = ()
     digests: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    people: tuple[StoredPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +42,18 @@ class _Part:
     stored: tuple[StoredPoint, ...] = ()
     digests: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    people: tuple[StoredPoint, ...] = ()
 
 
 class Resolver:
     """Makes vectors of queries for one collection."""
 
     def __init__(
-        self, collection: Collection, encoder: Callable[[], Encoder], find: Callable[[str], StoredPoint]
+        self,
+        collection: Collection,
+        encoder: Callable[[], Encoder],
+        find: Callable[[str], StoredPoint],
+        dicom: DicomQueries,
     ) -> None:
         """Get ready.
 
@@ -53,10 +61,12 @@ class Resolver:
             collection: What will be asked.
             encoder: Gives the encoder of the collection; called only for images and texts.
             find: A stored image with its vector, by id or path.
+            dicom: How DICOM queries are read.
         """
         self._collection = collection
         self._encoder = encoder
         self._find = find
+        self._dicom = dicom
 
     def resolve(self, query: Query) -> Resolved:
         """What of a query is ranked.
@@ -85,6 +95,7 @@ class Resolver:
             tuple(point for part in single for point in part.stored),
             tuple(digest for part in single for digest in part.digests),
             tuple(caution for part in single for caution in part.cautions),
+            tuple(person for part in single for person in part.people),
         )
 
     def unit(self, vector: Vectors) -> Vectors:
@@ -122,15 +133,17 @@ class Resolver:
         return _Part(vector, cautions=tuple(filter(None, said)))
 
     def _image(self, query: ImageQuery) -> _Part:
-        from cbmir.media import prepare  # Pillow: a search by id needs none
+        from cbmir.media import Asset, prepare  # Pillow: a search by id needs none
 
-        encoder = self._encoder()
+        encoder, image = self._encoder(), self._dicom.as_gallery(Asset.of(query.image))
         try:
-            prepared = prepare(query.image, encoder.preprocessing, encoder.card.name, query.region)
+            prepared = prepare(image, encoder.preprocessing, encoder.card.name, query.region)
+            people = tuple(self._dicom.people(image))
         except ImageError as error:
             raise ImageError(f"{query.image} {error}") from error
         vectors = encoder.embed(np.stack([prepared.pixels]))
-        return _Part(self._sound(vectors, str(query.image)), digests=(prepared.sha256,))
+        digests = (prepared.sha256,) if prepared.sha256 else ()
+        return _Part(self._sound(vectors, str(query.image)), digests=digests, people=people)
 
     def _sound(self, vectors: Vectors, name: str) -> Vectors:
         if not np.isfinite(vectors).all():

@@ -14,10 +14,11 @@ import numpy as np
 from cbmir.encoders import Encoder, EncoderSettings
 from cbmir.encoders.needed import encoder_of, recognise
 from cbmir.errors import CollectionError, ImageError
-from cbmir.filters import Condition, Where, parse_all, resolve
+from cbmir.filters import Condition, Where, not_of, parse_all, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
 from cbmir.search.answer import SAME_PATIENT, Answer
+from cbmir.search.dicom import DicomQueries
 from cbmir.search.fusion import fused
 from cbmir.search.parts import is_file
 from cbmir.search.query import ImageQuery, Options, Query, StoredQuery, TextQuery, VectorQuery
@@ -42,6 +43,7 @@ class Searcher:
 
     Attributes:
         collection: The open collection.
+        dicom: How its DICOM queries are read.
 
     Raises:
         StoreError: the store can't be opened.
@@ -70,6 +72,7 @@ class Searcher:
             if given is not None:
                 recognise(self.collection, given)
                 self._encoder = given
+            self.dicom = DicomQueries(self.collection)
             self._stack = stack.pop_all()
 
     @property
@@ -136,9 +139,10 @@ class Searcher:
     def _one(self, query: Query, how: Options | None) -> Answer:
         """The answer to a query of one or several parts; stored images among its parts are left out."""
         how = self._resolved(how)
-        resolved = Resolver(self.collection, lambda: self.encoder, self._find).resolve(query)
+        resolved = Resolver(self.collection, lambda: self.encoder, self._find, self.dicom).resolve(query)
         if how.exclude_self and resolved.digests:
             self._check_hashes()
+            self.dicom.check_key()
         where = _parsed(how)
         if resolved.stored:
             where += (Condition("id", "!=", tuple(sorted({point.id for point in resolved.stored}))),)
@@ -146,7 +150,7 @@ class Searcher:
             where += _copies(how, digest)
         digests = {*resolved.digests, *(str(point.payload.get("sha256") or "") for point in resolved.stored)} - {""}
         same = self._same_files(digests) if digests else {}
-        copies = [*resolved.stored, *(point for points in same.values() for point in points)]
+        copies = [*resolved.stored, *(point for points in same.values() for point in points), *resolved.people]
         where += _others(how, copies)
         several = len(resolved.directions) > 1
         if several:
@@ -197,8 +201,9 @@ class Searcher:
         query = self._resolved(query)
         if query.exclude_self:
             self._check_hashes()
+            self.dicom.check_key()
         encoder = self.encoder
-        rest = map(Asset.of, images)
+        rest = (self.dicom.as_gallery(Asset.of(image)) for image in images)
         while part := list(islice(rest, BATCH[encoder.preprocessing.kind])):
             usable, reasons = [], {}
             for number, image in enumerate(part):
@@ -253,9 +258,10 @@ class Searcher:
             return
         vectors = encoder.embed(np.stack([prepared.pixels for _, prepared in images]))
         fine = np.atleast_1d(np.isfinite(vectors).all(axis=1))
-        same = self._same_files({prepared.sha256 for _, prepared in images})
+        same = self._same_files({prepared.sha256 for _, prepared in images} - {""})
         copies = [same.get(prepared.sha256, []) for _, prepared in images]
         stored = [next(iter(points), None) for points in copies]
+        copies = [[*points, *self.dicom.people(image)] for (image, _), points in zip(images, copies, strict=True)]
         wheres = [
             (*_parsed(query), *_copies(query, prepared.sha256), *_others(query, points))
             for (_, prepared), points in zip(images, copies, strict=True)
@@ -298,6 +304,8 @@ class Searcher:
     def _same_files(self, digests: Iterable[str]) -> dict[str, list[StoredPoint]]:
         """By hash, all stored copies of files: a data set may hold one under several names, of several patients too."""
         found: dict[str, list[StoredPoint]] = {}
+        if not (digests := set(digests)):
+            return found
         for page in self.collection.scroll((Condition("sha256", "=", tuple(sorted(digests))),)):
             for point in page:
                 found.setdefault(str(point.payload["sha256"]), []).append(point)
@@ -323,17 +331,18 @@ class Searcher:
 
 def _copies(query: Options, sha256: str) -> Where:
     """Conditions that leave out the images of the same content."""
-    return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self else ()
+    return (Condition("sha256", "!=", (sha256,)),) if query.exclude_self and sha256 else ()
 
 
 def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
     """Conditions that leave out the stored copies of the query image, and the patients and studies of all of them."""
     if not query.exclude_same_patient or not copies:
         return ()
-    where: Where = (Condition("id", "!=", tuple(sorted({point.id for point in copies}))),)
+    ids = {point.id for point in copies} - {""}
+    where: Where = (Condition("id", "!=", tuple(sorted(ids))),) if ids else ()
     for field in SAME_PATIENT:
-        if values := {str(point.payload[field]) for point in copies if point.payload.get(field)}:
-            where += (Condition(field, "!=", tuple(sorted(values))),)
+        known = (point.payload for point in copies if point.payload.get(field))
+        where += not_of(field, ((str(payload[field]), payload.get("dataset")) for payload in known))
     return where
 
 

@@ -8,11 +8,14 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from cbmir.dicomcard import settings_of
 from cbmir.errors import ImageError, SourceError
 from cbmir.filters import Condition, Where
 from cbmir.media import Asset, stored_asset
+from cbmir.media.dicom_places import asset_of
 from cbmir.paths import is_uri
 from cbmir.root import Root
+from cbmir.schema import split_keyed
 from cbmir.store import Collection
 
 LOOKED_FOR = 20
@@ -37,6 +40,7 @@ class Shelf:
         self.root = root
         self._collection = collection
         self._window_hu = collection.card.window_hu
+        self._dicom = settings_of(collection)
 
     def check(self, where: Where = ()) -> None:
         """Look for a few files of each data set, before anything long is done.
@@ -51,7 +55,10 @@ class Shelf:
             mine = (*where, Condition("dataset", "=", (dataset,)))
             pages = self._collection.scroll(mine, fields=["filepath", "dataset"], batch=LOOKED_FOR)
             payloads = [point.payload for point in next(pages, [])]
-            assets = [self.asset(payload) for payload in payloads]
+            try:
+                assets = [self.asset(payload) for payload in payloads]
+            except ImageError as error:
+                raise SourceError(f"an image of data set {dataset} {error}") from error
             if any(map(_is_file, assets)):
                 continue
             folders = self._folders(dataset)
@@ -65,8 +72,14 @@ class Shelf:
             raise SourceError(f"{looked} of data set {dataset} is there; the first would be {assets[0]}: {_REMEDY}")
 
     def asset(self, payload: Mapping[str, Any]) -> Asset:
-        """An image where it is, or should be."""
+        """An image where it is, or should be.
+
+        Raises:
+            ImageError: it is of DICOM, and nobody on this machine knows where its file is.
+        """
         filepath = str(payload.get("filepath", ""))
+        if split_keyed(filepath):
+            return asset_of(filepath, self._dicom)
         folders = self._folders(str(payload.get("dataset", "")))
         places = [_below(folder, filepath) for folder in folders] or [Asset(filepath)]
         return next((place for place in places if _is_file(place)), places[0])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cbmir.filters import scope_of
 from cbmir.schema import Hit
 from cbmir.search.cautions import NEAR_COPY
 from cbmir.store import Collection
@@ -60,13 +61,19 @@ def label_counts(hits: Sequence[Hit], collection: Collection) -> list[LabelCount
             label,
             len(some),
             len(different),
-            len({str(hit.payload.get("patient_id") or hit.id) for hit in some}),
+            len({_patient(hit) for hit in some}),
             stored.get(label, 0),
             total,
         )
         for label, some in found.items()
     ]
     return sorted(counts, key=lambda item: (-item.hits, -item.patients, item.label))
+
+
+def _patient(hit: Hit) -> tuple[str, str | None]:
+    """The patient of a hit, which may be another one in another data set; the hit itself where that isn't known."""
+    patient = hit.payload.get("patient_id")
+    return (str(patient), scope_of(str(patient), hit.payload.get("dataset"))) if patient else (hit.id, None)
 
 
 def lines(counts: Sequence[LabelCount], hits: int) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _as_a_shell_starts_programs() -> None:
     """Programs that a test starts find the modules beside them: `cbmir`, run in this process, sets it otherwise."""
     os.environ.pop("PYTHONSAFEPATH", None)
+
+
+@pytest.fixture(autouse=True)
+def _own_dicom_key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test makes its own key of DICOM identifiers, and its own list of files, not the user's."""
+    own = tmp_path_factory.getbasetemp() / f"dicom-{uuid.uuid4().hex}"
+    monkeypatch.setenv("CBMIR_DICOM_KEY", str(own / "dicom.key"))
+    monkeypatch.setenv("CBMIR_DICOM_PLACES", str(own))
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,10 @@ ANALYSES = {
         "--search exact",
     ),
     "classify": (lambda c: package.evaluate.classify(c, draws=20, max_k=5), "--draws 20 --max-k 5"),
-    "probe": (lambda c: package.evaluate.probe(c, draws=20, epochs=3), "--draws 20 --epochs 3"),
+    "probe": (
+        lambda c: package.evaluate.probe(c, draws=20, paper=True, epochs=3),
+        "--draws 20 --protocol paper --epochs 3",
+    ),
     "audit": (lambda c: package.evaluate.audit(c, k=3), "-k 3"),
     "sweep": (
         lambda c: package.evaluate.sweep(c, sizes=["50%", "100%"], k=1, draws=20),

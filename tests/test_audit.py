@@ -150,7 +150,12 @@ def test_audit__patients_in_two_splits(edge):
         for number, (patient, split) in enumerate(where)
     ]
     with put(edge, "audited", records, noise(len(where))) as collection:
-        report = audit_collection(collection, AuditTerms(draws=0))
+        report = audit_collection(collection, AuditTerms(draws=0, patients="global"))
+        apart = audit_collection(collection, AuditTerms(draws=0))
+    assert [(item.patient_id, item.datasets) for item in apart.patients.shared] == [("a", 1), ("b", 1)]
+    assert (apart.patients.patients, apart.patients.images) == (5, 5)  # b of the other data set is someone else
+    assert "1 id of several data sets counts as a patient in each (--patients global: as one)" in apart.table()
+    assert apart.content()["protocol"]["ids_in_several_datasets"] == 1
     patients = report.patients
     assert (patients.patients, patients.without_patient, patients.images, report.without_split) == (4, 2, 6, 3)
     assert [(item.patient_id, item.images, item.datasets) for item in patients.shared] == [
@@ -208,6 +213,38 @@ def test_audit__neighbours_of_the_same_label(edge):
     assert item.ratio > item.ratio_chance
 
 
+def test_audit__a_small_site_that_neighbours_follow_is_seen_beside_a_large_one(edge):
+    """Nine of ten images are of a site where neighbours follow the label; at the other they follow the site."""
+    numbers = np.arange(400) // 2
+    label, small = numbers % 2, numbers % 10 >= 8
+    axes = np.eye(DIM)
+    vectors = np.where(small[:, None], 3 * axes[2], 2 * axes[label]) + 0.8 * noise(400)
+    records = [
+        a_record(
+            number,
+            labels=(f"XR/chest/{'ab'[label[number]]}",),
+            patient_id=f"p{number // 2}",
+            extra={"Site": "small" if small[number] else "large"},
+        )
+        for number in range(400)
+    ]
+    with put(edge, "audited", records, vectors) as collection:
+        report = audit_collection(collection, AuditTerms(draws=300, k=10))
+    item = site_of(report)
+    large, little = item.places
+    assert (large.value, large.share, little.value) == ("large", 0.8, "small")
+    assert little.pull == "confounder"
+    assert little.high < little.chance
+    assert 0 < large.detectable < 0.5
+    assert "extra.Site=small" in report.table()
+    assert {row.measure for row in report.rows if row.subject == "extra.Site=small"} == {
+        "index",
+        "index_by_chance",
+        "share_of_queries",
+        "detectable",
+    }
+
+
 def test_audit__random_neighbours_are_at_chance(edge):
     with sites(edge, label_effect=0, site_effect=0, spread=1) as collection:
         item = site_of(audit_collection(collection, AuditTerms(draws=2000)))
@@ -238,7 +275,16 @@ def mixed(tmp_path_factory):
 @pytest.mark.parametrize("exclude", [(), ("patient",), ("dataset",), ("patient", "dataset")])
 def test_audit__confounder_index_agrees_with_a_slow_count(mixed, label, exclude):
     collection, points = mixed
-    terms = AuditTerms(label=label, exclude=exclude, k=6, confounders=("extra.site",), draws=200, seed=3)
+    terms = AuditTerms(
+        label=label,
+        exclude=exclude,
+        k=6,
+        confounders=("extra.site",),
+        draws=200,
+        seed=3,
+        interval="percentile",
+        patients="global",
+    )
     (item,) = audit_collection(collection, terms).confounding
     vectors = np.array([point.vector for point in points], np.float64)
     labels = [set(point.payload["labels"][: None if label == "labels" else 1]) for point in points]
@@ -287,6 +333,18 @@ def test_audit__confounder_index_agrees_with_a_slow_count(mixed, label, exclude)
     drawn = [times @ sums for block in resampler.blocks() for times in block.astype(float)]
     figures = [total[0] / (total[0] + total[1]) for total in drawn]
     assert (item.low, item.high) == pytest.approx(tuple(np.quantile(figures, (0.025, 0.975))), abs=1e-5)
+    assert sum(place.queries for place in item.places) == asked
+    for place in item.places:
+        mine = [n for n, own in enumerate(labels) if own and str(places[n]) == place.value]
+        sums, by_chance = np.zeros(5), np.zeros(5)
+        for one in mine:
+            findable = [other for other in range(len(points)) if not barred(one, other)]
+            nearest = sorted(findable, key=lambda other, one=one: -vectors[one] @ vectors[other])[: terms.k]
+            sums += sum(kinds(one, other) for other in nearest)
+            by_chance += len(nearest) / len(findable) * sum(kinds(one, other) for other in findable)
+        assert place.index == pytest.approx(sums[0] / (sums[0] + sums[1]))
+        assert place.chance == pytest.approx(by_chance[0] / (by_chance[0] + by_chance[1]))
+        assert place.share == pytest.approx(len(mine) / asked)
 
 
 def test_audit__what_is_no_confounder_says_so(edge):

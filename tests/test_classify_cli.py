@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from sklearn.neighbors import KNeighborsClassifier
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.analyses.classification.classes import CLASS_MEASURES
 from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
 from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
 from cbmir.evaluate.analyses.classification.report import MEASURES
@@ -21,6 +22,7 @@ from cbmir.evaluate.protocol import RetrievalProtocol, conditions, searches
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
+from cbmir.store.sources import remember
 
 pytestmark = pytest.mark.slow
 
@@ -226,7 +228,7 @@ def test_read_splits__rows_of_both_splits_keep_their_patients_and_classes(cluste
         for row, packed in enumerate(trial.queries.ids.tolist()):
             number = by_id[packed.ljust(16, b"\0")]
             assert records[number].split == name
-            assert patients[trial.queries.codes["patient_id"][row]] == (records[number].patient_id,)
+            assert patients[trial.queries.codes["patient_id"][row]][:1] == (records[number].patient_id,)
             assert trial.class_names[trial.classes[row]] == records[number].labels[0]
             np.testing.assert_array_equal(trial.query_vectors[row], vectors[number])
 
@@ -265,7 +267,7 @@ def test_classify__json_has_rows_confusion_and_what_was_left_out(cbmir, location
     assert (done.returncode, done.stderr) == (0, "")
     data = json.loads(done.stdout)
     assert list(data) == [
-        *("protocol", "encoder", "rows", "confusion", "left_out"),
+        *("protocol", "encoder", "rows", "labels", "confusion", "left_out"),
         *("analysis", "configuration", "versions"),
     ]
     assert {row["measure"] for row in data["rows"]} == set(MEASURES)
@@ -278,11 +280,74 @@ def test_classify__json_has_rows_confusion_and_what_was_left_out(cbmir, location
     counts = data["confusion"]["counts"]
     assert sum(count for _, _, count in counts) == SIZES["test"]
     header, *lines = csv.reader(files["confusion"].open(newline=""))
-    assert header == ["true", *data["confusion"]["classes"]]
-    assert {(i, j): int(n) for i, line in enumerate(lines) for j, n in enumerate(line[1:]) if int(n)} == {
+    names = data["confusion"]["classes"]
+    assert header == ["true", *names, "no answer", "queries", *(f"rate {name}" for name in names)]
+    assert {(i, j): int(n) for i, line in enumerate(lines) for j, n in enumerate(line[1:7]) if int(n)} == {
         (i, j): n for i, j, n in counts
     }
-    assert len(files["out"].read_text().splitlines()) == 1 + len(data["rows"])
+    for line in lines:
+        queries = int(line[8])
+        assert sum(map(int, line[1:8])) == queries
+        assert [float(rate) for rate in line[9:]] == pytest.approx([int(n) / queries for n in line[1:7]])
+    assert [item["label"] for item in data["labels"]] == names
+    assert len(files["out"].read_text().splitlines()) == 1 + len(data["rows"]) + len(names) * len(CLASS_MEASURES)
+
+
+def test_classify__by_class_gives_each_class_against_the_others(cbmir, location):
+    """A group of one true class has no false alarms, so that precision there would be the recall under another name."""
+    common = ("evaluate", "classify", "--store", location, "--collection", "clusters", "-k", 3, "--draws", 20)
+    data = json.loads(cbmir(*common, "--by", "class", "--json").stdout)
+    assert {row["group"] for row in data["rows"]} == {"all"}
+    by_label = {item["label"]: item for item in data["labels"]}
+    counts = np.zeros((len(by_label),) * 2)
+    for i, j, n in data["confusion"]["counts"]:
+        counts[i, j] = n
+    for code, item in enumerate(by_label.values()):
+        assert item["ppv"]["value"] == pytest.approx(counts[code, code] / counts[:, code].sum())
+        assert item["sensitivity"]["value"] == pytest.approx(counts[code, code] / counts[code].sum())
+    table = cbmir(*common, "--by", "class", "--by", "pathology").stdout
+    assert "groups by class, pathology: each class has a line of its own" in table
+    assert "each value of primary_label by itself" in table
+    assert "confusion: queries of each class" in table
+
+
+@pytest.mark.parametrize(
+    ("columns", "ties", "said"),
+    [
+        ((), "alphabetical order, as the order of its label columns isn't known", "CT/a/first"),
+        (("CT/a/Second", "CT/a/First"), "the order of label_columns", "CT/a/second"),
+        (("Second",), "the order of label_columns", "CT/a/second"),
+    ],
+)
+def test_evaluate_classification__paper_ties_go_by_the_order_of_columns(fill, columns, ties, said):
+    """Two neighbours of two classes: equal votes."""
+    names = ("CT/a/first", "CT/a/second")
+    train = [(name, (1.0, number / 100)) for number, name in enumerate(names * 2)]
+    asked = [(names[0], (1.0, 0.0))]
+    rows = [("train", *row) for row in train] + [(split, *row) for split in ("test", "val") for row in asked]
+    records = [
+        ImageRecord(filepath=f"{number}.png", dataset="syn", split=split, labels=(label,))
+        for number, (split, label, _) in enumerate(rows)
+    ]
+    vectors = np.pad(np.array([vector for *_, vector in rows], np.float32), ((0, 0), (0, 6)))
+    collection = fill(records, normalise(vectors))
+    terms = KnnTerms(rules=VoteRules(paper=True, k=2, columns=columns))
+    report = evaluate_classification(collection, RetrievalProtocol(searches=("exact",), exclude=()), terms)
+    counts = report.confusion.toarray()
+    assert report.classes[int(np.argmax(counts.sum(axis=0)))] == said
+    assert report.method.ties == ties
+    assert f"equal votes go by {ties}" in report.table()
+
+
+def test_evaluate_classification__paper_takes_the_column_order_of_the_tables(fill):
+    records, vectors = _clusters()
+    with fill(records, vectors) as collection:
+        order = [name.replace("/chest/", "/Chest/") for name in reversed(NAMES)]
+        remember(collection, {"syn/t.csv": {"read_at": "2026", "label_columns": order}}, {})
+        terms = KnnTerms(rules=VoteRules(paper=True), max_k=5)
+        report = evaluate_classification(collection, FIGURES, terms)
+    assert report.classes == tuple(reversed(NAMES))
+    assert report.method.ties == "the order of the label columns of its table"
 
 
 def test_classify__table_and_one_measure(cbmir, location):
@@ -304,20 +369,37 @@ def test_classify__several_values_are_questions_of_their_own(cbmir, location, tm
     (exact,) = [row for row in data["rows"] if row["measure"] == "exact_match_accuracy" and row["group"] == "all"]
     macro = {row["measure"]: row["value"] for row in data["rows"] if (row["average"], row["group"]) == ("macro", "all")}
     for measure, value in macro.items():  # the mean over the labels that queries have
-        values = [item[measure] for item in data["labels"] if item[measure] is not None]
+        one = {"precision": "ppv", "recall": "sensitivity"}.get(measure, measure)
+        values = [item[one]["value"] for item in data["labels"] if item["queries"]]
+        if measure == "precision":
+            values = [item or 0 for item in values]  # 0 where it was never predicted
         assert value == pytest.approx(np.mean(values))
     table = cbmir(*common, "--max-k", 5, "--draws", 0, "--out", tmp_path / "rows.csv").stdout
     assert f"{exact['value']:.4f}" in table
     assert "each value of labels by itself" in table
     lines = list(csv.DictReader((tmp_path / "rows.csv").open(newline="")))
-    assert {row["measure"] for row in lines} == {"exact_match_accuracy", *MEASURES} - {"accuracy"}
+    one_class = {"accuracy", "balanced_accuracy", "kappa", "mcc"}
+    assert {row["measure"] for row in lines} == {"exact_match_accuracy", *MEASURES, *CLASS_MEASURES} - one_class
     of_labels = {row["group"] for row in lines if row["average"] == "label"}
     assert of_labels == {f"label={item['label']}" for item in data["labels"]}
 
 
 def test_probe__several_values_have_no_accuracy_without_a_name(cbmir, location, tmp_path):
     common = ("evaluate", "probe", "--store", location, "--collection", "several", "--label", "labels", "--draws", 0)
-    done = cbmir(*common, "--epochs", 2, "--shots", 2, "--draws-shots", 1, "--json", "--curve", tmp_path / "c.csv")
+    done = cbmir(
+        *common,
+        "--protocol",
+        "paper",
+        "--epochs",
+        2,
+        "--shots",
+        2,
+        "--draws-shots",
+        1,
+        "--json",
+        "--curve",
+        tmp_path / "c.csv",
+    )
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     assert '"accuracy"' not in json.dumps({key: item for key, item in data.items() if key != "configuration"})
@@ -330,7 +412,18 @@ def test_probe__several_values_have_no_accuracy_without_a_name(cbmir, location, 
 
 def test_probe__writes_curve_and_few_shots(cbmir, location, tmp_path):
     common = ("evaluate", "probe", "--store", location, "--collection", "clusters", "--draws", 0, "--json")
-    options = ("--epochs", 6, "--shots", 4, "--draws-shots", 2, "--curve", tmp_path / "curve.csv")
+    options = (
+        "--protocol",
+        "paper",
+        "--epochs",
+        6,
+        "--shots",
+        4,
+        "--draws-shots",
+        2,
+        "--curve",
+        tmp_path / "curve.csv",
+    )
     fresh = json.loads(cbmir(*common, *options).stdout)
     assert len(fresh["curve"]) == 6 == len((tmp_path / "curve.csv").read_text().splitlines()) - 1
     (few,) = fresh["few_shot"]

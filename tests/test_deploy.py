@@ -255,7 +255,9 @@ def locked(name: str) -> dict[str, tuple[str, bool]]:
 def test_lock__holds_what_pyproject_asks_for():
     """If it fails, deploy/lock has to be run again."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = (project["project"]["optional-dependencies"][name] for name in ("cpu", "plots", "serve", "volumes"))
+    extras = (
+        project["project"]["optional-dependencies"][name] for name in ("cpu", "dicom", "plots", "serve", "volumes")
+    )
     asked = [
         Requirement(text) for text in (*project["project"]["dependencies"], *(item for one in extras for item in one))
     ]

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from builders import copied
+from dicoms import made
 from documents import TEXTS, commands, python_blocks, words_of
 from pictures import cbmir as in_process
 from pictures import write_picture, write_table
@@ -37,6 +38,9 @@ VALUES = {
     "SOURCE": "table.csv",
     "TABLE": "table.csv",
     "FOLDER": ".",
+    "ARCHIVE": "dicom",
+    "/mnt/archive/": "dicom",
+    "QUERY.dcm": "dicom/1.dcm",
     "PATH": "query.png",
     "ID": point_id("made", "images/00000.png"),
     "COLUMN": "scanner",
@@ -140,6 +144,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(folder / name, folder / copy)
     nih = [f"nih/images/0000000{number}_000.png" for number in (1, 2)]
     queries = ["query.png", "q.png", "a.png", "b.png", "c.png"]
+    made(folder / "dicom/1.dcm", np.arange(4096, dtype=np.int16).reshape(64, 64) // 16)
     for name in (*queries, *nih, "my_images/train/XR/chest/nodule/1.png"):
         write_picture(folder / name, 5)
     Image.open(folder / "query.png").resize((240, 200)).save(folder / "query.png")

@@ -144,7 +144,7 @@ def test_check_collection__points_without_a_vector(edge, filled):
 
 
 def test_check_collection__a_node_that_is_down(edge, filled, monkeypatch):
-    monkeypatch.setattr(edge, "ailing", lambda name: ["shard 1 on node 22 is Dead"])
+    monkeypatch.setattr(edge, "unhealthy", lambda name: ["shard 1 on node 22 is Dead"])
     check = check_collection(edge, filled)
     assert check.state == "failed"
     assert "shard 1 on node 22 is Dead: start that node" in check.text

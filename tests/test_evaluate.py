@@ -25,12 +25,14 @@ from cbmir.evaluate.ranking.session import read_trial
 from cbmir.evaluate.ranking.trial import NONE, StoredGallery
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
+from cbmir.search.query import Options, StoredQuery, VectorQuery
 from cbmir.search.ranker import ranker_named
+from cbmir.search.searcher import Searcher
 from cbmir.store import open_store
 from cbmir.units import counted
 
 DIM = 16
-ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
+ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high", "patients"]
 ONE_LABEL = (*(f"CT/chest/finding_{i}" for i in range(6)), *(f"XR/hand/finding_{i}" for i in range(5)))
 
 
@@ -272,7 +274,80 @@ def test_evaluate_retrieval__list_field_is_relevant_by_any_shared_value(fill):
         values = [row.value for row in report.rows if row.average == "micro"]
         assert values == pytest.approx(expected or [0, 0, 0])
         assert report.setting.gallery.unlabelled == 1
-        assert report.setting.classes == 1
+        assert report.setting.classes == (1 if label == "primary_label" else 2)  # the query counts in both of its own
+
+
+def test_evaluate_retrieval__macro_of_several_labels_does_not_depend_on_their_order(fill):
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(80, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    sets = [tuple(f"CT/a/{name}" for name in rng.permutation(list("wxyz"))[: rng.integers(1, 4)]) for _ in range(80)]
+    tables = []
+    for order in (1, -1):
+        records = [
+            ImageRecord(
+                filepath=str(i),
+                dataset="syn",
+                split="train" if i % 2 else "test",
+                labels=item[::order],
+                patient_id=f"p{i // 4}",
+                modality="CT",
+            )
+            for i, item in enumerate(sets)
+        ]
+        protocol = RetrievalProtocol(label="labels", k=(5,), searches=("exact",), by=("class",), draws=200)
+        report = evaluate_retrieval(fill(records, vectors, f"order{order}".replace("-", "_")), protocol)
+        tables.append({(row.measure, row.average, row.group): row for row in report.rows})
+    first, second = tables
+    assert first == second
+    value = first["precision", "macro", "all"].value
+    classes = [
+        row.value
+        for (name, average, group), row in first.items()
+        if (name, average) == ("precision", "micro") and group != "all"
+    ]
+    assert len(classes) == 4
+    assert value == pytest.approx(np.mean(classes))
+    assert first["precision", "macro", "all"].patients == 20
+
+
+KEYED = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("patient", "rule", "found"),
+    [("17", "dataset", 1), ("17", "global", 0), (KEYED, "dataset", 0), (KEYED, "global", 0)],
+)
+def test_evaluate_retrieval__one_archive_in_two_data_sets(fill, patient, rule, found):
+    """Patient 17 of one data set isn't patient 17 of another, unless the id is a keyed hash."""
+    records = [
+        ImageRecord(
+            filepath=f"{number}.png",
+            dataset=name,
+            split="test" if number == 0 else "train",
+            labels=("CT/a/x",),
+            patient_id=patient,
+        )
+        for name in ("first", "second")
+        for number in range(2)
+    ]
+    vectors = np.tile([[1.0, 0.0]], (4, 1)).astype(np.float32)
+    collection = fill(records, vectors)
+    searches = ("exact", "approximate", "qdrant-exact")
+    protocol = RetrievalProtocol(measures=("precision",), k=(1,), searches=searches, by=("patient_id",), patients=rule)
+    report = evaluate_retrieval(collection, protocol)
+    assert {row.value for row in report.rows} == {float(found)}  # the image of the other data set
+    assert report.setting.exclusion.images_excluded == (2 if found else 4)
+    assert report.setting.patients["queries"].patients == (2 if found else 1)
+    assert report.setting.ids_in_several_datasets == found
+    assert ("1 id of several data sets counts as a patient in each" in report.table()) == bool(found)
+    assert {row.group for row in report.rows} == {"all", f"patient_id={patient}"}
+    if rule == "dataset":  # the rule of searches
+        (answer,) = Searcher(collection).ask(StoredQuery(records[0].id), Options(k=4, exclude_same_patient=True))
+        assert sorted(hit.payload["dataset"] for hit in answer.hits) == ["second"] * 2 * found
+        one_each = Options(k=4, group_by="patient", exclude_same_patient=False)
+        (answer,) = Searcher(collection).ask(VectorQuery(vectors[0]), one_each)
+        assert len(answer.hits) == 1 + found
 
 
 def test_evaluate_retrieval__uncovered_class_is_counted_not_dropped(fill):

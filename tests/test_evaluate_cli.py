@@ -14,7 +14,7 @@ from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store import open_store
 
 CARD = external_card("random", 8)
-ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high"]
+ROW = ["measure", "k", "average", "group", "value", "n", "coverage", "search", "low", "high", "patients"]
 LABELS = ("CT/chest/nodule", "CT/chest/effusion", "XR/hand/fracture", "XR/hand/normal")
 
 

@@ -12,7 +12,8 @@ import pytest
 from builders import put
 
 from cbmir.evaluate.cli import evaluate
-from cbmir.evaluate.setting import PatientCounts, unknown_patients
+from cbmir.evaluate.results import figure
+from cbmir.evaluate.setting import Intervals, PatientCounts, unknown_patients
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore
@@ -20,7 +21,7 @@ from cbmir.store.edge import EdgeStore
 pytestmark = pytest.mark.slow
 
 IMAGES = 60
-QUICK = {"--draws": 20, "--count": 8, "--ef": 32, "--epochs": 2, "--max-k": 5, "--galleries": 1, "--pictures": 1}
+QUICK = {"--draws": 20, "--count": 8, "--ef": 32, "--max-k": 5, "--galleries": 1, "--pictures": 1}
 """Options that keep a command short, where it has them."""
 
 PLACES = ("--out", "--root", "--store")
@@ -270,6 +271,41 @@ def test_unlabelled__only_images_without_a_label_are_an_error_either_way(cbmir, 
 
 
 # --- patients
+
+
+@pytest.mark.parametrize(
+    ("clusters", "alone", "own_gallery", "words"),
+    [
+        (1, 0, 0, "no intervals: the queries are of 1 patient, which says nothing of others"),
+        (2, 0, 0, "the queries are of 2 patients, fewer than 20: don't rely on intervals and tests"),
+        (5, 5, 0, "the queries are of 5 images"),
+        (20, 0, 7, "7 queries in the gallery too: intervals are too narrow"),
+        (20, 0, 0, ""),
+    ],
+)
+def test_intervals__caution(clusters, alone, own_gallery, words):
+    made = Intervals(100, 0, clusters, alone, own_gallery=own_gallery)
+    assert words in made.warning
+    assert bool(made.warning) == bool(words)
+    lines = list(made.lines())
+    assert "held fixed" in lines[0]
+    assert len(lines) == 1 + bool(words)
+    none = Intervals(0, 0, clusters, alone, own_gallery=own_gallery)
+    assert (none.warning, list(none.lines())) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (-1e-9, "", "0.0000"),
+        (-1e-9, "+", "+0.0000"),
+        (0.5, "+", "+0.5000"),
+        (-0.25, "", "-0.2500"),
+        (float("nan"), "", "-"),
+    ],
+)
+def test_figure__has_no_sign_before_a_zero(value, sign, text):
+    assert figure(value, sign) == text
 
 
 @pytest.mark.parametrize(

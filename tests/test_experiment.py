@@ -93,6 +93,7 @@ vote = "softmax"
 max_k = 5
 
 [probe]
+protocol = "paper"
 epochs = 2
 shots = [2]
 
@@ -145,7 +146,7 @@ def test_run__a_result_is_that_of_the_command(folder, cbmir):
 EVERYWHERE = {
     "retrieval": "k = [1, 3]\nrelevance = 'jaccard'\nlabel = 'labels'\nexclude = 'dataset'\nsearch = 'exact'",
     "classify": "max_k = 5\nmodality = 'CT'\nmeasure = ['f1', 'accuracy']",
-    "probe": "epochs = 2\nshots = 3",
+    "probe": "protocol = 'paper'\nepochs = 2\nshots = 3",
     "compare": "k = 2\nwhere = 'modality=CT'",
     "recall": "count = 5\nef = 64\nfilter = 'split=test'",
     "audit": "k = 3\nthreshold = 0.9\nconfounder = 'view'",
@@ -396,10 +397,10 @@ def test_run__the_papers_config(folder, cbmir):
     }
     retrieval, classify, probe = results.values()
     assert retrieval["protocol"]["queries"] == {
-        "filter": "split=test|val",
-        "images": 28,
+        "filter": "split=test",
+        "images": 14,
         "unlabelled": 0,
-        "datasets": {"syn": 28},
+        "datasets": {"syn": 14},
         "further_labels": 0,
     }
     assert retrieval["protocol"]["exclusion"]["same_patient"] == "included"
@@ -409,7 +410,9 @@ def test_run__the_papers_config(folder, cbmir):
     assert (settings["epochs"], settings["batch"], settings["learning_rate"], settings["patience"]) == (2, 8, 0.01, 1)
     header, *rows = (folder / "r/sharp/knn.csv").read_text().splitlines()
     assert header.replace('"', "") == "query,1,2,3,4,5,6,7"
-    assert len(rows) == 28
+    assert len(rows) == 28  # val only chooses k, but its neighbours are there
+    assert classify["protocol"]["ties"] == "the order of label_columns"
+    assert {row["n"] for row in retrieval["rows"] if row["group"] == "all"} == {14}
 
 
 def test_run__the_papers_config_without_its_collection(folder, cbmir):
@@ -451,14 +454,43 @@ def test_analyses__can_be_asked_for_in_a_file(name):
     assert all(item.nargs == -1 for item in arguments)
 
 
+WRITTEN = ("export", "export-long", "confusion", "curve", "pairs")
+
+
+@pytest.mark.parametrize("name", ["classify", "probe"])
+def test_run__no_file_of_the_published_protocol_looks_like_one_of_the_default(folder, cbmir, name):
+    """Rows, classes and matrix: each file says which protocol it is of."""
+    place = ("--store", folder / "store", "--collection", "sharp", "--draws", 20, "--json")
+    said = []
+    for protocol in ("default", "paper"):
+        out, confusion = folder / f"{name}-{protocol}.csv", folder / f"{name}-{protocol}-confusion.csv"
+        done = cbmir("evaluate", name, *place, "--protocol", protocol, "--out", out, "--confusion", confusion)
+        assert done.returncode == 0, done.stderr
+        with out.open() as file:
+            rows = list(csv.DictReader(file))
+        assert {row["average"] for row in rows} == {"micro", "macro", "label"}
+        beside = json.loads(confusion.with_name(f"{confusion.name}.json").read_text())["configuration"]["rules"]
+        said.append([{row["configuration.rules"] for row in rows}, {beside}])
+        assert json.loads(done.stdout)["configuration"]["rules"] == protocol
+    assert said == [[{"default"}] * 2, [{"paper"}] * 2]
+
+
 def test_run__files_without_room_for_it_have_what_they_answer_beside_them(folder, cbmir):
     """A Parquet file carries its configuration, a matrix or a table of a fixed layout has it in a file beside it."""
     place = ("--store", folder / "store", "--collection", "sharp")
     commands = {
         ("retrieval", "--export", "a.parquet", "--export-long", "b.csv"): ("a.parquet", "b.csv"),
         ("classify", "-k", 1, "--confusion", "c.csv"): ("c.csv",),
-        ("probe", "--epochs", 1, "--curve", "d.csv"): ("d.csv",),
+        ("probe", "--protocol", "paper", "--epochs", 1, "--curve", "d.csv"): ("d.csv",),
         ("audit", "--pairs", "e.parquet"): ("e.parquet",),
+        ("probe", "--confusion", "f.csv"): ("f.csv",),
+    }
+    covered = {(words[0], word) for words in commands for word in words if str(word)[2:] in WRITTEN}
+    assert covered == {
+        (name, spec.flag)
+        for name, item in ANALYSES.items()
+        for spec in item.configuration.options()
+        if spec.file == "written"
     }
     for words, files in commands.items():
         given = [folder / word if str(word).endswith((".csv", ".parquet")) else word for word in words]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cbmir.aliases import ALIASES
 from cbmir.errors import FilterError, RecordError
 from cbmir.evaluate.protocol import wording
-from cbmir.filters import NAMED, Condition, any_of, parse, resolve, to_edge, to_qdrant
+from cbmir.filters import NAMED, Condition, any_of, not_of, parse, resolve, scope_of, to_edge, to_qdrant
 from cbmir.fingerprint import external_card
 from cbmir.schema import FIELDS, INDEXED_FIELDS, canonical, point_id
 
@@ -355,3 +355,22 @@ def test_resolve__a_column_of_the_table_leads_to_what_it_became(text, message):
 def test_resolve__splits_and_sexes_in_any_spelling(text, stored, found):
     (condition,) = resolve((parse(text),), Stored(**stored))
     assert condition.values == found
+
+
+def test_not_of__an_id_is_of_its_data_set_unless_it_is_a_keyed_hash():
+    keyed = "0123456789abcdef" * 2
+    where = not_of("patient_id", [("17", "a"), ("18", "a"), ("17", "b"), (keyed, "a")])
+    assert where == (
+        Condition("patient_id", "!=", (keyed,)),
+        Condition("patient_id", "!=", ("17", "18"), dataset="a"),
+        Condition("patient_id", "!=", ("17",), dataset="b"),
+    )
+    assert wording(where[2:]) == "patient_id!=17 of dataset b"
+    assert [scope_of(value, "a") for value in ("17", keyed, keyed.upper(), keyed[1:])] == ["a", None, "a", "a"]
+
+
+def test_to_qdrant__an_id_of_a_data_set_is_a_filter_within_the_filter():
+    built = to_qdrant((Condition("patient_id", "!=", ("17",), dataset="a"),))
+    assert built.must is None
+    (inner,) = built.must_not
+    assert [(item.key, item.match.any) for item in inner.must] == [("patient_id", ["17"]), ("dataset", ["a"])]

@@ -110,7 +110,7 @@ def test_ingest_images__network_and_query_share_one_preprocessing(tmp_path):
     with open_store(tmp_path / "store") as store, store.create("net", network.card) as collection:
         ingest_images(open_source(table), network, collection, 1)
     with Searcher(tmp_path / "store", "net") as searcher:
-        top = searcher.image(tmp_path / "data/images/00005.png", Options(k=1))[0]
+        top = searcher.image(tmp_path / "data/images/00005.png", Options(k=1, exclude_same_patient=False))[0]
     assert top.payload["filepath"] == "images/00005.png"
     assert top.score == pytest.approx(1.0, abs=1e-5)
 

@@ -138,7 +138,7 @@ def test_ingest_images__members_of_an_archive(archive, tmp_path):
         assert ingest_images(Members(), encoder, collection, 1).stored == 1
         assert ingest_images(Members(), encoder, collection, 1).skipped == 1
         with Searcher(collection) as searcher:
-            (answer,) = searcher.ask(Asset.at(archive["memory"]), Options(k=1))
+            (answer,) = searcher.ask(Asset.at(archive["memory"]), Options(k=1, exclude_same_patient=False))
         assert (answer.query, answer.stored is not None) == ("memory://x/a.png", True)
         assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(
@@ -258,7 +258,7 @@ def test_ingest_images__a_volume_encoder_takes_what_is_a_volume(misnamed, tmp_pa
         again = ingest_images(open_source(misnamed), encoder, collection, 1)
         assert (again.stored, again.skipped, again.updated) == (0, 3, 0)
         with Searcher(collection, encoder=encoder) as searcher:
-            (answer,) = searcher.ask(misnamed / "volume.png", Options(k=3))
+            (answer,) = searcher.ask(misnamed / "volume.png", Options(k=3, exclude_same_patient=False))
         assert answer.notes == ("misnamed",)
         assert {hit.payload["filepath"] for hit in answer.hits[:2]} == {"packed.jpg", "volume.png"}
 

@@ -171,7 +171,13 @@ def test_relations__from_a_file(tmp_path):
     assert _grade(relations, "bc", "a") == 1
 
 
-@pytest.mark.parametrize("text", ["- a", "relations: [[a, b]]", "relations: [[a, b, -1]]", "same: [", "same: .nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("- a", "relations: [[a, b]]", "relations: [[a, b, -1]]", "same: [", "same: .nan"),
+        *("relations: [[a, a, 9]]", "relations: [[a, b, 1], [b, a, 2]]"),
+    ],
+)
 def test_relations__refuses(tmp_path, text):
     path = tmp_path / "relations.yaml"
     path.write_text(text)

@@ -55,7 +55,7 @@ def test_prune__knows_nothing_of_uris(filled, root, card, make_batch):
     filled.upsert(EmbeddedBatch((record,), make_batch(1).vectors, card.fingerprint))
     report = prune(filled, root, remove=True)
     assert (report.looked_at, report.remote, report.removed) == (31, 1, 3)
-    assert "URIs left alone: 1;" in str(report)
+    assert "URIs and DICOM of elsewhere left alone: 1;" in str(report)
     assert filled.get([record.id])
 
 

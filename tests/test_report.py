@@ -266,7 +266,7 @@ def test_make_report__comparison_corrects_for_what_it_shows(store, report):
     theirs = compare(store, ["sharp", "blunt"], replace(PROTOCOL, measures=("precision", "map")))
     kept = [row for row in theirs.rows if (row.measure, row.k) != ("map", 1)]
     assert [replace(row, p_holm=0) for row in report.comparison.rows] == [replace(row, p_holm=0) for row in kept]
-    adjusted = holm(np.array([row.p for row in kept]))
+    adjusted = holm(np.array([row.p for row in kept]), [row.test for row in kept])
     assert [row.p_holm for row in report.comparison.rows] == adjusted.tolist()
     sharp, blunt = report.standings
     assert all(cell.best == (cell.measure != "accuracy") for cell in sharp.cells)  # nobody tests accuracies

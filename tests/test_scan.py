@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import cbmir.evaluate.ranking.scan
 from cbmir.evaluate.ranking.keys import MISSING, cosines_of, keys_of, places_of
-from cbmir.evaluate.ranking.scan import Bar, Scan
+from cbmir.evaluate.ranking.scan import ExclusionMask, Scan
 from cbmir.schema import normalise
 
 NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -22,9 +22,9 @@ def shown(queries, gallery, depth, chunk, barred=None, half=False):
 
         def bar(block, part=part):
             mask = None if barred is None else barred[block, part]
-            return Bar(NOTHING, mask)
+            return ExclusionMask(NOTHING, mask)
 
-        scan.show(np.arange(part.start, part.stop), gallery[part], [bar], last=part.stop == len(gallery))
+        scan.add(np.arange(part.start, part.stop), gallery[part], [bar], last=part.stop == len(gallery))
     return scan.keys[0]
 
 
@@ -82,10 +82,10 @@ def test_scan__several_terms_each_bar_more():
     for start in (0, 150):
         part = slice(start, start + 150)
         bars = [
-            lambda block, part=part: Bar(np.nonzero(first[block, part])),
-            lambda block, part=part: Bar(NOTHING, second[block, part]),
+            lambda block, part=part: ExclusionMask(np.nonzero(first[block, part])),
+            lambda block, part=part: ExclusionMask(NOTHING, second[block, part]),
         ]
-        scan.show(np.arange(part.start, part.stop), gallery[part], bars)
+        scan.add(np.arange(part.start, part.stop), gallery[part], bars)
     same_order(scan.keys[0], plain(queries, gallery, 10, first))
     same_order(scan.keys[1], plain(queries, gallery, 10, second))
 
@@ -108,9 +108,9 @@ def test_scan__goes_on_in_float32_where_bfloat16_tells_too_little():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cbmir.evaluate.ranking.scan, "_SCORES", 64)
         patch.setattr(cbmir.evaluate.ranking.scan, "_CROWD", 2)
-        scan.show(np.arange(1000), gallery[:1000], [lambda block: Bar(NOTHING)])
+        scan.add(np.arange(1000), gallery[:1000], [lambda block: ExclusionMask(NOTHING)])
         assert not scan._half
-        scan.show(np.arange(1000, 2000), gallery[1000:], [lambda block: Bar(NOTHING)], last=True)
+        scan.add(np.arange(1000, 2000), gallery[1000:], [lambda block: ExclusionMask(NOTHING)], last=True)
     same_order(scan.keys[0], plain(queries, gallery, 3))
 
 
@@ -121,5 +121,5 @@ def test_scan__on_a_gpu():
     rng = np.random.default_rng(4)
     queries, gallery = (normalise(rng.standard_normal((count, 64)).astype(np.float32)) for count in (200, 9000))
     scan = Scan(queries, 20, device="cuda")
-    scan.show(np.arange(9000), gallery, [lambda block: Bar(NOTHING)], last=True)
+    scan.add(np.arange(9000), gallery, [lambda block: ExclusionMask(NOTHING)], last=True)
     same_order(scan.keys[0], plain(queries, gallery, 20))

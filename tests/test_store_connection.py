@@ -249,7 +249,7 @@ def test_ailing__dead_replicas_and_those_on_their_way():
         peer_id=11, shard_count=2, local_shards=local, remote_shards=remote, shard_transfers=[]
     )
     with served(CollectionClusterInfo=lambda *_: answer) as (url, _), open_store(url) as store:
-        assert store.ailing("a") == ["shard 0 on node 22 is Dead"]
+        assert store.unhealthy("a") == ["shard 0 on node 22 is Dead"]
         assert store.recovering("a") == ["shard 1 on node 33 is Partial", "shard 2 on node 22 is Recovery"]
 
 
@@ -276,7 +276,7 @@ def test_cluster__written_at_one_node_and_read_at_all(cluster):
             with store.create(name, CARD, layout) as collection:
                 collection.upsert(EmbeddedBatch(records, vectors, CARD.fingerprint))
                 collection.finish()
-            assert store.ailing(name) == []
+            assert store.unhealthy(name) == []
             for node in nodes:
                 with open_store(node, key, "all") as other, other.open(name) as copy:
                     assert copy.count() == 4

@@ -92,7 +92,9 @@ def whole(store):
 def gallery_of(gallery, seed, number, size, unit):
     """The ids of a smaller gallery, by lists: ids in a random order, whole patients at a time."""
     ids = sorted(record.id for record in gallery)
-    patient_of = {record.id: record.patient_id or record.id for record in gallery}
+    patient_of = {  # an id is another patient in another data set
+        record.id: f"{record.dataset}/{record.patient_id}" if record.patient_id else record.id for record in gallery
+    }
     if unit == "image":
         patient_of = {id: id for id in ids}
     names = list(dict.fromkeys(patient_of[id] for id in ids))

@@ -177,6 +177,24 @@ def test_measure_filters__stops_at_its_budget_and_not_at_a_time(collection, isla
     assert sum(item.points for item in some) <= budget < sum(item.points for item in every)
 
 
+@pytest.mark.parametrize(
+    ("recall", "lowest", "under", "queries", "holds"),
+    [
+        (0.998, 0.9, 0.0, 128, True),
+        (0.9979, 0.9, 0.0, 128, False),
+        (0.999, 0.8, 0.008, 128, False),
+        (0.996, 0.7, 0.002, 512, True),  # of many queries, one may fall below .9
+        (0.996, 0.7, 0.006, 512, False),
+        (0.9949, 0.9, 0.0, 512, False),
+        (0.996, 0.7, 0.002, 0, False),  # measured by an earlier version
+    ],
+)
+def test_holds__the_fewer_queries_the_stricter(recall, lowest, under, queries, holds):
+    found = FilterRecall((("sex", "F"),), 9, recall, lowest, 0.3, 128, under, queries)
+    assert found.holds == holds
+    assert FilterRecall.from_json(json.loads(json.dumps(asdict(found)))) == found
+
+
 def test_summary__names_the_filter_that_loses_most():
     filters = [
         FilterRecall((("sex", "F"),), 9, 0.97, 0.8, 0.3, 128),
@@ -199,24 +217,6 @@ def test_summary__names_the_filter_that_loses_most():
         "text",
     ],
 )
-@pytest.mark.parametrize(
-    ("recall", "lowest", "under", "queries", "holds"),
-    [
-        (0.998, 0.9, 0.0, 128, True),
-        (0.9979, 0.9, 0.0, 128, False),
-        (0.999, 0.8, 0.008, 128, False),
-        (0.996, 0.7, 0.002, 512, True),  # of many queries, one may fall below .9
-        (0.996, 0.7, 0.006, 512, False),
-        (0.9949, 0.9, 0.0, 512, False),
-        (0.996, 0.7, 0.002, 0, False),  # measured by an earlier version
-    ],
-)
-def test_holds__the_fewer_queries_the_stricter(recall, lowest, under, queries, holds):
-    found = FilterRecall((("sex", "F"),), 9, recall, lowest, 0.3, 128, under, queries)
-    assert found.holds == holds
-    assert FilterRecall.from_json(json.loads(json.dumps(asdict(found)))) == found
-
-
 def test_profile__of_another_version_is_none(data):
     assert SearchProfile.from_json(data) is None
 

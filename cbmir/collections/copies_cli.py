@@ -10,11 +10,11 @@ from cbmir.filters import Where
 from cbmir.options import (
     defer_option,
     filter_options,
-    foretell,
     index_timeout_option,
     json_option,
     layout_options,
     opened,
+    print_estimate,
     store_key,
     store_option,
 )
@@ -90,7 +90,7 @@ def import_(folder: Path, location: str, new_name: str | None, layout: Layout, a
 
     with Export(folder) as source, opened(location) as store:
         name, layout = new_name or source.name, layout.expecting(source.count() or None)
-        foretell(store, name, source.card, layout)
+        print_estimate(store, name, source.card, layout)
         with store.open_or_create(name, source.card, layout) as made:
             report = transfer(source, made)
     return told(report, as_json)
@@ -109,7 +109,7 @@ def _copy(
         raise click.UsageError(f"{name} of {origin} can't be copied onto itself")
     with opened(origin, keys[0]) as store, opened(target, keys[1]) as other, store.open(name) as source:
         layout = layout.expecting(source.count() or None)
-        foretell(other, new_name, source.card, layout)
+        print_estimate(other, new_name, source.card, layout)
         with other.open_or_create(new_name, source.card, layout) as made:
             if defer or is_unused_version(other, new_name):
                 put_off_index(made, wanted=defer)

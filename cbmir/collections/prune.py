@@ -5,15 +5,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from cbmir.dicomcard import settings_of
 from cbmir.errors import ImageError, StoreError
 from cbmir.filters import Where, resolve
 from cbmir.paths import is_uri
 from cbmir.root import Root
+from cbmir.schema import split_keyed
 from cbmir.store.collection import Collection
 from cbmir.units import counted
+
+if TYPE_CHECKING:
+    from cbmir.media.dicom_settings import DicomSettings
 
 BATCH = 1000
 _NAMED = 5  # folders in a message
@@ -28,7 +34,8 @@ class PruneReport:
     Attributes:
         collection: Its name.
         looked_at: Images that satisfy the filter.
-        remote: Those of them with a URI instead of a path: nothing is known of their files.
+        remote: Those of them with a URI instead of a path, and DICOM that this machine doesn't know: nothing is known
+            of their files.
         gone: Ids and file paths of those whose files are gone.
         removed: Points that were removed.
     """
@@ -46,7 +53,7 @@ class PruneReport:
             if self.removed or not self.gone
             else "removed nothing: give --yes to remove them"
         )
-        remote = f", URIs left alone: {self.remote:,}" if self.remote else ""
+        remote = f", URIs and DICOM of elsewhere left alone: {self.remote:,}" if self.remote else ""
         return f"{self.collection}: images without a file: {len(self.gone):,} of {self.looked_at:,}{remote}; {done}"
 
 
@@ -77,15 +84,15 @@ def prune(
     gone: list[tuple[str, str]] = []
     here: Counter[str] = Counter()
     looked_at = remote = 0
-    files = Root(root)
+    files, dicom = Root(root), settings_of(collection)
     with tqdm(total=collection.count(where), desc="files", unit="image", leave=False, disable=None) as bar:
         for points in collection.scroll(where, fields=["filepath"]):
             looked_at += len(points)
             for point in points:
                 path = str(point.payload.get("filepath", ""))
-                if is_uri(path):
+                if is_uri(path) or _is_elsewhere(path, dicom):
                     remote += 1
-                elif not _is_file(files, path):
+                elif not _is_file(files, path, dicom):
                     gone.append((point.id, path))
                 else:
                     here[_top(path)] += 1
@@ -102,11 +109,24 @@ def prune(
     return PruneReport(collection.name, looked_at, remote, tuple(gone), len(gone) if remove else 0)
 
 
-def _is_file(root: Root, filepath: str) -> bool:
+def _is_elsewhere(path: str, dicom: "DicomSettings | None") -> bool:
+    """Whether it is a frame of DICOM whose file nobody on this machine knows."""
+    if not split_keyed(path):
+        return False
+    from cbmir.media.dicom_places import asset_of
+
+    try:
+        asset_of(path, dicom)
+    except ImageError:
+        return True
+    return False
+
+
+def _is_file(root: Root, filepath: str, dicom: "DicomSettings | None") -> bool:
     from cbmir.media import file_of  # Pillow: most commands about collections need none
 
     try:
-        return file_of(root, filepath).is_file()
+        return file_of(root, filepath, dicom).is_file()
     except ImageError:  # it leads out of the folder
         return False
 

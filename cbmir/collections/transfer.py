@@ -23,7 +23,7 @@ from cbmir.errors import StoreError
 from cbmir.fingerprint import EncoderCard
 from cbmir.schema import EmbeddedBatch, StoredPoint
 from cbmir.store.collection import Collection, Progress
-from cbmir.store.sources import pass_on
+from cbmir.store.sources import check_dicom, pass_on
 from cbmir.store.store import Store
 from cbmir.units import counted
 
@@ -105,9 +105,11 @@ def transfer(
 
     Raises:
         FingerprintError: the collections are of different encoders.
+        KeyFileError, CollectionError: DICOM of both was read in different ways.
         StoreError: a side refused, or the copy isn't the same: images are missing or differ.
     """
     target.card.require(source.card, f"collection {target.name}")
+    check_dicom(source.metadata(), target)
     read = written = 0
     refused: list[Refusal] = []
     removed: set[str] = set()

@@ -12,6 +12,7 @@ field has the same name, ``extra.`` before it means the column. Write a name tha
 
 from cbmir.filters.conditions import (
     EXTRA,
+    SCOPED,
     SHORT,
     Condition,
     Op,
@@ -19,10 +20,12 @@ from cbmir.filters.conditions import (
     Where,
     any_of,
     engine_key,
+    not_of,
     own_column,
     own_field,
     parse,
     parse_all,
+    scope_of,
     wording,
 )
 from cbmir.filters.engines import to_edge, to_qdrant
@@ -31,6 +34,7 @@ from cbmir.filters.resolution import NAMED, Countable, check_column, check_count
 __all__ = [
     "EXTRA",
     "NAMED",
+    "SCOPED",
     "SHORT",
     "Condition",
     "Countable",
@@ -41,11 +45,13 @@ __all__ = [
     "check_column",
     "check_countable",
     "engine_key",
+    "not_of",
     "own_column",
     "own_field",
     "parse",
     "parse_all",
     "resolve",
+    "scope_of",
     "to_edge",
     "to_qdrant",
     "wording",

@@ -47,6 +47,7 @@ class Condition:
         values: One value, or several for ``=``, ``!=`` and ``~``.
         whole: What was written as several values, as one value that holds bars; `resolve` finds out which is meant.
         also: Texts in an own column that are numbers and satisfy the order too; `resolve` finds them.
+        dataset: Data set whose values are meant, with ``=`` and ``!=`` of an id; None for those of all.
 
     Raises:
         FilterError: the field doesn't exist or doesn't take the operator.
@@ -57,6 +58,7 @@ class Condition:
     values: tuple[Value, ...]
     whole: Value | None = dataclasses.field(default=None, compare=False)
     also: tuple[str, ...] = ()
+    dataset: str | None = None
 
     def __post_init__(self) -> None:
         if self.field == "id":
@@ -74,6 +76,36 @@ class Condition:
 
 
 Where = tuple[Condition, ...]
+
+SCOPED = ("patient_id", "study_id", "series_id")
+"""Ids that may say something else in another data set, see `scope_of`."""
+
+_KEYED = re.compile(r"[0-9a-f]{32}")
+
+
+def scope_of(value: str, dataset: str | None) -> str | None:
+    """The data set in which a patient, study or series id means the same; None where it does everywhere.
+
+    Ids made by a keyed hash, of 32 hexadecimal digits, are the same person in all data sets. Others, such as ``17``,
+    are numbers that each data set gives by itself.
+    """
+    return None if _KEYED.fullmatch(value) else dataset
+
+
+def not_of(field: str, values: Iterable[tuple[str, str | None]]) -> Where:
+    """Conditions that leave out some ids, each in its scope.
+
+    Args:
+        field: One of `SCOPED`.
+        values: Ids, and data sets of images that have them.
+    """
+    by_scope: dict[str | None, set[str]] = {}
+    for value, dataset in values:
+        by_scope.setdefault(scope_of(value, dataset), set()).add(value)
+    return tuple(
+        Condition(field, "!=", tuple(sorted(ids)), dataset=dataset)
+        for dataset, ids in sorted(by_scope.items(), key=lambda item: item[0] or "")
+    )
 
 
 def own_column(field: str) -> str | None:
@@ -153,7 +185,11 @@ def parse_all(*texts: str) -> Where:
 
 def wording(where: Where) -> str:
     """A filter as people write it; empty without conditions."""
-    return " and ".join(f"{item.field}{item.op}{'|'.join(map(_escaped, item.values))}" for item in where)
+    return " and ".join(
+        f"{item.field}{item.op}{'|'.join(map(_escaped, item.values))}"
+        + (f" of dataset {item.dataset}" if item.dataset else "")
+        for item in where
+    )
 
 
 def _escaped(value: Value) -> str:

@@ -1,7 +1,7 @@
 """Filters in the words of the engines' clients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cbmir.errors import FilterError
@@ -60,6 +60,9 @@ def _build(where: Where, dialect: _Dialect) -> Any:
 
 
 def _condition(item: Condition, dialect: _Dialect) -> Any:
+    if item.dataset is not None:
+        parts = (replace(item, dataset=None), Condition("dataset", "=", (item.dataset,)))
+        return dialect.filter(must=[_condition(part, dialect) for part in parts])
     if item.field == "id":
         return dialect.has_id(item.values)
     if item.op == "~":

@@ -52,12 +52,14 @@ class Asset:
     Attributes:
         location: Where its bytes are.
         frame: Which of several images in the file, from 1; None for the file as a whole.
+        settings: How its kind of file is read; None for the usual way.
 
     Args:
         source: A path (a text is one, whatever it looks like; for a URL see `at`), the bytes of a file, or any other
             location.
         limits: What decoding it may take; those of the environment unless given.
         frame: See there.
+        settings: How its kind of file is read, such as `DicomSettings`; other kinds pass over them.
         kills: Whether the system may end this process where decoding doesn't end in time; for those that only decode.
     """
 
@@ -67,6 +69,7 @@ class Asset:
         limits: Limits | None = None,
         *,
         frame: int | None = None,
+        settings: Any = None,
         kills: bool = False,
     ) -> None:
         if isinstance(source, bytes):
@@ -74,10 +77,12 @@ class Asset:
         else:
             self.location = LocalFile(Path(source)) if isinstance(source, str | Path) else source
         self.frame = frame
+        self.settings = settings
         self._limits = limits
         self._kills = kills
         self._kind: FileKind | None = None
         self._decoded: Decoded | None = None
+        self._kept: dict[str, Any] = {}
 
     @classmethod
     def of(cls, pixels: "HoldsPixels") -> "Asset":
@@ -144,11 +149,15 @@ class Asset:
         return hash((self.location, self.frame))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.location, self._limits, self.frame)
+        return _restored, (self.location, self._limits, self.frame, self.settings)
 
     def within(self, limits: Limits | None, *, kills: bool = False) -> "Asset":
         """The same one, not read yet, with other limits."""
-        return Asset(self.location, limits, frame=self.frame, kills=kills)
+        return Asset(self.location, limits, frame=self.frame, settings=self.settings, kills=kills)
+
+    def read_as(self, settings: Any) -> "Asset":
+        """The same one, not read yet, read with other settings of its kind."""
+        return Asset(self.location, self._limits, frame=self.frame, settings=settings, kills=self._kills)
 
     def open(self) -> IO[bytes]:
         """The bytes of its file from the start, with `seek`; the caller closes them."""
@@ -165,9 +174,23 @@ class Asset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal SHA-256: of the bytes of its file; of a frame, of that and its number."""
-        whole = sha256(self._data) if self._data is not None else self._streamed_sha256()
+        """Hexadecimal SHA-256: of the bytes of its file; of a frame, of that and its number.
+
+        Of DICOM it is a keyed hash of the pixels, empty where the settings have no key.
+        """
+        with self._reasons(), self.open() as file:
+            kind = self._kind_in(file)
+            if kind.digest is not None:
+                with self.held():
+                    stream, room = unpacked(file, self.limits)
+                    return kind.digest(stream, self._options(room))
+            whole = sha256(self._data) if self._data is not None else _streamed_sha256(file)
         return whole if self.frame is None else sha256(f"{whole}#{self.frame}".encode())
+
+    @property
+    def has_source(self) -> bool:
+        """Whether only a source of its own makes records of such files, see `FileKind`."""
+        return self._file_kind.has_source
 
     @property
     def image(self) -> Image.Image:
@@ -270,7 +293,7 @@ class Asset:
         if kind.most_bytes < self._most_bytes:
             self.location.check(kind.most_bytes)
         stream, room = unpacked(file, self.limits)
-        decoded = kind.decode(stream, DecodeOptions(self.limits, self.location.name, self.frame, room))
+        decoded = kind.decode(stream, self._options(room))
         if self.frame is not None and not kind.frames:
             raise ImageError(f"has no frame {self.frame}: {kind.name} files are one image or volume each")
         content = decoded.content
@@ -291,9 +314,8 @@ class Asset:
         kind = named(self.location.name)
         return None if kind is not None and kind.streamed else self.location.read(self._most_bytes)
 
-    def _streamed_sha256(self) -> str:
-        with self._reasons(), self.open() as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it asks for less
+    def _options(self, room: int) -> DecodeOptions:
+        return DecodeOptions(self.limits, self.location.name, self.frame, room, self.settings, self._kept)
 
     @contextmanager
     def _reasons(self) -> Iterator[None]:
@@ -313,8 +335,12 @@ HoldsPixels = Asset | Path | str | bytes | Image.Image | NDArray[Any]
 """What `Asset.of` takes."""
 
 
-def _restored(location: Location, limits: Limits | None, frame: int | None) -> Asset:
-    return Asset(location, limits, frame=frame)
+def _restored(location: Location, limits: Limits | None, frame: int | None, settings: Any) -> Asset:
+    return Asset(location, limits, frame=frame, settings=settings)
+
+
+def _streamed_sha256(file: IO[bytes]) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it asks for less
 
 
 def _check_kind(kind: FileKind, only: RecordKind | None, taker: str) -> None:

@@ -5,7 +5,7 @@ expected before a file has been opened.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import IO, Any, Literal
 
@@ -24,11 +24,12 @@ DECODER = 2
 HEAD_BYTES = 540
 """First bytes that tell every kind; the header of NIfTI-2 is the longest."""
 
-Note = Literal["exif_orientation", "white_is_zero", "first_frame", "misnamed"]
+Note = Literal["exif_orientation", "white_is_zero", "first_frame", "misnamed", "turned_axial"]
 NOTES: Mapping[Note, str] = {
     "exif_orientation": "images turned or mirrored as their EXIF orientation says: {:,}",
     "white_is_zero": "TIFF images inverted, whose tag says that zero is white: {:,}",
     "first_frame": "files with several frames (animations, MPO), of which the first was taken: {:,}",
+    "turned_axial": "axial CT and MR images turned so that the patient's right is on the left: {:,}",
     "misnamed": "files named as a volume that hold an image, or the reverse, taken as what they hold: {:,}",
 }
 
@@ -59,12 +60,16 @@ class DecodeOptions:
         name: Of the file, for messages; empty where it has none.
         frame: Which of several images in the file, from 1; None for the file as a whole.
         room: Bytes that the stream can give at most: what a header promises beyond them is not there.
+        settings: Of the kind of file, such as `DicomSettings`; None for its usual ones.
+        kept: What a kind keeps of this one asset between its functions, such as a header that was read.
     """
 
     limits: Limits
     name: str = ""
     frame: int | None = None
     room: int = 0
+    settings: Any = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 def _unchanged(_file: IO[bytes], _decoder: int) -> bool:
@@ -89,6 +94,9 @@ class FileKind:
         most_bytes: Larger files are refused before they are read.
         streamed: Whether a file is read in passes, for it may be too large to be held in memory.
         frames: Whether a file holds several images, each of which is an asset of its own.
+        digest: Hash of one image in a file, hexadecimal, where it isn't that of the file's bytes.
+        has_source: Whether only a source of its own makes records of such files, because a name or a path may not be
+            stored. As a row of a table or a picture of a folder they are refused.
     """
 
     name: str
@@ -101,6 +109,8 @@ class FileKind:
     most_bytes: int = 500_000_000
     streamed: bool = False
     frames: bool = False
+    digest: Callable[[IO[bytes], DecodeOptions], str] | None = None
+    has_source: bool = False
 
 
 _registered: dict[str, FileKind] = {}

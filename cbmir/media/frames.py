@@ -4,8 +4,12 @@ import re
 from pathlib import Path
 
 from cbmir.media.asset import Asset
+from cbmir.media.dicom_places import asset_of
+from cbmir.media.dicom_settings import DicomSettings
 from cbmir.media.filekind import named
+from cbmir.media.locations import LocalFile, ZipMember
 from cbmir.root import Root
+from cbmir.schema import split_keyed
 
 _KEY = re.compile(r"(.+)#([1-9][0-9]{0,8})", re.DOTALL)
 
@@ -30,20 +34,30 @@ def split_key(key: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found and kind is not None and kind.frames else (key, None)
 
 
-def stored_asset(root: Root, filepath: str) -> Asset:
+def stored_asset(root: Root, filepath: str, dicom: DicomSettings | None = None) -> Asset:
     """The asset of a stored image, below the folder that its path is relative to.
 
+    Args:
+        root: That folder.
+        filepath: As it is stored.
+        dicom: How the DICOM of the collection is read; its files are found by the key.
+
     Raises:
-        ImageError: the path leads out of the folder, or is no path.
+        ImageError: the path leads out of the folder, or is no path; or nobody knows where a file of DICOM is.
     """
+    if split_keyed(filepath):
+        return asset_of(filepath, dicom)
     file, frame = split_key(filepath)
     return Asset(root.file(file), frame=frame)
 
 
-def file_of(root: Root, filepath: str) -> Path:
+def file_of(root: Root, filepath: str, dicom: DicomSettings | None = None) -> Path:
     """The file of a stored image, whether it is there or not.
 
     Raises:
         ImageError: see `stored_asset`.
     """
+    if split_keyed(filepath):
+        path = asset_of(filepath, dicom).location
+        return path.path if isinstance(path, LocalFile | ZipMember) else root.folder
     return root.file(split_key(filepath)[0])

@@ -6,15 +6,19 @@ import os
 import re
 import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from cbmir.errors import ImageError
 
 _PART = 1 << 20
+_IN_MEMORY = 64 << 20
 
 
 class Location(Protocol):
@@ -115,6 +119,67 @@ class Held:
     def read(self, most_bytes: int) -> bytes:
         """As they are."""
         return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMember:
+    """A file in a zip archive of this machine.
+
+    Attributes:
+        path: The archive.
+        member: Its name in there.
+    """
+
+    path: Path
+    member: str
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.member.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}"
+
+    def check(self, most_bytes: int) -> None:
+        """As of every location."""
+        with _archive_reasons():
+            _check_size(_archive(self.path, self.path.stat().st_mtime_ns).getinfo(self.member).file_size, most_bytes)
+
+    def open(self, most_bytes: int) -> IO[bytes]:
+        """As of every location. It is unpacked first, a large one to a temporary file: to go back would do it anew."""
+        self.check(most_bytes)
+        copy = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  the caller closes it
+        with _archive_reasons(), _archive(self.path, self.path.stat().st_mtime_ns).open(self.member) as file:
+            while part := file.read(_PART):
+                copy.write(part)
+                _check_size(copy.tell(), most_bytes)  # what the archive says of its size may be wrong
+        copy.seek(0)
+        return cast("IO[bytes]", copy)
+
+    def read(self, most_bytes: int) -> bytes:
+        """As of every location."""
+        with self.open(most_bytes) as file:
+            return file.read()
+
+
+@lru_cache(4)
+def _archive(path: Path, _changed_ns: int) -> zipfile.ZipFile:
+    """An open archive: to list a large one for each of its files would take long."""
+    return zipfile.ZipFile(path)
+
+
+@contextmanager
+def _archive_reasons() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise ImageError("is no longer in its archive") from error
+    except OSError as error:
+        raise ImageError(error.strerror or "its archive can't be read") from error
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+        why = "is encrypted" if "password" in str(error) else f"is damaged ({type(error).__name__})"
+        raise ImageError(f"its archive {why}: unpack it first") from None
 
 
 @dataclass(frozen=True, slots=True)

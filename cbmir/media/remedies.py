@@ -22,13 +22,15 @@ _OF_SYSTEMS = (
 )
 _AS_PAIR = "is one half of an Analyze or NIfTI pair: save both as one .nii.gz, for example with nibabel"
 _AS_METAIMAGE = "is a MetaImage, which cbmir can't read: save it as .nii.gz or .nrrd, for example with SimpleITK"
-_AS_DICOM = (
-    "is DICOM, which cbmir can't read yet: convert a series to NIfTI with dcm2niix, or an image to 16-bit PNG with "
-    "dcmj2pnm --write-16-bit-png"
+AS_DICOM = (
+    "is DICOM, whose path and header may name a patient: give its folder, a zip file, the DICOMDIR or the file itself "
+    "as SOURCE of `cbmir ingest images`"
 )
+DICOM_REASON = "DICOM: "
+"""What stands before the reason why a file of DICOM is no image to compare."""
 _AS_HEIF = "is HEIF, which cbmir can't read: save it as JPEG or PNG"
 _REMEDIES = {
-    **dict.fromkeys((".dcm", ".dicom", ".ima", DICOM.lower(), "dicomdir"), _AS_DICOM),
+    **dict.fromkeys((".dcm", ".dicom", ".ima", DICOM.lower(), "dicomdir"), AS_DICOM),
     **dict.fromkeys((".hdr", ".img"), _AS_PAIR),
     **dict.fromkeys((".mha", ".mhd"), _AS_METAIMAGE),
     **dict.fromkeys((".heic", ".heif"), _AS_HEIF),
@@ -70,7 +72,7 @@ def remedy(name: str | Path, head: bytes = b"") -> str | None:
         head: Its first bytes, if they are at hand.
     """
     if head[128:132] == b"DICM":
-        return _AS_DICOM
+        return AS_DICOM
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return _AS_HEIF
     if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
@@ -109,7 +111,9 @@ def passed_over(ignored: Mapping[str, int]) -> list[str]:
         "symbolic links": (LINKS_TO_FILES, LINKS_TO_FOLDERS),
     }
     named = [name for group in names.values() for name in group]
-    groups = {"no image suffix": {key: count for key, count in ignored.items() if key not in named}}
+    reasons = {key: count for key, count in ignored.items() if key.startswith(DICOM_REASON)}
+    groups = {"no image suffix": {key: count for key, count in ignored.items() if key not in (*named, *reasons)}}
+    groups["DICOM"] = {key.removeprefix(DICOM_REASON): count for key, count in reasons.items()}
     groups |= {why: {key: ignored[key] for key in group if key in ignored} for why, group in names.items()}
     lines = [
         f"passed over, {why}: {', '.join(f'{key} {count:,}' for key, count in group.items())}"

@@ -157,7 +157,7 @@ class Collection(ABC):
         """How many points satisfy the filter, exactly."""
 
     @abstractmethod
-    def bare(self) -> int:
+    def without_vector(self) -> int:
         """Points that have no vector, and so are never found: never written, or lost."""
 
     @abstractmethod

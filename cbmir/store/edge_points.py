@@ -191,7 +191,7 @@ class EdgeCollection(Collection):
         with errors_of_engine(self.folder):
             return self._shard.count(q.CountRequest(exact=True, filter=to_edge(where)))
 
-    def bare(self) -> int:
+    def without_vector(self) -> int:
         """Points that have no vector."""
         without = q.Filter(must_not=[q.HasVectorCondition("")])
         with errors_of_engine(self.folder):

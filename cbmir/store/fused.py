@@ -129,7 +129,7 @@ class FusedCollection(Collection):
             return self.parts[0].count(where)
         return sum(len(page) for page in self.scroll(where, fields=False))
 
-    def bare(self) -> int:
+    def without_vector(self) -> int:
         """None: images without a vector are left out."""
         return 0
 

@@ -136,7 +136,7 @@ class ServerCollection(Collection):
         condition = to_qdrant(where)
         return self._call(lambda client: client.count(self.name, condition, exact=True)).count
 
-    def bare(self) -> int:
+    def without_vector(self) -> int:
         """Points that have no vector."""
         without = models.Filter(must_not=[models.HasVectorCondition(has_vector="")])
         return self._call(lambda client: client.count(self.name, without, exact=True)).count

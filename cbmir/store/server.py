@@ -122,7 +122,7 @@ class ServerStore(Store):
         operations.append(models.CreateAliasOperation(create_alias=made))
         self.connection.call(lambda client: client.update_collection_aliases(operations), doing="manage")
 
-    def ailing(self, name: str) -> list[str]:
+    def unhealthy(self, name: str) -> list[str]:
         """Replicas of a collection that are dead, and on which node."""
         return self._replicas(name, (models.ReplicaState.DEAD,))
 

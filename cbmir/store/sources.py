@@ -1,9 +1,10 @@
-"""What a collection remembers of the tables and folders that filled it; copies of the collection take it along."""
+"""What a collection remembers of the sources that filled it; copies of the collection take it along."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cbmir.aliases import plain
+from cbmir.dicomcard import CARD, require_same
 from cbmir.schema import INDEXED_FIELDS
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_columns(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def remembered(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a collection's metadata that is about its sources."""
-    return {key: value for key, value in metadata.items() if key.startswith(SOURCE) or key == SPELLINGS}
+    return {key: value for key, value in metadata.items() if key.startswith(SOURCE) or key in (SPELLINGS, CARD)}
 
 
 def remember(collection: "Collection", sources: Mapping[str, Any], spellings: Mapping[str, str]) -> None:
@@ -56,6 +57,24 @@ def remember(collection: "Collection", sources: Mapping[str, Any], spellings: Ma
         collection.set_metadata(changes)
 
 
+def check_dicom(metadata: Mapping[str, Any], target: "Collection") -> None:
+    """Refuse to copy into a collection whose DICOM was read otherwise, by its metadata.
+
+    Raises:
+        KeyFileError, CollectionError: see `cbmir.dicomcard.require_same`.
+    """
+    card, known = metadata.get(CARD), target.metadata().get(CARD)
+    if card and known:
+        require_same(known, card, f"collection {target.name}")
+
+
 def pass_on(metadata: Mapping[str, Any], target: "Collection") -> None:
-    """Let a copy of a collection remember what the original remembers of its sources."""
+    """Let a copy of a collection remember what the original remembers of its sources, and how its DICOM was read.
+
+    Raises:
+        KeyFileError, CollectionError: the copy holds DICOM that was read otherwise.
+    """
+    if card := metadata.get(CARD):
+        check_dicom(metadata, target)
+        target.set_metadata({CARD: card})
     remember(target, sources_of(metadata), metadata.get(SPELLINGS) or {})

@@ -88,7 +88,7 @@ class Store(ABC):
             raise CollectionError(f"name a collection of {self.location} (--collection); it has {', '.join(names)}")
         return names[0]
 
-    def ailing(self, name: str) -> list[str]:
+    def unhealthy(self, name: str) -> list[str]:
         """Parts of a collection on a cluster that are dead, and where; none on one machine."""
         return []
 

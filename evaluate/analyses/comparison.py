@@ -21,9 +21,10 @@ from cbmir.evaluate.metrics import Codes, Scores, macro, micro
 from cbmir.evaluate.options import Asking, Excluding, OneSearch, Relations
 from cbmir.evaluate.protocol import BOTH, RetrievalProtocol
 from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.trial import Classes
 from cbmir.evaluate.results import Average, Result
 from cbmir.evaluate.setting import Setting
-from cbmir.evaluate.significance import Resampler, holm, intervals, paired_test, tally
+from cbmir.evaluate.significance import TIE, Resampler, holm, intervals, paired_test, tally
 from cbmir.fingerprint import EncoderCard
 from cbmir.store import Collection, Store
 
@@ -31,7 +32,7 @@ Ids = NDArray[np.bytes_]
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class ComparedEncoder:
     """One collection's scores, without its vectors.
 
     Attributes:
@@ -39,7 +40,7 @@ class Contender:
         card: The encoder of the vectors.
         ids: (queries,) 16 bytes of each query's UUID, rising.
         scores: (queries, columns) one column a measure and cutoff, measures outside; NaN where there is no value.
-        classes: (queries,) name of each query's class.
+        classes: The names of each query's classes.
         patients: (queries,) code of each query's patient, -1 where it isn't known.
         gallery: (images,) ids of what was searched, rising.
     """
@@ -48,7 +49,7 @@ class Contender:
     card: EncoderCard
     ids: Ids
     scores: Scores
-    classes: NDArray[np.str_]
+    classes: tuple[tuple[str, ...], ...]
     patients: Codes
     gallery: Ids
 
@@ -70,11 +71,11 @@ def compare(store: Store, names: Sequence[str], protocol: RetrievalProtocol) -> 
         raise ProtocolError(
             f"a comparison takes two collections or more, got {len(names)}; {store.location} has {there}"
         )
-    contenders = []
+    encoders = []
     for name in names:
         with store.open(name) as collection:
-            contenders.append(_measured(collection, protocol))
-    return compare_scores(contenders)
+            encoders.append(_measured(collection, protocol))
+    return compare_scores(encoders)
 
 
 def compare_collections(collections: Sequence[Collection], protocol: RetrievalProtocol) -> ComparisonReport:
@@ -88,50 +89,58 @@ def compare_collections(collections: Sequence[Collection], protocol: RetrievalPr
     return compare_scores([_measured(collection, protocol) for collection in collections])
 
 
-def _measured(collection: Collection, protocol: RetrievalProtocol) -> Contender:
-    return contender(measure(collection, replace(protocol, searches=protocol.searches[:1], by=())))
+def _measured(collection: Collection, protocol: RetrievalProtocol) -> ComparedEncoder:
+    return compared_encoder(measure(collection, replace(protocol, searches=protocol.searches[:1], by=())))
 
 
-def contender(measurement: Measurement) -> Contender:
+def compared_encoder(measurement: Measurement) -> ComparedEncoder:
     """What a comparison keeps of a measurement: the scores of its first search."""
     trial = measurement.trial
     protocol = trial.protocol
     columns = itertools.product(protocol.measures, protocol.k)
     search = protocol.searches[0]
-    return Contender(
+    return ComparedEncoder(
         setting=measurement.setting,
         card=measurement.card,
         ids=trial.queries.ids,
         scores=np.stack([measurement.scores(search, name, k) for name, k in columns], axis=1),
-        classes=np.array(trial.class_names)[trial.classes],
+        classes=tuple(trial.label_sets()),
         patients=patients(trial),
         gallery=trial.gallery.ids,
     )
 
 
-def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
+def compare_scores(encoders: Sequence[ComparedEncoder]) -> ComparisonReport:
     """Compare each with each on the queries they all share; classes and patients are those of the first.
 
     Args:
-        contenders: Two or more, measured on the same terms.
+        encoders: Two or more, measured on the same terms.
 
     Raises:
         ProtocolError: no query is in all.
     """
-    shared = functools.reduce(np.intersect1d, (item.ids for item in contenders))
+    shared = functools.reduce(np.intersect1d, (item.ids for item in encoders))
     if not len(shared):
-        counts = ", ".join(f"{item.setting.collection} {len(item.ids):,}" for item in contenders)
+        counts = ", ".join(f"{item.setting.collection} {len(item.ids):,}" for item in encoders)
         raise ProtocolError(f"no query is in every collection (queries: {counts}); choose others with --queries")
-    aligned = [_among(item, shared) for item in contenders]
+    aligned = [_among(item, shared) for item in encoders]
     setting = aligned[0].setting
-    resampler = Resampler(aligned[0].patients, setting.intervals.draws, setting.intervals.seed)
+    resampler = Resampler(
+        aligned[0].patients, setting.intervals.draws, setting.intervals.seed, setting.intervals.method
+    )
+    classes = Classes.of(aligned[0].classes)
     rows: list[CompareRow] = []
+    keys: list[tuple[str, str, bytes]] = []
     for first, second in itertools.combinations(aligned, 2):
-        rows += _pair(first, second, aligned[0].classes, resampler)
-    adjusted = holm(np.array([row.p for row in rows]))
+        for row, key in _pair(first, second, classes, resampler):
+            rows.append(row)
+            keys.append((row.first, row.second, key))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys), 1)}
+    rows = [replace(row, test=numbers[key]) for row, key in zip(rows, keys, strict=True)]
+    adjusted = holm(np.array([row.p for row in rows]), [row.test for row in rows])
     return ComparisonReport(
         setting=setting,
-        entries=_entries(contenders, aligned),
+        entries=_entries(encoders, aligned),
         queries=len(shared),
         clusters=resampler.count,
         alone=resampler.alone,
@@ -139,14 +148,15 @@ def compare_scores(contenders: Sequence[Contender]) -> ComparisonReport:
     )
 
 
-def _among(item: Contender, shared: Ids) -> Contender:
-    """A contender with the shared queries only, all in the same order."""
+def _among(item: ComparedEncoder, shared: Ids) -> ComparedEncoder:
+    """An encoder with the shared queries only, all in the same order."""
     rows = np.searchsorted(item.ids, shared)
-    return replace(item, ids=shared, scores=item.scores[rows], classes=item.classes[rows], patients=item.patients[rows])
+    classes = tuple(item.classes[row] for row in rows.tolist())
+    return replace(item, ids=shared, scores=item.scores[rows], classes=classes, patients=item.patients[rows])
 
 
-def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> tuple[Entry, ...]:
-    everywhere = functools.reduce(np.intersect1d, (item.gallery for item in contenders))
+def _entries(encoders: Sequence[ComparedEncoder], aligned: Sequence[ComparedEncoder]) -> tuple[Entry, ...]:
+    everywhere = functools.reduce(np.intersect1d, (item.gallery for item in encoders))
     return tuple(
         Entry(
             collection=whole.setting.collection,
@@ -155,31 +165,40 @@ def _entries(contenders: Sequence[Contender], aligned: Sequence[Contender]) -> t
             queries=len(whole.ids),
             queries_left_out=len(whole.ids) - len(part.ids),
             unlabelled=whole.setting.queries.unlabelled,
-            relabelled=int(np.count_nonzero(part.classes != aligned[0].classes)),
+            relabelled=sum(set(one) != set(other) for one, other in zip(part.classes, aligned[0].classes, strict=True)),
             gallery=len(whole.gallery),
             gallery_alone=len(whole.gallery) - len(everywhere),
             gallery_unlabelled=whole.setting.gallery.unlabelled,
             queries_without_relevant=whole.setting.queries_without_relevant,
         )
-        for whole, part in zip(contenders, aligned, strict=True)
+        for whole, part in zip(encoders, aligned, strict=True)
     )
 
 
 def _pair(
-    first: Contender, second: Contender, class_names: NDArray[np.str_], resampler: Resampler
-) -> Iterator[CompareRow]:
+    first: ComparedEncoder, second: ComparedEncoder, classes: Classes, resampler: Resampler
+) -> Iterator[tuple[CompareRow, bytes]]:
+    """The rows of two collections, each with what tells whether two of them are one test."""
     setting = first.setting
-    classes = np.unique(class_names, return_inverse=True)[1]
-    gaps = first.scores - second.scores
     counts = tally(first.scores, second.scores)
-    ours, theirs = (np.where(np.isnan(gaps), np.nan, item.scores) for item in (first, second))
+    same = np.abs(first.scores - second.scores) <= TIE  # but for rounding: else an interval could leave out 0 by it
+    gaps = np.where(same, 0, first.scores - second.scores)
+    ours = np.where(np.isnan(gaps), np.nan, first.scores)
+    theirs = np.where(same, ours, np.where(np.isnan(gaps), np.nan, second.scores))
     tests = {
         "micro": paired_test(ours, theirs, resampler),
-        "macro": paired_test(ours, theirs, resampler, classes),
+        "macro": paired_test(ours, theirs, resampler, classes.codes, classes.owners),
     }
-    means = {"micro": (micro(ours), micro(theirs)), "macro": (macro(ours, classes), macro(theirs, classes))}
-    ends = dict(zip(tests, intervals(gaps, classes, resampler), strict=True)) if resampler.draws else {}
+    means = {
+        "micro": (micro(ours), micro(theirs)),
+        "macro": tuple(macro(scores[classes.owners], classes.codes) for scores in (ours, theirs)),
+    }
+    ends = {}
+    if resampler.draws:
+        ends = dict(zip(tests, intervals(gaps, classes.codes, resampler, classes.owners), strict=True))
     averages: tuple[Average, ...] = ("micro", "macro")
+    known_rows = np.flatnonzero(first.patients >= 0)
+    known = first.patients[known_rows]
     for column, (name, k) in enumerate(itertools.product(setting.measures, setting.k)):
         for average in averages:
             row = CompareRow(
@@ -195,11 +214,12 @@ def _pair(
                 wins=int(counts.wins[column]),
                 ties=int(counts.ties[column]),
                 losses=int(counts.losses[column]),
+                patients=len(np.unique(known[~np.isnan(gaps[known_rows, column])])),
             )
             if ends:
                 low, high = ends[average].low[column], ends[average].high[column]
                 row = replace(row, low=float(low), high=float(high), p=float(tests[average].p[column]))
-            yield row
+            yield row, tests[average].keys[column]
 
 
 class CompareConfiguration(Asking, Excluding):

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cbmir.evaluate.results import Asked, Average, TabularResult, row_json
-from cbmir.evaluate.setting import Header, Omission, PatientCounts, Setting
+from cbmir.evaluate.results import Asked, Average, TabularResult, figure, row_json
+from cbmir.evaluate.setting import Header, Intervals, Omission, PatientCounts, Setting
+from cbmir.evaluate.significance import least_draws
 from cbmir.units import counted
 
 
@@ -31,6 +32,9 @@ class CompareRow:
         wins: Queries on which the first scores higher.
         ties: Queries on which both score the same.
         losses: Queries on which the second scores higher.
+        patients: Of the queries in the means; queries without a patient id aren't counted.
+        test: Number of its test: rows of one number can only have one p-value, such as those of a micro and a macro
+            mean over one class, and count once in Holm's correction.
     """
 
     first: str
@@ -49,6 +53,8 @@ class CompareRow:
     wins: int
     ties: int
     losses: int
+    patients: int = 0
+    test: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +117,19 @@ class ComparisonReport(TabularResult):
 
     @property
     def tests(self) -> int:
-        """P-values that Holm's correction took together."""
-        return sum(not math.isnan(row.p) for row in self.rows)
+        """Tests that Holm's correction took together."""
+        return len({row.test for row in self.rows if not math.isnan(row.p)})
+
+    @property
+    def intervals(self) -> Intervals:
+        """How sure the differences are: of the queries that all collections share."""
+        return replace(self.setting.intervals, clusters=self.clusters, alone=self.alone)
+
+    @property
+    def draws_needed(self) -> int:
+        """Draws with which the smallest corrected p-value can reach .05; 0 where these are enough."""
+        needed = least_draws(self.tests)
+        return needed if needed > self.setting.intervals.draws else 0
 
     @property
     def shared(self) -> PatientCounts:
@@ -145,6 +162,8 @@ class ComparisonReport(TabularResult):
             patients={"queries": self.shared},
             queries_with_copies=self.setting.queries_with_copies,
             further_labels=self.setting.header.further_labels,
+            patients_by=self.setting.patients_by,
+            ids_in_several_datasets=self.setting.ids_in_several_datasets,
             scope=f"counted in each of the {len(self.entries):,} collections",
         )
 
@@ -171,6 +190,7 @@ class ComparisonReport(TabularResult):
             "queries_without_patient": self.alone,
             "same_gallery": self.same_gallery,
             "tests": self.tests,
+            "draws_needed": self.draws_needed,
             "rows": [row_json(row) for row in self.rows],
         }
 
@@ -217,9 +237,19 @@ class ComparisonReport(TabularResult):
         draws = setting.intervals.draws
         sureness = (
             f"paired randomisation over {self.shared.over}, {counted(draws, 'draw')}, seed {setting.intervals.seed}; "
-            f"Holm's correction for {counted(self.tests, 'test')}; 95% intervals of the difference"
+            f"Holm's correction for {counted(self.tests, 'test')}; 95% intervals of the difference, which aren't "
+            "corrected for the number of tests"
         )
         yield f"{'test':{wide}} {sureness if draws else 'none was asked for'}"
+        if draws and self.draws_needed:
+            least = min(1.0, self.tests / (draws + 1))
+            yield (
+                f"{'WARNING':{wide}} p Holm can't be below {least:.4f} with {counted(draws, 'draw')} and "
+                f"{counted(self.tests, 'test')}; reaching .05 takes --draws {self.draws_needed} or fewer tests"
+            )
+        for line in self.intervals.lines():
+            term, text = line[:11].rstrip(), line[12:]
+            yield f"{term:{wide}} {text}"
 
     def _galleries(self) -> str:
         if self.same_gallery:
@@ -232,17 +262,13 @@ class ComparisonReport(TabularResult):
         measures = max(7, *(len(f"{row.measure}@{row.k}") for row in self.rows))
         yield (
             f"{'first':{names}}  {'second':{names}}  {'measure':{measures}}  average   first  second  difference"
-            f"  {'95% interval':18}       p  p Holm         n  win/tie/loss"
+            f"  {'95% interval':18}       p  p Holm         n  patients  win/tie/loss"
         )
         for row in self.rows:
-            interval = "-" if math.isnan(row.low) else f"{row.low:+.4f} to {row.high:+.4f}"
+            interval = "-" if math.isnan(row.low) else f"{figure(row.low, '+')} to {figure(row.high, '+')}"
             yield (
                 f"{row.first:{names}}  {row.second:{names}}  {f'{row.measure}@{row.k}':{measures}}  {row.average:7}"
-                f"  {_figure(row.first_value)}  {_figure(row.second_value)}  {_figure(row.difference, '+'):>10}"
-                f"  {interval:18}  {_figure(row.p)}  {_figure(row.p_holm)}  {row.n:>8,}"
+                f"  {figure(row.first_value):>6}  {figure(row.second_value):>6}  {figure(row.difference, '+'):>10}"
+                f"  {interval:18}  {figure(row.p):>6}  {figure(row.p_holm):>6}  {row.n:>8,}  {row.patients:>8,}"
                 f"  {row.wins:,}/{row.ties:,}/{row.losses:,}"
             )
-
-
-def _figure(value: float, sign: str = "") -> str:
-    return f"{'-':>6}" if math.isnan(value) else f"{value:{sign}.4f}"

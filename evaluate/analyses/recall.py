@@ -22,7 +22,7 @@ from cbmir.evaluate.configuration import Conditions, Configuration, Listed, Opti
 from cbmir.evaluate.protocol import MAX_K, existing, wording
 from cbmir.evaluate.results import Asked, Result, TabularResult, row_json
 from cbmir.evaluate.setting import Header, Omission, PatientCounts
-from cbmir.filters import Where
+from cbmir.filters import Where, scope_of
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection, tuning
 from cbmir.store.ways import Found, Wanted, search_ef
@@ -322,7 +322,12 @@ class _Bench:
 
 
 def _patients(drawn: Sequence[StoredPoint]) -> PatientCounts:
-    known = [patient for point in drawn if (patient := point.payload.get("patient_id"))]
+    payloads = (point.payload for point in drawn)
+    known = [
+        (patient, scope_of(str(patient), payload.get("dataset")))
+        for payload in payloads
+        if (patient := payload.get("patient_id"))
+    ]
     return PatientCounts(len(set(known)), len(drawn) - len(known))
 
 

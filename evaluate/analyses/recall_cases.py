@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from cbmir.evaluate.protocol import wording
-from cbmir.filters import Condition, Where
+from cbmir.filters import Condition, Where, not_of
 from cbmir.store import Collection
 
 FILTERED = ("modality", "anatomic_region", "dataset", "split", "sex", "primary_label")
@@ -54,13 +54,18 @@ def cases(
     made = [Case(wording(where), (where,) * len(queries)) for where in fixed]
     if given is None:
         made += [case for field in CROSSED if (case := _crossed(collection, queries, field))]
-        patients = [query.get("patient_id") for query in queries]
-        if any(patients):
-            others = tuple((Condition("patient_id", "!=", (item,)),) if item else () for item in patients)
+        others = tuple(_other_patients(query) for query in queries)
+        if any(others):
             made.append(Case(OTHER_PATIENTS, others))
         else:
             without.append("patient_id")
     return made, tuple(without)
+
+
+def _other_patients(query: Mapping[str, Any]) -> Where:
+    """The images of other patients than the query's; all, where that isn't known."""
+    patient = query.get("patient_id")
+    return not_of("patient_id", [(str(patient), query.get("dataset"))]) if patient else ()
 
 
 def _crossed(collection: Collection, queries: Sequence[Mapping[str, Any]], field: str) -> Case | None:

@@ -16,18 +16,19 @@ from pydantic import AfterValidator
 from cbmir.errors import CbmirError, ProtocolError
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.analysis import analysis
-from cbmir.evaluate.configuration import Listed, OneOf, Option, Written
+from cbmir.evaluate.configuration import Conditions, Listed, OneOf, Option, Written
+from cbmir.evaluate.intervals import Interval
 from cbmir.evaluate.metrics import Gains, Scores, at, macro, micro, valued
 from cbmir.evaluate.options import CutoffsOption, Excluding, Grouped, MeasuresOption, Relations
 from cbmir.evaluate.protocol import BOTH, RetrievalProtocol, searches
-from cbmir.evaluate.ranking.description import describe, group_masks, patients
+from cbmir.evaluate.ranking.description import describe, group_masks, patients, resampler_of
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import Relevance, judge
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE, SCROLL_IMAGES, Images, Trial, packed, text_ids
 from cbmir.evaluate.results import Asked, Average, Result, Row, write_asked
 from cbmir.evaluate.setting import Setting
-from cbmir.evaluate.significance import Interval, Resampler, intervals
+from cbmir.evaluate.significance import intervals
 from cbmir.filters import Where
 from cbmir.fingerprint import EncoderCard
 from cbmir.search.ranker import Ranking
@@ -130,26 +131,25 @@ def _rows(trial: Trial, gains: Gains, groups: Mapping[str, NDArray[np.bool_]], s
     columns = [(name, k) for name in protocol.measures for k in protocol.k]
     scores = np.hstack([at(name, gains, protocol.k) for name in protocol.measures])
     covered = gains.relevant > 0
-    clusters = patients(trial)
+    every, people = trial.class_pairs(), patients(trial)
     for group, rows in groups.items():
-        mine, classes = scores[rows], trial.classes[rows]
+        mine, classes = scores[rows], every.take(rows)
         counts, coverage = valued(mine), float(covered[rows].mean())
-        means: dict[Average, Scores] = {"micro": micro(mine), "macro": macro(mine, classes)}
-        ends = dict(zip(means, _intervals(mine, classes, clusters[rows], protocol), strict=True))
+        known = [people[rows][~np.isnan(column)] for column in mine.T]
+        means: dict[Average, Scores] = {
+            "micro": micro(mine),
+            "macro": macro(mine[classes.owners], classes.codes),
+        }
+        found = (Interval.none(len(columns)),) * 2
+        if protocol.draws:
+            found = intervals(mine, classes.codes, resampler_of(trial, rows), classes.owners)
+        ends = dict(zip(means, found, strict=True))
         for column, (name, k) in enumerate(columns):
+            asked = known[column]
             for average, values in means.items():
                 row = Row(name, k, average, group, float(values[column]), int(counts[column]), coverage, search)
-                interval = ends[average]
-                yield replace(row, low=float(interval.low[column]), high=float(interval.high[column]))
-
-
-def _intervals(
-    scores: Scores, classes: NDArray[np.int32], clusters: NDArray[np.int64], protocol: RetrievalProtocol
-) -> tuple[Interval, Interval]:
-    if not protocol.draws:
-        none = Interval(*np.full((2, scores.shape[1]), np.nan))
-        return none, none
-    return intervals(scores, classes, Resampler(clusters, protocol.draws, protocol.seed))
+                low, high = float(ends[average].low[column]), float(ends[average].high[column])
+                yield replace(row, low=low, high=high, patients=len(np.unique(asked[asked >= 0])))
 
 
 FORMS = (".csv", ".parquet")
@@ -290,6 +290,15 @@ class RetrievalConfiguration(Grouped, Excluding):
             metavar="FILE",
         ),
     ] = None
+    export_queries: Annotated[
+        Conditions,
+        Option(
+            "Images whose neighbours are written by --export and --export-long, where they are others than the queries "
+            "that are measured. Repeatable: all must hold.",
+            metavar="CONDITION",
+            default="the queries",
+        ),
+    ] = ()
     export_long: Annotated[
         Written | None,
         Option("The same with one row for each hit: rank, cosine, relevance, ids and paths.", metavar="FILE"),
@@ -311,7 +320,10 @@ def retrieval(collection: Collection, asked: RetrievalConfiguration) -> Result:
     """
     measurement = measure(collection, asked.protocol)
     report = summarise(measurement).of("retrieval", asked)
-    for path, write in ((asked.export, write_wide), (asked.export_long, write_long)):
-        if path:
-            write(collection, measurement, path, report.asked)
+    files = [(path, write) for path, write in ((asked.export, write_wide), (asked.export_long, write_long)) if path]
+    if files and asked.export_queries:
+        others = replace(asked.protocol, queries=asked.export_queries + asked.where)
+        measurement = measure(collection, replace(others, searches=others.searches[:1], by=()))
+    for path, write in files:
+        write(collection, measurement, path, report.asked)
     return report

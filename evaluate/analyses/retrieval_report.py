@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cbmir.evaluate.protocol import NAMED
-from cbmir.evaluate.results import Asked, Row, TabularResult, row_json
+from cbmir.evaluate.results import Asked, Row, TabularResult, figure, row_json
 from cbmir.evaluate.setting import Setting, Side, setting_columns
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
@@ -82,6 +82,7 @@ class RetrievalReport(TabularResult):
         )
         if warning := setting.warning:
             yield f"WARNING     {warning}"
+        yield from setting.intervals.lines()
         yield f"search      {'; '.join(_search(name, setting) for name in setting.search)}"
 
     def _sureness(self) -> Iterator[str]:
@@ -89,35 +90,43 @@ class RetrievalReport(TabularResult):
         setting = self.setting
         shown = [row for row in self.rows if row.group == "all" and row.k == min(setting.k) and not math.isnan(row.low)]
         if shown:
-            yield f"95% intervals, {counted(setting.intervals.draws, 'draw')} of {setting.intervals.units}:"
+            yield f"95% intervals, {setting.intervals.words}:"
         for row in shown:
             name = f"{row.measure}@{row.k}"
-            interval = f"{_figure(row.low)} to {_figure(row.high)}"
-            yield f"{row.average:7} {row.search:12} {name:20} {_figure(row.value)}  {interval}"
+            interval = f"{figure(row.low)} to {figure(row.high)}"
+            yield f"{row.average:7} {row.search:12} {name:20} {figure(row.value)}  {interval}"
 
 
 def _figures(setting: Setting, rows: Sequence[Row]) -> Iterator[str]:
-    deepest = max(setting.k)
-    columns = [(measure, k) for measure in setting.measures for k in (*setting.k, 0)]  # 0: how many queries
+    """A line a group, average and search; behind the cutoffs of a measure its queries, at each where they differ."""
     cells = {(row.group, row.average, row.search, row.measure, row.k): row for row in rows}
     groups = list(dict.fromkeys(row.group for row in rows))
     lines = list(dict.fromkeys((row.group, row.average, row.search, row.coverage) for row in rows))
     lines.sort(key=lambda line: (groups.index(line[0]), line[1] == "macro"))  # the searches one below the other
+    counts: dict[tuple[str, ...], str] = {}
+    for group, average, search, _ in lines:
+        for measure in setting.measures:
+            n = [f"{cells[group, average, search, measure, k].n:,}" for k in setting.k]
+            counts[group, average, search, measure] = n[0] if len(set(n)) == 1 else "/".join(n)
     wide = max(len(line[0]) for line in lines)
-    head = "".join(f"  {measure:<{7 * len(setting.k) + 7}}" for measure in setting.measures)
+    room = {
+        name: 2 + max(7, *(len(text) for (*_, measure), text in counts.items() if measure == name))
+        for name in setting.measures
+    }
+    head = "".join(f"  {measure:<{7 * len(setting.k) + room[measure] - 2}}" for measure in setting.measures)
     yield f"{'':{wide}}  {'':7}  {'':12}{head}".rstrip()
-    head = "".join(f"{f'@{k}' if k else 'n':>{7 if k else 9}}" for _, k in columns)
-    yield f"{'group':{wide}}  {'average':7}  {'search':12}{head}  coverage"
+    head = "".join(
+        "".join(f"{f'@{k}':>7}" for k in setting.k) + f"{'n':>{room[measure]}}" for measure in setting.measures
+    )
+    yield f"{'group':{wide}}  {'average':7}  {'search':12}{head}  coverage  patients"
     for group, average, search, coverage in lines:
-        figures = ""
-        for measure, k in columns:
-            row = cells[group, average, search, measure, k or deepest]
-            figures += f"{_figure(row.value):>7}" if k else f"{row.n:>9,}"
-        yield f"{group:{wide}}  {average:7}  {search:12}{figures}  {coverage:>8.4f}"
-
-
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+        figures, patients = "", 0
+        for measure in setting.measures:
+            mine = [cells[group, average, search, measure, k] for k in setting.k]
+            figures += "".join(f"{figure(row.value):>7}" for row in mine)
+            figures += f"{counts[group, average, search, measure]:>{room[measure]}}"
+            patients = max(patients, *(row.patients for row in mine))
+        yield f"{group:{wide}}  {average:7}  {search:12}{figures}  {coverage:>8.4f}  {patients:>8,}"
 
 
 def _side(side: Side) -> str:

@@ -279,8 +279,9 @@ def _measured(session: Session, trial: Trial, part: _Part, ranking: Ranking, set
 def _rows(measured: Measurement, part: _Part) -> Iterator[SweepRow]:
     trial, covered = measured.trial, measured.relevance.covered
     images = len(trial.gallery) if part.images is None else part.images
+    classes = trial.class_pairs()
     uncovered = {
-        group: len(set(trial.classes[rows]) - set(trial.classes[rows & covered]))
+        group: len(set(classes.take(rows).codes.tolist()) - set(classes.take(rows & covered).codes.tolist()))
         for group, rows in group_masks(trial).items()
     }
     for row in summarise(measured).rows:

@@ -133,6 +133,7 @@ class SweepReport(TabularResult):
         yield f"excluded    {excluded}; search exact, a scan of all vectors"
         if warning := setting.warning:
             yield f"WARNING     {warning}"
+        yield from setting.intervals.lines()
 
     def _drawn(self) -> str:
         if self.unit == "image":

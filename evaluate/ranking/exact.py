@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from cbmir.device import place
 from cbmir.evaluate.ranking.keys import cosines_of, places_of
-from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
+from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, ExclusionMask, Scan
 from cbmir.schema import Vectors
 from cbmir.search.ranker import Exclusion, Gallery, Positions, Ranking, ranker
 from cbmir.store import Collection
@@ -37,27 +37,29 @@ class ExactScan:
         best = Scan(queries, depth, len(exclusions), self._device)
         with tqdm(total=len(gallery), desc="exact search", unit="image", leave=False, disable=None) as bar:
             for positions, vectors in gallery.chunks(CHUNK_IMAGES):
-                bars = [
-                    _barred(exclusion, before, positions)
+                masks = [
+                    _excluded_within(exclusion, before, positions)
                     for exclusion, before in zip(exclusions, (None, *exclusions), strict=False)
                 ]
-                best.show(positions, vectors, bars, last=positions[-1] == len(gallery) - 1)
+                best.add(positions, vectors, masks, last=positions[-1] == len(gallery) - 1)
                 bar.update(len(positions))
         return [Ranking(places_of(keys), cosines_of(keys).astype(np.float32)) for keys in best.keys]
 
 
-def _barred(exclusion: Exclusion, before: Exclusion | None, positions: Positions) -> Callable[[slice], Bar]:
+def _excluded_within(
+    exclusion: Exclusion, before: Exclusion | None, positions: Positions
+) -> Callable[[slice], ExclusionMask]:
     """What is barred within a chunk, with columns instead of positions."""
     first, last = positions[0], positions[-1]
     columns = None if exclusion.kept is None else np.flatnonzero(exclusion.kept[positions])
-    known = before is not None and exclusion.bars_as(before)
+    known = before is not None and exclusion.excludes_as(before)
 
-    def within(block: slice) -> Bar:
+    def within(block: slice) -> ExclusionMask:
         if known:
-            return Bar(None, None, columns)
+            return ExclusionMask(None, None, columns)
         rows, barred = exclusion.pairs(block)
         there = (barred >= first) & (barred <= last)
         pairs = rows[there], np.searchsorted(positions, barred[there])
-        return Bar(pairs, exclusion.mask(block, positions), columns)
+        return ExclusionMask(pairs, exclusion.mask(block, positions), columns)
 
     return within

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.evaluate.ranking.trial import NONE, Codes, Images, Places, Trial, text_ids
-from cbmir.filters import Condition, Where
+from cbmir.filters import SCOPED, Condition, Where
 from cbmir.search.ranker import Mask, Pairs
 
 DATASET = "dataset"
@@ -90,9 +90,7 @@ class Exclusion:
         """The conditions of one query; what bars nothing is none, so that the store can share filters among queries."""
         names, shared = self._conditions
         codes = self._trial.queries.codes
-        where = tuple(
-            Condition(field, "!=", names[field][codes[field][row]]) for field in self.fields if shared[field][row]
-        )
+        where = tuple(_not(field, names[field][codes[field][row]]) for field in self.fields if shared[field][row])
         if not where and self._own[row] != NONE:
             where = (Condition("id", "!=", tuple(text_ids(self._trial.queries.ids[row : row + 1]))),)
         return where
@@ -112,7 +110,7 @@ class Exclusion:
         part.kept = kept
         return part
 
-    def bars_as(self, other: object) -> bool:
+    def excludes_as(self, other: object) -> bool:
         """Whether the same is barred for the same queries, in whatever part of the gallery."""
         return isinstance(other, Exclusion) and self._trial is other._trial and self.fields == other.fields
 
@@ -128,6 +126,13 @@ class Exclusion:
     def across_datasets(self) -> bool:
         """Whether images of the query's data set are barred."""
         return self._datasets is not None
+
+
+def _not(field: str, values: tuple[str, ...]) -> Condition:
+    """Without the value of a field; of an id that is told apart by data set, the values are the id and the data set."""
+    if field in SCOPED and len(values) > 1:
+        return Condition(field, "!=", values[:1], dataset=values[1])
+    return Condition(field, "!=", values)
 
 
 def copies(trial: Trial, exclusion: Exclusion) -> int:

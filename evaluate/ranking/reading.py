@@ -28,7 +28,7 @@ from cbmir.evaluate.ranking.trial import (
     text_ids,
 )
 from cbmir.evaluate.setting import NO_LABEL
-from cbmir.filters import Condition, Where
+from cbmir.filters import SCOPED, Condition, Where, scope_of
 from cbmir.schema import FIELDS, StoredPoint, Vectors
 from cbmir.store import Collection
 
@@ -36,7 +36,8 @@ HELD_BYTES = 2 << 30
 """Vectors of a gallery up to this size are held in memory; of a larger one they are read again, in chunks."""
 
 Column = tuple[str, bool]
-"""A field, and whether images without a value of it get `NO_LABEL`."""
+"""A field, and whether images without a value of it get `NO_LABEL`; of an id of `SCOPED`, whether it is told apart by
+data set: then its values are the id and, unless it means the same everywhere, the data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ def _scrolled(
 ) -> _Part:
     """Read the images of a filter that satisfy one of some others, all of whose further conditions are given."""
     heads = [name.partition(".")[0] for name, _ in vocabularies if name != PATHS]
+    heads += ["dataset"] * any(name in SCOPED and apart for name, apart in vocabularies)
     paths = ("labels", "modality", "anatomic_region") if any(name == PATHS for name, _ in vocabularies) else ()
     tested = (item.field for rest in rests.values() for item in rest)
     fields = list(dict.fromkeys([*heads, *paths, *tested]))
@@ -235,10 +237,18 @@ def _with_vectors(collection: Collection, table: Table, asked: Sequence[Where]) 
 def _values(points: Sequence[StoredPoint], name: str, with_no_label: bool) -> Iterator[Values]:
     if name == PATHS:
         return (_paths(point, with_no_label) for point in points)
+    if name in SCOPED:
+        return (_scoped(point, name, apart=with_no_label) for point in points)
     head, _, key = name.partition(".")
     found = (point.payload.get(head) for point in points)
     values = map(_texts, ((value or {}).get(key) for value in found) if key else found)
     return (value or (NO_LABEL,) for value in values) if with_no_label else values
+
+
+def _scoped(point: StoredPoint, name: str, *, apart: bool) -> Values:
+    value = _texts(point.payload.get(name))
+    scope = scope_of(value[0], point.payload.get("dataset")) if value and apart else None
+    return (*value[:1], scope) if scope else value[:1]
 
 
 def _texts(value: Any) -> Values:

@@ -140,7 +140,14 @@ class Relations:
             for left, right, grade in data.get("relations", []):
                 if isinstance(left, dict | list) or isinstance(right, dict | list):
                     raise ValueError("a label is a list or a mapping, not a text")
-                grades[str(left), str(right)] = grades[str(right), str(left)] = float(grade)
+                pair = str(left), str(right)
+                if left == right:
+                    raise ValueError(
+                        f"{pair[0]!r} is paired with itself; `same` is the grade of every label with itself"
+                    )
+                if grades.get(pair, float(grade)) != float(grade):
+                    raise ValueError(f"{pair[0]!r} and {pair[1]!r} have two grades")
+                grades[pair] = grades[pair[::-1]] = float(grade)
             relations = cls(float(data.get("same", 3)), grades)
         except (*NOT_READ, yaml.YAMLError) as error:
             reason = one_line(error)

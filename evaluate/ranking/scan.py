@@ -33,7 +33,7 @@ _DENSE = 256  # one image in so many a candidate: multiplying all of them again 
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class ExclusionMask:
     """What the queries of a block may not find in a chunk.
 
     Attributes:
@@ -78,7 +78,7 @@ class Scan:
         Args:
             queries: (n, dim) of unit length.
             depth: Images to find a query.
-            terms: Sets of bars, see `show`.
+            terms: Sets of masks, see `show`.
             device: Of the products.
             half: Whether to make a first pass in half precision; None where a CPU has bfloat16 in hardware (CUDA may
                 add up in bfloat16 too, so that less is known of the error) and vectors are long enough to gain by it.
@@ -98,15 +98,15 @@ class Scan:
         self._half = HalfPass(self._unsure) if half else None
         self.keys = np.full((terms, len(queries), depth), MISSING)
 
-    def show(
-        self, places: Places, vectors: Vectors, bars: Sequence[Callable[[slice], Bar]], *, last: bool = False
+    def add(
+        self, places: Places, vectors: Vectors, masks: Sequence[Callable[[slice], ExclusionMask]], *, last: bool = False
     ) -> None:
         """Score a chunk of the gallery against all queries.
 
         Args:
             places: (m,) rising places in the gallery, none shown before.
             vectors: (m, dim) of unit length, m at least 1.
-            bars: For each of the terms, what a block of queries may not find; also on all terms that follow.
+            masks: For each of the terms, what a block of queries may not find; also on all terms that follow.
             last: Whether no chunk follows. Of an only chunk, float32 products are taken again just where they are
                 close; else all candidates' are, as they may turn out close to those of another chunk.
         """
@@ -121,12 +121,12 @@ class Scan:
         blocks = [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
         with torch.inference_mode():
             if self._half is not None:
-                blocks = self._shown_in_half(self._half, blocks, places, gallery, bars)
+                blocks = self._shown_in_half(self._half, blocks, places, gallery, masks)
             buffer = self._buffer(blocks, width, torch.float32)
             for block in blocks:
                 table = buffer[: block.stop - block.start]
                 torch.mm(self._queries[block], gallery.T, out=table[:, : len(gallery)])
-                found = self._found(Scores(table, 0.0, lambda least: least - self._unsure), len(gallery), block, bars)
+                found = self._found(Scores(table, 0.0, lambda least: least - self._unsure), len(gallery), block, masks)
                 self._merge(found, block, gallery, places, alone)
 
     def _shown_in_half(
@@ -135,7 +135,7 @@ class Scan:
         blocks: list[slice],
         places: Places,
         gallery: "torch.Tensor",
-        bars: Sequence[Callable[[slice], Bar]],
+        masks: Sequence[Callable[[slice], ExclusionMask]],
     ) -> list[slice]:
         """Score a chunk after a first pass in half precision; give back the blocks that are left where it is dropped.
 
@@ -148,7 +148,7 @@ class Scan:
         buffer = self._buffer(blocks, width, torch.bfloat16)
         for number, block in enumerate(blocks):
             queries = self._queries[block]
-            found = self._found(scores(queries, buffer[: len(queries)]), len(gallery), block, bars)
+            found = self._found(scores(queries, buffer[: len(queries)]), len(gallery), block, masks)
             if max(len(item.rows) for item in found) > len(queries) * max(_CROWD * self._depth, width // _DENSE):
                 self._half = None
                 return blocks[number:]
@@ -161,10 +161,12 @@ class Scan:
         rows = blocks[0].stop - blocks[0].start if blocks else 0
         return torch.full((rows, width), -torch.inf, dtype=dtype, device=self._queries.device)
 
-    def _found(self, scores: Scores, count: int, block: slice, bars: Sequence[Callable[[slice], Bar]]) -> list[_Found]:
+    def _found(
+        self, scores: Scores, count: int, block: slice, masks: Sequence[Callable[[slice], ExclusionMask]]
+    ) -> list[_Found]:
         """The candidates on each of the terms."""
         found = []
-        for keys, bar in zip(self.keys, bars, strict=True):
+        for keys, bar in zip(self.keys, masks, strict=True):
             barred = bar(block)
             _fill(scores.table[:, :count], barred)
             table, columns = scores.table, barred.columns
@@ -206,7 +208,7 @@ def _tensor(array: NDArray[np.generic], like: "torch.Tensor") -> "torch.Tensor":
     return torch.from_numpy(array).to(like.device)
 
 
-def _fill(scores: "torch.Tensor", bar: Bar) -> None:
+def _fill(scores: "torch.Tensor", bar: ExclusionMask) -> None:
     import torch
 
     if bar.pairs is not None:

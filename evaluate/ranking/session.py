@@ -25,7 +25,7 @@ from cbmir.evaluate.ranking.trial import (
     classes_of,
     labelled,
 )
-from cbmir.filters import Where
+from cbmir.filters import SCOPED, Where
 from cbmir.search.ranker import Ranker, Ranking, ranker_named
 from cbmir.store import Collection
 
@@ -268,7 +268,9 @@ def _columns(protocol: RetrievalProtocol, fields: Fields) -> dict[str, Column]:
     """The columns that a measurement reads, by the name that it knows them by."""
     include = protocol.unlabelled == "include"
     names = dict.fromkeys((*protocol.fields, *fields, *([PATHS] if protocol.graded else [])))
-    return {name: (name, include and name in (protocol.label, PATHS)) for name in names}
+    flagged = {protocol.label, PATHS} if include else set()
+    flagged |= set(SCOPED) if protocol.patients == "dataset" else set()
+    return {name: (name, name in flagged) for name in names}
 
 
 def _distinct(name: str, *images: Images) -> int:

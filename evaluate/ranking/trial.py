@@ -86,6 +86,41 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes that macro means are taken over: a query counts in each class that it has.
+
+    Attributes:
+        owners: (pairs,) the query of each pair, rising.
+        codes: (pairs,) its class.
+        names: What these codes mean.
+    """
+
+    owners: Places
+    codes: Codes
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sets: Iterable[Sequence[str]]) -> "Classes":
+        """The classes of queries from the values of each; a query without any has no pair."""
+        sets = [tuple(dict.fromkeys(values)) for values in sets]
+        names = tuple(sorted({name for values in sets for name in values}))
+        places = {name: place for place, name in enumerate(names)}
+        owners = np.repeat(np.arange(len(sets)), [len(values) for values in sets])
+        return cls(owners, np.array([places[name] for values in sets for name in values], np.int32), names)
+
+    def take(self, rows: NDArray[np.bool_]) -> "Classes":
+        """Those of some queries, numbered anew."""
+        kept = rows[self.owners]
+        return Classes((np.cumsum(rows) - 1)[self.owners[kept]], self.codes[kept], self.names)
+
+    def having(self, code: int, queries: int) -> NDArray[np.bool_]:
+        """(queries,) which queries have a class."""
+        flags = np.zeros(queries, np.bool_)
+        flags[self.owners[self.codes == code]] = True
+        return flags
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """Queries and gallery of a measurement.
 
@@ -94,7 +129,7 @@ class Trial:
         queries: Images that have a label, unless those without were asked for too.
         gallery: Images, with and without a label.
         vocabularies: By field, what the codes of both mean.
-        classes: (queries,) code of each query's class: the first value of its label field; -1 for none.
+        classes: (queries,) code of the first value of each query's label field; -1 for none.
         class_names: What these codes mean.
         query_vectors: (queries, dim).
         gallery_vectors: (gallery, dim), None where they are too many to be held: then `stream_gallery` reads them.
@@ -119,6 +154,15 @@ class Trial:
     unlabelled: int
     own_places: Places
     clusters: Codes
+
+    def label_sets(self) -> list[Values]:
+        """The values of the label field of each query."""
+        vocabulary = list(self.vocabularies[self.protocol.label])
+        return [vocabulary[code] for code in self.queries.codes[self.protocol.label].tolist()]
+
+    def class_pairs(self) -> Classes:
+        """All classes of each query, which macro means are taken over whatever the order of its labels."""
+        return Classes.of(self.label_sets())
 
     def without_label(self, images: Images) -> int:
         """How many of some images of this trial have no label, whether they take part or not."""

@@ -14,12 +14,12 @@ from cbmir.limit_options import image_limit_options
 from cbmir.options import (
     EXIT_FAILURES,
     encoder_options,
-    foretell,
     index_timeout_option,
     json_option,
     layout_options,
     opened,
     own_name_option,
+    print_estimate,
     say,
     store_option,
 )
@@ -75,7 +75,7 @@ def reindex_(
         network = given(encoder, settings)
         source = StoredSource(old, options["root"])
         layout = layout.expecting(source.total or None)
-        foretell(store, new_name, network.card, layout)
+        print_estimate(store, new_name, network.card, layout)
         with open_target(store, old, network.card, new_name, layout) as new:
             say(f"{name} -> {new.name}, which holds {counted(new.count(), 'image')}; {encoder} on {network.running_on}")
             with tqdm(total=source.total, unit="image", disable=None) as bar:

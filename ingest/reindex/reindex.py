@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cbmir.collections.versions import begin, versions
+from cbmir.dicomcard import CARD, settings_of
 from cbmir.errors import CbmirError, CollectionError, ImageError
 from cbmir.fingerprint import EncoderCard
 from cbmir.ingest.report import Failure, IngestReport
@@ -14,6 +15,7 @@ from cbmir.paths import is_uri
 from cbmir.root import Root
 from cbmir.schema import StoredPoint, record_of
 from cbmir.store import Collection, Layout, Store
+from cbmir.store.sources import check_dicom
 from cbmir.units import counted
 
 
@@ -32,6 +34,7 @@ class StoredSource:
         self._collection = collection
         self.root = root
         self._root = Root(root)
+        self._dicom = settings_of(collection)
 
     def __iter__(self) -> Iterator[SourceImage | Failure]:
         """All images; a point that is none, or a URI without a file below the root, is a failure."""
@@ -50,7 +53,7 @@ class StoredSource:
                 return Failure(record.filepath, place, f"is a URI without a file below {self._root.folder}")
             return SourceImage(record, Asset(path))
         try:
-            return SourceImage(record, stored_asset(self._root, record.filepath))
+            return SourceImage(record, stored_asset(self._root, record.filepath, self._dicom))
         except ImageError as error:
             return Failure(record.filepath, place, str(error))
 
@@ -80,13 +83,13 @@ def open_target(store: Store, old: Collection, card: EncoderCard, new_name: str 
         FingerprintError: the collection of the other name holds the vectors of another encoder.
     """
     if new_name is not None:
-        return store.open_or_create(new_name, card, layout)
+        return _with_dicom(old, store.open_or_create(new_name, card, layout))
     if old.card.fingerprint == card.fingerprint:
         raise CollectionError(
             f"{old.name} holds vectors of {card.name} (fingerprint {card.fingerprint}) already; "
             "to make them again, give --as NAME"
         )
-    return store.open(begin(store, old.name, card, layout, resume=True))
+    return _with_dicom(old, store.open(begin(store, old.name, card, layout, resume=True)))
 
 
 def hindrance(old: Collection, new: Collection, report: IngestReport) -> str | None:
@@ -105,3 +108,15 @@ def hindrance(old: Collection, new: Collection, report: IngestReport) -> str | N
     if others < 0 or old.count() != report.read:
         return f"{old.name} has changed meanwhile; run the same command again"
     return None
+
+
+def _with_dicom(old: Collection, new: Collection) -> Collection:
+    """The new collection, which remembers how DICOM is read before the first image is in it."""
+    if card := old.metadata().get(CARD):
+        try:
+            check_dicom(old.metadata(), new)
+        except CbmirError:
+            new.close()
+            raise
+        new.set_metadata({CARD: card})
+    return new

@@ -16,7 +16,7 @@ __all__ = ["GIVEN_FIELDS", "ReadSource", "Source", "SourceImage", "SourceOptions
 class _Reader(Protocol):
     FORM: str
 
-    def accepts(self, path: Path) -> bool: ...
+    def accepts(self, path: Path, options: SourceOptions) -> bool: ...
 
     def read(self, path: Path, options: SourceOptions) -> ReadSource: ...
 
@@ -28,11 +28,12 @@ def open_source(path: Path, options: SourceOptions | None = None) -> ReadSource:
         SourceError: there is nothing, or nothing that any source reads.
     """
     readers = _readers()
+    options = options or SourceOptions()
     try:
         path.stat()
         for reader in readers:
-            if reader.accepts(path):
-                return reader.read(path, options or SourceOptions())
+            if reader.accepts(path, options):
+                return reader.read(path, options)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceError(f"no source {path}") from error
     except OSError as error:  # too long, a loop of links, not allowed

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from cbmir.errors import RecordError, SourceError
 from cbmir.ingest.report import Failure
+from cbmir.ingest.sources.dicom_options import DicomOptions
 from cbmir.ingest.tables.columns import GIVEN_FIELDS
 from cbmir.ingest.tables.options import TableOptions
 from cbmir.ingest.tables.reading import Reading
@@ -56,6 +57,7 @@ class SourceOptions:
         prefixes: Beginnings of written paths that are replaced.
         links: Whether symbolic links are followed; they are passed over otherwise.
         uris: Whether a URI that is no file is the name of an image, as where no file is opened.
+        dicom: How DICOM is read.
 
     Raises:
         SourceError: a text is no Unicode, as bytes on a command line may be.
@@ -69,6 +71,7 @@ class SourceOptions:
     prefixes: PathPrefixes = field(default_factory=PathPrefixes)
     links: bool = True
     uris: bool = False
+    dicom: DicomOptions = field(default_factory=DicomOptions)
 
     def __post_init__(self) -> None:
         for text in (self.dataset or "", *self.constants.values()):
@@ -84,8 +87,8 @@ class Source(Protocol):
     """Yields image records; a row that can't be one is a `Failure`, never lost."""
 
     @property
-    def root(self) -> Path:
-        """Folder that the file paths of its records are relative to."""
+    def root(self) -> Path | None:
+        """Folder that the file paths of its records are relative to; None where they are no paths."""
 
     @property
     def total(self) -> int | None:

@@ -33,7 +33,7 @@ _KEPT = 50_000
 _OFF = ("0", 0, "", None)
 
 
-def accepts(path: Path) -> bool:
+def accepts(path: Path, _options: SourceOptions | None = None) -> bool:
     """Whether the path looks like a table."""
     return path.is_file() and path.name.lower().endswith(SUFFIXES)
 

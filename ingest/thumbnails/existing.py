@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cbmir.device import cores
+from cbmir.dicomcard import settings_of
 from cbmir.errors import ImageError
 from cbmir.filters import Where, resolve
 from cbmir.ingest.interrupt import Interrupt
@@ -102,6 +103,7 @@ class _Run:
         self.report = ThumbnailReport(collection.name)
         self._collection = collection
         self._root = Root(root)
+        self._dicom = settings_of(collection)
         self._place = place
         self._where = where
         self._loading = 0
@@ -154,7 +156,7 @@ class _Run:
         return good
 
     def _task(self, point: StoredPoint) -> Wanted:
-        asset, shown = stored_asset(self._root, _filepath(point)), point.payload.get("thumbnail_url")
+        asset, shown = stored_asset(self._root, _filepath(point), self._dicom), point.payload.get("thumbnail_url")
         path, there = self._place.path(point.id), shown == self._place.url(point.id)
         return Wanted(asset, point.payload.get("sha256"), path, there, thumbnail_mode=self._place.mode)
 

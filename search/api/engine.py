@@ -145,7 +145,7 @@ class Engine:
         Raises:
             ImageError: it can't be decoded.
         """
-        asset = _uploaded(data)
+        asset = self._searchers[collection].dicom.as_gallery(_uploaded(data))
         picture = self._shelves[collection].render(asset)
         return _large(picture), picture.size
 

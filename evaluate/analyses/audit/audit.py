@@ -17,7 +17,7 @@ from cbmir.evaluate.analysis import analysis
 from cbmir.evaluate.configuration import Option, Texts, Written
 from cbmir.evaluate.options import Excluding, OneSearch
 from cbmir.evaluate.protocol import BOTH, MAX_K, wording
-from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.description import in_several_datasets, patients
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE
 from cbmir.evaluate.results import Result
@@ -70,6 +70,7 @@ def audit_collection(collection: Collection, terms: AuditTerms | None = None) ->
         patients=find_shared_patients(trial),
         confounding=measure_confounding(session, trial, fields),
         datasets=datasets,
+        ids_in_several_datasets=in_several_datasets(trial),
         contamination=tuple(contamination(collection.card, datasets)),
     )
 
@@ -118,6 +119,8 @@ def audit(collection: Collection, asked: AuditConfiguration) -> Result:
         search=asked.search,
         draws=asked.draws,
         seed=asked.seed,
+        interval=asked.interval,  # type: ignore[arg-type]  # checked
+        patients=asked.patients,  # type: ignore[arg-type]  # checked
         device=asked.device,
     )
     report = audit_collection(collection, terms).of("audit", asked)

@@ -11,20 +11,21 @@ its chance level: that of neighbours drawn at random from what each image may fi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cbmir.evaluate.intervals import resampled
 from cbmir.evaluate.metrics import Scores, group_sums
-from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.description import resampler_of
 from cbmir.evaluate.ranking.exclusion import DATASET, Exclusion
 from cbmir.evaluate.ranking.relevance import BLOCK
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE, Codes, Places, Trial
-from cbmir.evaluate.significance import Interval, Resampler
+from cbmir.evaluate.significance import Resampler
 
 MAX_CELLS = 1 << 25
 """Distinct labels x distinct values of a confounder: a table of them is held."""
@@ -35,6 +36,57 @@ Tally = NDArray[np.int64]
 query's label, of the same place, those with a label and a place, and all."""
 
 _KNOWN, _ALL = 4, 5
+
+
+MOST_PLACES = 20
+"""Values of a confounder that are looked at by themselves: those with most queries."""
+
+_SEEN = 2.8
+"""Standard errors by which a figure must differ for four of five samples to tell at a level of .05."""
+
+
+def _pull(low: float, high: float, chance: float) -> Pull:
+    if low > chance:
+        return "label"
+    return "confounder" if high < chance else "unclear"
+
+
+def _detectable(low: float, high: float) -> float:
+    """The least difference from chance that four of five such samples would show, from a 95% interval."""
+    return _SEEN * (high - low) / 3.92
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The queries of one value of a confounder: a large site can hide what happens at a small one, and the reverse.
+
+    Attributes:
+        value: The value.
+        queries: Its queries.
+        share: Their part of all queries that have a value.
+        index: As of all queries, of these alone.
+        low: Lower end of its 95% interval; NaN where there is none.
+        high: Upper end.
+        chance: The index by chance.
+    """
+
+    value: str
+    queries: int
+    share: float
+    index: float
+    chance: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def pull(self) -> Pull:
+        """See `Confounding.pull`."""
+        return _pull(self.low, self.high, self.chance)
+
+    @property
+    def detectable(self) -> float:
+        """See `Confounding.detectable`."""
+        return _detectable(self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +111,7 @@ class Confounding:
         ratio_low: Lower end of its interval.
         ratio_high: Upper end.
         ratio_chance: The ratio of these sums.
+        places: The values with most queries, each by itself.
     """
 
     field: str
@@ -78,13 +131,17 @@ class Confounding:
     ratio_low: float = math.nan
     ratio_high: float = math.nan
     ratio_chance: float = math.nan
+    places: tuple[Place, ...] = ()
 
     @property
     def pull(self) -> Pull:
         """What neighbours follow more than they would by chance; ``unclear`` where the index may be at chance level."""
-        if self.low > self.chance:
-            return "label"
-        return "confounder" if self.high < self.chance else "unclear"
+        return _pull(self.low, self.high, self.chance)
+
+    @property
+    def detectable(self) -> float:
+        """The least difference of the index from chance that four of five such samples would show; NaN if unknown."""
+        return _detectable(self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +150,14 @@ class _Sums:
 
     Attributes:
         finding: What is known of the field so far.
-        clusters: (clusters, 4) the first four kinds of neighbours, summed over the queries of each cluster.
-        lone: Whether fewer than two clusters have a query.
+        clusters: (clusters, 1 + places, 4) the first four kinds of neighbours, summed over the queries of each cluster:
+            all of them, then those of each place.
+        asked: (1 + places,) clusters that have a query.
     """
 
     finding: Confounding
     clusters: Scores
-    lone: bool
+    asked: NDArray[np.int64]
 
 
 def measure_confounding(session: Session, trial: Trial, fields: Sequence[str]) -> tuple[Confounding, ...]:
@@ -122,12 +180,21 @@ def measure_confounding(session: Session, trial: Trial, fields: Sequence[str]) -
     relevance = session.relevance(trial, exclusion)
     alike = relevance.levels[relevance.table] >= relevance.threshold
     (ranking,) = session.rank(trial, protocol.searches[0], (protocol.excluded_fields,), protocol.depth)
-    resampler = Resampler(patients(trial)[trial.classes != NONE], protocol.draws, protocol.seed)
+    resampler = resampler_of(trial, trial.classes != NONE)
     sums = [_summed(trial, exclusion, alike, ranking.positions, finding, resampler) for finding in measured]
-    for item, interval in zip(sums, _intervals(sums, resampler), strict=True):
-        (low, ratio_low), (high, ratio_high) = interval.low.tolist(), interval.high.tolist()
-        ends = {"low": low, "high": high, "ratio_low": ratio_low, "ratio_high": ratio_high}
-        findings[item.finding.field] = replace(item.finding, **ends)
+    for item in sums:
+        (index, *places), (ratio, *_) = _intervals(item, resampler)
+        findings[item.finding.field] = replace(
+            item.finding,
+            low=index[0],
+            high=index[1],
+            ratio_low=ratio[0],
+            ratio_high=ratio[1],
+            places=tuple(
+                replace(place, low=low, high=high)
+                for place, (low, high) in zip(item.finding.places, places, strict=True)
+            ),
+        )
     return tuple(findings.values())
 
 
@@ -176,28 +243,38 @@ def _summed(
         ratio_chance=float(ratio_chance),
     )
     labelled = labels > 0
-    queries = group_sums(asked[labelled, np.newaxis], resampler.codes)
-    return _Sums(finding, group_sums(found[labelled, :4], resampler.codes), int((queries > 0).sum()) < 2)
+    masks = [asked]
+    places = []
+    names = [", ".join(values) for values in trial.vocabularies[finding.field]]
+    queries = np.bincount(values[asked], minlength=len(names))
+    for code in np.argsort(-queries, kind="stable")[:MOST_PLACES]:
+        if queries[code]:
+            mine = asked & (values == code)
+            masks.append(mine)
+            own, _ = _figures(found[mine, :4].sum(axis=0))
+            by_chance, _ = _figures(share[mine] @ findable[mine, :4])
+            part = float(queries[code] / queries.sum())
+            places.append(Place(names[code], int(queries[code]), part, float(own), float(by_chance)))
+    codes = resampler.codes
+    clusters = [group_sums((found[:, :4] * mask[:, np.newaxis])[labelled], codes) for mask in masks]
+    having = [np.count_nonzero(group_sums(mask[labelled, np.newaxis], codes)) for mask in masks]
+    return _Sums(replace(finding, places=tuple(places)), np.stack(clusters, axis=1), np.array(having, np.int64))
 
 
-def _intervals(sums: Sequence[_Sums], resampler: Resampler) -> list[Interval]:
-    """Those of index and ratio of each field, all on the same draws."""
-    clusters = np.stack([item.clusters for item in sums], axis=1)  # (clusters, fields, 4)
-    flat = clusters.reshape(len(clusters), -1).astype(np.float32)
-    drawn = np.concatenate(
-        [
-            np.zeros((0, len(sums), 2)),
-            *(
-                np.stack(_figures((block @ flat).reshape(len(block), len(sums), 4)), axis=-1)
-                for block in resampler.blocks()
-            ),
-        ]
-    )
-    none = Interval(*np.full((2, 2), np.nan))
-    return [
-        none if item.lone or not len(drawn) else resampler.interval(drawn[:, column])
-        for column, item in enumerate(sums)
-    ]
+def _intervals(sums: _Sums, resampler: Resampler) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Those of the index of all queries and of each place, and those of the ratio; all fields see the same draws."""
+    width = sums.clusters.shape[1]
+    flat = sums.clusters.reshape(len(sums.clusters), -1).astype(np.float32)
+
+    def figures(blocks: Iterable[NDArray[np.float32]]) -> Scores:
+        parts = (np.hstack(_figures((block @ flat).reshape(len(block), width, 4))) for block in blocks)
+        return np.concatenate([np.empty((0, 2 * width)), *parts])
+
+    whole = np.concatenate(_figures(sums.clusters.sum(axis=0)))
+    without = figures(resampler.lacking()) if resampler.method == "bca" else np.empty((0, 2 * width))
+    ends = resampled(figures(resampler.blocks()), np.tile(sums.asked, 2), resampler.method, whole, without)
+    pairs = list(zip(ends.low.tolist(), ends.high.tolist(), strict=True))
+    return pairs[:width], pairs[width:]
 
 
 def _figures(sums: NDArray[Any]) -> tuple[Scores, Scores]:

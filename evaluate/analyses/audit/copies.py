@@ -14,7 +14,7 @@ from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.audit.patients import split_pairs, splits_of
 from cbmir.evaluate.analyses.retrieval import write_parts
 from cbmir.evaluate.ranking.keys import cosines_of, places_of
-from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, Bar, Scan
+from cbmir.evaluate.ranking.scan import CHUNK_IMAGES, ExclusionMask, Scan
 from cbmir.evaluate.ranking.trial import SCROLL_IMAGES, Images, Places, Trial, packed, text_ids
 from cbmir.evaluate.results import Asked
 from cbmir.schema import SPLITS
@@ -211,7 +211,7 @@ def _near(
         best = Scan(vectors[block], COPIES, device=device)
         for first in range(0, len(there), CHUNK_IMAGES):
             chunk = there[first : first + CHUNK_IMAGES]
-            best.show(chunk, vectors[chunk], [_nothing_barred])
+            best.add(chunk, vectors[chunk], [_nothing_excluded])
             bar.update(len(block) * len(chunk))
         keys = best.keys[0]
         cosines = cosines_of(keys)
@@ -227,9 +227,9 @@ def _near(
     return _Near(side, places, copies, near)
 
 
-def _nothing_barred(block: slice) -> Bar:
+def _nothing_excluded(block: slice) -> ExclusionMask:
     none = np.zeros(0, np.int64)
-    return Bar((none, none))
+    return ExclusionMask((none, none))
 
 
 def _pairs(

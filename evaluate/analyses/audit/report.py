@@ -12,10 +12,13 @@ from cbmir.evaluate.analyses.audit.copies import COPIES, CopyPairs, SplitCopies
 from cbmir.evaluate.analyses.audit.patients import Patients
 from cbmir.evaluate.analyses.audit.terms import AuditTerms
 from cbmir.evaluate.protocol import NAMED, wording
-from cbmir.evaluate.results import Asked, TabularResult, row_json
+from cbmir.evaluate.results import Asked, TabularResult, figure, row_json
 from cbmir.evaluate.setting import Header, Omission, PatientCounts
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
+
+DOMINANT = 0.8
+"""Share of the queries from which one value of a confounder decides the index of all."""
 
 NO_PATIENT = "no image has a patient_id:"
 
@@ -64,6 +67,7 @@ class AuditReport(TabularResult):
         confounding: By confounder.
         datasets: Images of each data set.
         contamination: What the encoder is known to have seen, by data set.
+        ids_in_several_datasets: Patient ids of several data sets that count as a patient in each.
         version: Of cbmir.
         asked: What it is the answer to.
     """
@@ -84,6 +88,7 @@ class AuditReport(TabularResult):
     confounding: tuple[Confounding, ...]
     datasets: Mapping[str, int]
     contamination: tuple[Contamination, ...]
+    ids_in_several_datasets: int = 0
     version: str = cbmir.__version__
     asked: Asked | None = None
 
@@ -105,6 +110,8 @@ class AuditReport(TabularResult):
                 ),
             ),
             patients={"images": self.people},
+            patients_by=self.terms.patients,
+            ids_in_several_datasets=self.ids_in_several_datasets,
         )
 
     @property
@@ -129,7 +136,14 @@ class AuditReport(TabularResult):
             "encoder": {**self.encoder.as_json(), "fingerprint": self.encoder.fingerprint},
             "copies": [asdict(item) for item in self.copies],
             "patients": asdict(self.patients),
-            "confounding": [{**row_json(item), "pull": item.pull} for item in self.confounding],
+            "confounding": [
+                {
+                    **row_json(item),
+                    "pull": item.pull,
+                    "places": [row_json(place) | {"pull": place.pull} for place in item.places],
+                }
+                for item in self.confounding
+            ],
             "contamination": [{**asdict(item), "images": self.datasets[item.dataset]} for item in self.contamination],
             "rows": [row_json(row) for row in self.rows],
         }
@@ -197,6 +211,13 @@ class AuditReport(TabularResult):
             for measure in ("same_label_elsewhere", "other_label_same_place", "neighbours", "neighbours_left_out"):
                 yield AuditRow(*row, measure, getattr(item, measure), item.neighbours + item.neighbours_left_out)
             yield AuditRow(*row, "queries_left_out", item.queries_left_out, item.queries + item.queries_left_out)
+            yield AuditRow(*row, "detectable", item.detectable, item.queries)
+            for place in item.places:
+                name = ("confounding", f"{item.field}={place.value}")
+                yield AuditRow(*name, "index", place.index, place.queries, place.low, place.high)
+                yield AuditRow(*name, "index_by_chance", place.chance, place.queries)
+                yield AuditRow(*name, "share_of_queries", place.share, item.queries)
+                yield AuditRow(*name, "detectable", place.detectable, place.queries)
 
     def _contamination_rows(self) -> Iterator[AuditRow]:
         seen = {"seen": 1.0, "not listed": 0.0, "unknown": math.nan}
@@ -288,13 +309,39 @@ class AuditReport(TabularResult):
                 continue
             interval = "-" if math.isnan(item.low) else f"{item.low:.4f} to {item.high:.4f}"
             yield (
-                f"{head}  {_figure(item.index)}  {interval:16}  {_figure(item.chance)}  {item.pull:10}"
-                f"  {_figure(item.ratio)}  {_figure(item.ratio_chance)}  {item.neighbours_left_out:>19,}"
+                f"{head}  {figure(item.index):>6}  {interval:16}  {figure(item.chance):>6}  {item.pull:10}"
+                f"  {figure(item.ratio):>6}  {figure(item.ratio_chance):>6}  {item.neighbours_left_out:>19,}"
             )
+        yield from self._places()
         yield (
             "ratio: those of its label to those with its value; intervals of the index: "
             f"{counted(terms.draws, 'draw')} of {self.queried.words}, seed {terms.seed}"
         )
+
+    def _places(self) -> Iterator[str]:
+        """The values of each confounder by themselves, and what could be seen at all."""
+        shown = [(item, place) for item in self.confounding for place in item.places]
+        if not shown:
+            return
+        yield "each value by itself; power: the least difference from chance that 4 of 5 such samples would show"
+        wide = max(*(len(f"{item.field}={place.value}") for item, place in shown), len("value"))
+        yield f"{'value':{wide}}  {'queries':>9}   share   index  95% interval      chance  nearer by    power"
+        for item, place in shown:
+            interval = "-" if math.isnan(place.low) else f"{figure(place.low)} to {figure(place.high)}"
+            yield (
+                f"{f'{item.field}={place.value}':{wide}}  {place.queries:>9,}  {place.share:>6.1%}"
+                f"  {figure(place.index):>6}  {interval:16}  {figure(place.chance):>6}  {place.pull:10}"
+                f"  {figure(place.detectable):>6}"
+            )
+        for item in self.confounding:
+            if hidden := item.values - len(item.places) if item.places else 0:
+                yield f"{item.field}: {counted(hidden, 'rarer value')} not shown"
+        for item, place in shown:
+            if place.share > DOMINANT:
+                yield (
+                    f"WARNING     {place.share:.1%} of the queries have {item.field}={place.value}: the index of all "
+                    "is that of these; look at the other values by themselves"
+                )
 
     def _no_patient(self) -> str:
         """Why there are no patients to compare between splits."""
@@ -310,7 +357,3 @@ class AuditReport(TabularResult):
 
 def _subject(first: str, second: str) -> str:
     return f"{first}/{second}"
-
-
-def _figure(value: float) -> str:
-    return f"{'-':>6}" if math.isnan(value) else f"{value:.4f}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
-from cbmir.evaluate.protocol import NAMED, RetrievalProtocol, Unlabelled
+from cbmir.evaluate.intervals import Method
+from cbmir.evaluate.protocol import NAMED, PatientsBy, RetrievalProtocol, Unlabelled
 from cbmir.evaluate.ranking.trial import SCROLL_IMAGES
 from cbmir.evaluate.significance import DRAWS
 from cbmir.filters import Where
@@ -30,6 +31,8 @@ class AuditTerms:
         exclude: Keys of `cbmir.evaluate.protocol.EXCLUDED`: what an image doesn't find among its neighbours.
         draws: Of the bootstrap that gives the intervals; 0 for none.
         seed: Of the bootstrap.
+        interval: How it gives intervals, one of `cbmir.evaluate.intervals.METHODS`.
+        patients: Where a patient id means the same patient, see `cbmir.evaluate.protocol.RetrievalProtocol`.
         device: Of the exact search.
         search: How the neighbours of the confounder index are found, one of `cbmir.evaluate.protocol.searches`. Near
             copies are found by comparing all vectors, whatever it is.
@@ -48,6 +51,8 @@ class AuditTerms:
     exclude: tuple[str, ...] = ("patient",)
     draws: int = DRAWS
     seed: int = 0
+    interval: Method = "expanded"
+    patients: PatientsBy = "dataset"
     device: str = "auto"
     search: str = "exact"
 
@@ -70,6 +75,8 @@ class AuditTerms:
             by=(),
             draws=self.draws,
             seed=self.seed,
+            interval=self.interval,
+            patients=self.patients,
             device=self.device,
         )
 

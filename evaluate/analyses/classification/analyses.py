@@ -1,13 +1,14 @@
 """``cbmir evaluate classify`` and ``cbmir evaluate probe``: what they can be asked."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.report import MEASURES
 from cbmir.evaluate.analyses.classification.votes import TEMPERATURE, VOTES
 from cbmir.evaluate.analysis import analysis
-from cbmir.evaluate.configuration import Conditions, Listed, OneOf, Option, Written
+from cbmir.evaluate.configuration import Conditions, Listed, OneOf, Option, Texts, Written
 from cbmir.evaluate.options import Excluding, Grouped, OneSearch
 from cbmir.evaluate.protocol import BOTH, MAX_K, RetrievalProtocol, conditions
 from cbmir.evaluate.results import Result
@@ -51,8 +52,23 @@ class ClassifyConfiguration(Grouped, Excluding):
             name="protocol",
         ),
     ] = "default"
+    label_columns: Annotated[
+        Texts,
+        Option(
+            "With --protocol paper: label columns of the table in their order, by which equal votes are decided. "
+            "Repeatable.",
+            metavar="COLUMN",
+            default="as the collection's table has them",
+        ),
+    ] = ()
     search: OneSearch = BOTH[0]
     confusion: ConfusionFile = None
+
+    @model_validator(mode="after")
+    def _only_of_the_paper(self) -> Self:
+        if self.label_columns and self.rules != "paper":
+            raise ProtocolError("label-columns decides equal votes with --protocol paper only")
+        return self
 
     @property
     def protocol(self) -> RetrievalProtocol:
@@ -70,7 +86,13 @@ def classify(collection: Collection, asked: ClassifyConfiguration) -> Result:
     """
     from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
 
-    rules = VoteRules(vote=asked.vote, temperature=asked.temperature, k=asked.k, paper=asked.rules == "paper")  # type: ignore[arg-type]  # checked
+    rules = VoteRules(
+        vote=asked.vote,  # type: ignore[arg-type]  # checked
+        temperature=asked.temperature,
+        k=asked.k,
+        paper=asked.rules == "paper",
+        columns=asked.label_columns,
+    )
     terms = KnnTerms(rules=rules, max_k=asked.max_k, val=asked.val + asked.where, measures=asked.measures)
     report = evaluate_classification(collection, asked.protocol, terms).of("classify", asked)
     if asked.confusion:
@@ -83,12 +105,23 @@ class ProbeConfiguration(Grouped):
 
     val: Validation = conditions(["split=val"])
     measures: ClassMeasures = MEASURES
-    epochs: Annotated[int, Field(ge=1), Option("Epochs of training, at most.")] = 100
+    rules: Annotated[
+        str,
+        OneOf("protocol", lambda: ("default", "paper")),
+        Option(
+            "default: logistic regression, trained to its optimum, with the penalty that does best on the validation "
+            "images. paper: AdamW with fixed settings, as in the published program; it may stop before the optimum.",
+            name="protocol",
+        ),
+    ] = "default"
+    epochs: Annotated[int, Field(ge=1), Option("With --protocol paper: epochs of training, at most.")] = 100
     patience: Annotated[
-        int, Field(ge=1), Option("Training stops after this many epochs without a better validation accuracy.")
+        int,
+        Field(ge=1),
+        Option("With --protocol paper: training stops after this many epochs without a better validation accuracy."),
     ] = 20
-    learning_rate: Annotated[float, Field(gt=0), Option("Of AdamW.")] = 1e-3
-    batch_size: Annotated[int, Field(ge=1), Option("Images a step.")] = 512
+    learning_rate: Annotated[float, Field(gt=0), Option("With --protocol paper: of AdamW.")] = 1e-3
+    batch_size: Annotated[int, Field(ge=1), Option("With --protocol paper: images a step.")] = 512
     shots: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
         Listed,
@@ -96,7 +129,21 @@ class ProbeConfiguration(Grouped):
     ] = ()
     draws_shots: Annotated[int, Field(ge=1), Option("Random draws of such images.")] = 5
     confusion: ConfusionFile = None
-    curve: Annotated[Written | None, Option("Write the learning curve as CSV.", metavar="FILE")] = None
+    curve: Annotated[
+        Written | None,
+        Option(
+            "Write the learning curve as CSV: a row an epoch; without --protocol paper a row a penalty.", metavar="FILE"
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _only_of_the_paper(self) -> Self:
+        for name in ("epochs", "patience", "learning_rate", "batch_size"):
+            if self.rules != "paper" and getattr(self, name) != self.__class__.model_fields[name].default:
+                raise ProtocolError(
+                    f"{name.replace('_', '-')} is of the training by epochs; ask for it with --protocol paper"
+                )
+        return self
 
     @property
     def protocol(self) -> RetrievalProtocol:
@@ -115,6 +162,7 @@ def probe(collection: Collection, asked: ProbeConfiguration) -> Result:
     from cbmir.evaluate.analyses.classification.training import ProbeSettings
 
     settings = ProbeSettings(
+        solver="adamw" if asked.rules == "paper" else "lbfgs",
         epochs=asked.epochs,
         patience=asked.patience,
         batch=asked.batch_size,

@@ -7,14 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import CutoffError, ProtocolError
-from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Assessment, Cohort, assess, label_figures, named
+from cbmir.evaluate.analyses.classification.assessment import EVERYONE, Assessment, Cohort, assess, named
+from cbmir.evaluate.analyses.classification.classes import class_figures
 from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, LeftOut, Voting
-from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
+from cbmir.evaluate.analyses.classification.splits import (
+    VALIDATION,
+    MissingValidationError,
+    Splits,
+    column_order,
+    read_splits,
+)
 from cbmir.evaluate.analyses.classification.votes import (
     NONE,
     TEMPERATURE,
     VOTES,
-    Ballots,
+    ClassVotes,
     Flags,
     Labels,
     Shares,
@@ -24,13 +31,12 @@ from cbmir.evaluate.analyses.classification.votes import (
     predict,
     shares,
 )
-from cbmir.evaluate.protocol import RetrievalProtocol
-from cbmir.evaluate.ranking.description import describe, group_masks, patients
+from cbmir.evaluate.protocol import CLASS, RetrievalProtocol
+from cbmir.evaluate.ranking.description import describe, group_masks, resampler_of
 from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import Trial
 from cbmir.evaluate.results import Row
-from cbmir.evaluate.significance import Resampler
 from cbmir.filters import Where
 from cbmir.search.ranker import Ranking
 from cbmir.store import Collection
@@ -41,12 +47,14 @@ class VoteRules:
     """How neighbours vote, and how many.
 
     Attributes:
-        vote: ``mean`` or ``softmax``, see `Ballots`.
+        vote: ``mean`` or ``softmax``, see `ClassVotes`.
         temperature: Of the softmax, above 0.
         k: Neighbours that vote; None to choose the best on validation queries.
         paper: Vote as the published program does, to compare with its figures. A query is answered by no more
             neighbours than the gallery has images of its true class, which it can't know: the figures are too high.
-            The k that it takes is one below the best of 1 to depth - 1, and ties go to the lowest class code.
+            The k that it takes is one below the best of 1 to depth - 1, and ties go to the class whose column comes
+            first in the label table.
+        columns: The names of these columns in their order; none to take what the collection remembers of its table.
 
     Raises:
         ProtocolError: the vote is unknown, the temperature isn't above 0, or the paper's rules are asked of another
@@ -58,6 +66,7 @@ class VoteRules:
     temperature: float = TEMPERATURE
     k: int | None = None
     paper: bool = False
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vote not in VOTES:
@@ -145,7 +154,7 @@ def classify(
     """
     rules = rules or VoteRules()
     choice = choose_k(gallery, val, rules)
-    votes = ballots(gallery, test, rules)
+    votes = class_votes(gallery, test, rules)
     verdicts = Verdicts(test.truth, predict(votes, choice.k), shares(votes, choice.k))
     voteless = int(np.count_nonzero(~verdicts.scores.any(axis=1)))
     return Classification(choice, assess(verdicts, cohort), verdicts, voteless)
@@ -161,7 +170,7 @@ def choose_k(gallery: Labels, val: Asked | None, rules: VoteRules) -> Choice:
         return Choice(rules.k, np.empty(0), rules.k)
     if val is None:
         raise ProtocolError("k is chosen on validation queries and there are none; name them, or give k")
-    scores = micro_f1(ballots(gallery, val, rules), val.truth)
+    scores = micro_f1(class_votes(gallery, val, rules), val.truth)
     if not rules.paper:
         best = int(np.argmax(scores)) + 1
         return Choice(best, scores, best)
@@ -169,7 +178,7 @@ def choose_k(gallery: Labels, val: Asked | None, rules: VoteRules) -> Choice:
     return Choice(max(1, best - 1), scores, best)  # 0, where their program stops, is taken as 1
 
 
-def ballots(gallery: Labels, asked: Asked, rules: VoteRules) -> Ballots:
+def class_votes(gallery: Labels, asked: Asked, rules: VoteRules) -> ClassVotes:
     """The votes of the neighbours that were found for some queries, under some rules.
 
     Raises:
@@ -181,7 +190,7 @@ def ballots(gallery: Labels, asked: Asked, rules: VoteRules) -> Ballots:
         raise ProtocolError("queries and gallery don't share their classes; code both alike")
     if rules.paper and several:
         raise ProtocolError("the paper's protocol knows images of one class only; choose a label with one value")
-    return Ballots(
+    return ClassVotes(
         places=asked.places,
         cosines=asked.cosines,
         labels=gallery,
@@ -240,17 +249,22 @@ def evaluate_classification(
     terms = terms or KnnTerms()
     protocol = replace(protocol, k=(terms.depth,), searches=protocol.searches[:1])
     session = Session.of(collection)
-    splits = _read(session, protocol, terms)
+    columns: tuple[str, ...] = ()
+    ties = ""
+    if terms.rules.paper:
+        columns, ties = column_order(session.collection, terms.rules.columns)
+    splits = _read(session, protocol, terms, columns)
     exclusion, free = (Exclusion(splits.test, fields) for fields in (protocol.excluded_fields, ()))
     contrast = exclusion.images > free.images
     found = _found(session, splits, (*([()] if contrast else []), protocol.excluded_fields))
     relevance = session.relevance(splits.test, exclusion)
     several = splits.coding.several
-    result = _classified(splits, found[-1], cohort_of(splits.test, relevance.covered), terms.rules)
+    cohort = cohort_of(splits.test, relevance.covered)
+    result = _classified(splits, found[-1], cohort, terms.rules)
     together: tuple[Row, ...] = ()
     if contrast:
         covered = session.relevance(splits.test, free).covered
-        plain = replace(cohort_of(splits.test, covered), groups={}, resampler=None)
+        plain = replace(cohort, covered=covered, groups={}, resampler=replace(cohort.resampler, draws=0))
         together = _rows(_classified(splits, found[0], plain, terms.rules), protocol, terms, several)
     gallery = np.bincount(splits.gallery().pairs()[1], minlength=len(splits.coding.classes))
     return ClassificationReport(
@@ -260,31 +274,47 @@ def evaluate_classification(
             k=(result.choice.k,),
         ),
         encoder=session.collection.card,
-        method=_voting(splits, result, terms),
+        method=_voting(splits, result, terms, ties),
         rows=_rows(result, protocol, terms, several),
         classes=splits.coding.classes,
         confusion=result.assessment.confusion,
         left_out=LeftOut.of(
-            result.assessment, splits.coding.classes, np.flatnonzero(gallery == 0).tolist(), result.voteless
+            result.assessment,
+            splits.coding.classes,
+            np.flatnonzero(gallery == 0).tolist(),
+            result.voteless,
+            groups_of_class(protocol),
         ),
         together=together,
-        labels=label_figures(result.verdicts, splits.coding.classes) if several else (),
+        labels=class_figures(result.verdicts, splits.coding.classes, cohort.resampler),
     )
 
 
+_FINDINGS = ("primary_label", "labels", "pathology")
+
+
+def groups_of_class(protocol: RetrievalProtocol) -> tuple[str, ...]:
+    """The groups asked for that the class decides: they are left out, as each class has figures of its own.
+
+    A group of one true class has no false alarms, so that its precision would say nothing.
+    """
+    own = {CLASS, protocol.label, *(_FINDINGS if protocol.label in _FINDINGS else ())}
+    return tuple(name for name in protocol.by if name in own)
+
+
 def cohort_of(trial: Trial, covered: Flags) -> Cohort:
-    """The queries of a trial with their groups and the draws of their patients."""
-    protocol = trial.protocol
-    resampler = Resampler(patients(trial), protocol.draws, protocol.seed) if protocol.draws else None
+    """The queries of a trial with their groups and the draws of their patients; see `groups_of_class`."""
+    left_out = tuple(f"{name}=" for name in groups_of_class(trial.protocol))
     groups = group_masks(trial)
-    return Cohort({name: groups[name] for name in groups if name != EVERYONE}, covered, resampler)
+    kept = {name: mask for name, mask in groups.items() if name != EVERYONE and not name.startswith(left_out)}
+    return Cohort(kept, covered, resampler_of(trial))
 
 
-def _read(session: Session, protocol: RetrievalProtocol, terms: KnnTerms) -> Splits:
+def _read(session: Session, protocol: RetrievalProtocol, terms: KnnTerms, columns: tuple[str, ...]) -> Splits:
     if terms.rules.k is not None:
-        return read_splits(session, protocol, None)
+        return read_splits(session, protocol, None, columns)
     try:
-        return read_splits(session, protocol, terms.val)
+        return read_splits(session, protocol, terms.val, columns)
     except MissingValidationError as error:
         raise ProtocolError(f"k is chosen on validation images: {error}; or give -k") from error
 
@@ -315,7 +345,7 @@ def _rows(result: Classification, protocol: RetrievalProtocol, terms: KnnTerms, 
     return tuple(row for row in rows if row.measure in named(terms.measures, several))
 
 
-def _voting(splits: Splits, result: Classification, terms: KnnTerms) -> Voting:
+def _voting(splits: Splits, result: Classification, terms: KnnTerms, ties: str) -> Voting:
     rules, given = terms.rules, terms.rules.k is not None
     return Voting(
         vote=rules.vote,
@@ -324,6 +354,7 @@ def _voting(splits: Splits, result: Classification, terms: KnnTerms) -> Voting:
         how="given" if given else "val",
         max_k=None if given else terms.max_k,
         rules="paper" if rules.paper else "default",
+        ties=ties or "the class that was met first",
         several=splits.coding.several,
         val=splits.validation,
         val_scores=tuple(result.choice.scores.tolist()),

@@ -15,11 +15,11 @@ from cbmir.evaluate.analyses.classification.assessment import (
     Assessment,
     Cohort,
     assess,
-    label_figures,
     named,
 )
-from cbmir.evaluate.analyses.classification.knn import cohort_of
-from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, Learning, LeftOut, figure
+from cbmir.evaluate.analyses.classification.classes import class_figures
+from cbmir.evaluate.analyses.classification.knn import cohort_of, groups_of_class
+from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, Learning, LeftOut
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
 from cbmir.evaluate.analyses.classification.training import Epoch, Examples, ProbeSettings, Task, Training, train_probe
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
@@ -29,7 +29,7 @@ from cbmir.evaluate.ranking.exclusion import Exclusion
 from cbmir.evaluate.ranking.relevance import find_relevance
 from cbmir.evaluate.ranking.scan import CHUNK_IMAGES
 from cbmir.evaluate.ranking.trial import Trial, stream_gallery
-from cbmir.evaluate.results import Asked, Average, Row, TabularResult, write_asked, write_table
+from cbmir.evaluate.results import Asked, Average, Row, TabularResult, figure, write_asked, write_table
 from cbmir.filters import Where
 from cbmir.schema import Vectors
 from cbmir.store import Collection
@@ -288,7 +288,8 @@ def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: P
     verdicts = training.probe.verdicts(folds.test.vectors, folds.test.labels)
     free, seen = (Exclusion(splits.test, some) for some in ((), (EXCLUDED["patient"],)))
     relevance = find_relevance(splits.test, free)
-    assessment = assess(verdicts, cohort_of(splits.test, relevance.covered))
+    cohort = cohort_of(splits.test, relevance.covered)
+    assessment = assess(verdicts, cohort)
     several = splits.coding.several
     measures = named(terms.measures, several)
     setting = replace(
@@ -301,8 +302,8 @@ def evaluate_probe(collection: Collection, protocol: RetrievalProtocol, terms: P
         rows=tuple(row for row in assessment.rows(0, SEARCH) if row.measure in measures),
         classes=splits.coding.classes,
         confusion=assessment.confusion,
-        left_out=LeftOut.of(assessment, splits.coding.classes, training.unseen, 0),
-        labels=label_figures(verdicts, splits.coding.classes) if several else (),
+        left_out=LeftOut.of(assessment, splits.coding.classes, training.unseen, 0, groups_of_class(protocol)),
+        labels=class_figures(verdicts, splits.coding.classes, cohort.resampler),
     )
     few = (few_shot(folds, task, shots, terms.draws, terms.settings) for shots in sorted(set(terms.shots)))
     return ProbeReport(report, training, tuple(few))
@@ -333,6 +334,9 @@ def _learning(splits: Splits, folds: Folds, training: Training, terms: ProbeTerm
     assert splits.validation is not None
     return Learning(
         settings=asdict(terms.settings),
+        c=training.c,
+        gradient=training.gradient,
+        converged=training.converged,
         epoch=training.probe.epoch,
         epochs=len(training.curve),
         several=splits.coding.several,

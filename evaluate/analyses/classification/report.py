@@ -11,14 +11,19 @@ from cbmir.evaluate.analyses.classification.assessment import (
     ACCURACY,
     EVERYONE,
     EXACT_MATCH,
-    FIGURES,
     Assessment,
-    LabelFigures,
+)
+from cbmir.evaluate.analyses.classification.classes import (
+    CLASS_MEASURES,
+    ClassFigures,
+    class_lines,
+    confusion_lines,
+    confusion_table,
 )
 from cbmir.evaluate.analyses.classification.splits import Validation
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.protocol import NAMED
-from cbmir.evaluate.results import Asked, Row, TabularResult, row_json, write_asked, write_table
+from cbmir.evaluate.results import Asked, Row, TabularResult, figure, write_asked, write_table
 from cbmir.evaluate.setting import Header, Omission, Setting, setting_columns, unknown_patients
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
@@ -35,6 +40,7 @@ class Voting:
         how: ``given``, or ``val``: the k with the best micro-averaged F1 on the validation images.
         max_k: The largest k that was tried; None where it was given.
         rules: ``default``, or ``paper``: see `cbmir.evaluate.analyses.classification.knn.VoteRules`.
+        ties: What decides between classes with as many votes.
         several: Whether images have several classes.
         val: The validation images; None where k was given.
         val_scores: Micro-averaged F1 on them for k = 1, 2, ...; the accuracy where an image has one class.
@@ -46,6 +52,7 @@ class Voting:
     how: str
     max_k: int | None
     rules: str
+    ties: str
     several: bool
     val: Validation | None
     val_scores: tuple[float, ...]
@@ -55,6 +62,7 @@ class Voting:
         softmax = f" at temperature {self.temperature}" if self.temperature else ""
         rules = ", the paper's rules, which know the true class: too high" if self.rules == "paper" else ""
         yield f"vote        {self.vote}{softmax} of {counted(self.chosen_k, 'neighbour')}{rules}"
+        yield f"ties        equal votes go {'by' if self.rules == 'paper' else 'to'} {self.ties}"
         if self.val:
             yield f"k           the best of 1 to {self.max_k} on {validation(self.val)}"
 
@@ -65,7 +73,10 @@ class Learning:
 
     Attributes:
         settings: Of the training, see `cbmir.evaluate.analyses.classification.training.ProbeSettings`.
-        epoch: The one whose weights are measured.
+        c: Inverse strength of the penalty that was chosen; None where training is by epochs.
+        gradient: Of the loss at the weights that are measured, as a part of that at the start.
+        converged: Whether it is small enough for the loss to have settled.
+        epoch: The one whose weights are measured; the number of the penalty tried, where `c` is given.
         epochs: That were done.
         several: Whether images have several classes.
         train_images: With a label.
@@ -75,6 +86,9 @@ class Learning:
     """
 
     settings: Mapping[str, Any]
+    c: float | None
+    gradient: float
+    converged: bool
     epoch: int
     epochs: int
     several: bool
@@ -85,12 +99,25 @@ class Learning:
 
     def lines(self) -> Iterator[str]:
         """The same for people."""
-        yield (
-            f"probe       one linear layer, seed {self.settings['seed']}, the best of {counted(self.epochs, 'epoch')} "
-            f"is {self.epoch}; {counted(self.train_images, 'training image')}"
-        )
         accuracy = "exact-match accuracy" if self.several else "accuracy"
-        yield f"stopped by  {validation(self.val)}, {accuracy} {self.val_accuracy:.4f}"
+        if self.c is not None:
+            images = counted(self.train_images, "training image")
+            yield f"probe       logistic regression by L-BFGS, C = {self.c:g}; {images}"
+            yield (
+                f"C           the best of {self.epochs} by the loss on {validation(self.val)}; {accuracy} there "
+                f"{self.val_accuracy:.4f}"
+            )
+        else:
+            yield (
+                f"probe       one linear layer by AdamW, seed {self.settings['seed']}, the best of "
+                f"{counted(self.epochs, 'epoch')} is {self.epoch}; {counted(self.train_images, 'training image')}"
+            )
+            yield f"stopped by  {validation(self.val)}, {accuracy} {self.val_accuracy:.4f}"
+        if not self.converged:
+            yield (
+                f"WARNING     the training has not converged: the gradient of the loss is still {self.gradient:.1%} of "
+                "that at the start, so other settings would give other results"
+            )
         yield f"leakage     {counted(self.queries_seen, 'query')} whose patient has training images"
 
 
@@ -99,25 +126,34 @@ class LeftOut:
     """What no figure, or not every figure, speaks of.
 
     Attributes:
-        absent: Classes that no query has: in no macro mean and no ROC-AUC.
+        absent: Classes that no query has: in no macro recall and no ROC-AUC.
         universal: Classes that every query has: in no ROC-AUC.
-        stray: Absent classes that were said nevertheless.
+        stray: Absent classes that were said nevertheless: 0 in macro precision and F1.
+        lone: Classes whose queries are of one patient.
         unseen: Classes without a gallery image.
         unanswered: Queries of which no class was said.
         voteless: Queries of which no neighbour has a label.
-        roc_auc_draws: Draws behind the intervals of ROC-AUC, where they are fewer than the others.
+        groups: Groups asked for that the class decides.
     """
 
     absent: tuple[str, ...]
     universal: tuple[str, ...]
     stray: tuple[str, ...]
+    lone: tuple[str, ...]
     unseen: tuple[str, ...]
     unanswered: int
     voteless: int
-    roc_auc_draws: int
+    groups: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, assessment: Assessment, classes: Sequence[str], unseen: Sequence[int], voteless: int) -> "LeftOut":
+    def of(
+        cls,
+        assessment: Assessment,
+        classes: Sequence[str],
+        unseen: Sequence[int],
+        voteless: int,
+        groups: tuple[str, ...] = (),
+    ) -> "LeftOut":
         """Names for the codes of an assessment."""
 
         def names(codes: Sequence[int]) -> tuple[str, ...]:
@@ -127,18 +163,24 @@ class LeftOut:
             absent=names(assessment.absent),
             universal=names(assessment.universal),
             stray=names(assessment.stray),
+            lone=names(assessment.lone),
             unseen=names(unseen),
             unanswered=assessment.unanswered,
             voteless=voteless,
-            roc_auc_draws=assessment.area_draws,
+            groups=groups,
         )
 
     def omissions(self) -> tuple[Omission, ...]:
         """The classes, for the header of a result."""
         texts = (
-            (self.absent, "classes_without_query", "that no query has, in no macro mean and no roc_auc"),
+            (self.absent, "classes_without_query", "that no query has, in no macro recall and no roc_auc"),
             (self.universal, "classes_of_every_query", "that every query has, in no roc_auc"),
-            (self.stray, "classes_said_without_query", "predicted that no query has"),
+            (self.stray, "classes_said_without_query", "predicted that no query has, 0 in macro precision and F1"),
+            (
+                self.lone,
+                "classes_of_one_patient",
+                "of one patient: macro intervals use the spread between classes for them",
+            ),
             (self.unseen, "classes_without_gallery_image", "without a gallery image"),
         )
         return tuple(
@@ -146,18 +188,18 @@ class LeftOut:
             for names, key, text in texts
         )
 
-    def lines(self, draws: int) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         """What there is of it, for people."""
         yield from (f"left out    {item.text}" for item in self.omissions() if item.count)
-        yield from self.counts(draws)
+        yield from self.counts()
 
-    def counts(self, draws: int) -> Iterator[str]:
+    def counts(self) -> Iterator[str]:
         """The same without the classes."""
         for count, text in ((self.unanswered, "were told no class"), (self.voteless, "met no labelled neighbour")):
             if count:
                 yield f"wrong       {counted(count, 'query')} {text}"
-        if self.roc_auc_draws < draws:
-            yield f"intervals   of roc_auc are of {counted(self.roc_auc_draws, 'draw')} only"
+        if self.groups:
+            yield f"left out    groups by {', '.join(self.groups)}: each class has a line of its own against the others"
 
 
 def validation(val: Validation) -> str:
@@ -167,7 +209,7 @@ def validation(val: Validation) -> str:
     return text + (f", {val.in_test:,} of them test images: too high" if val.in_test else "")
 
 
-MEASURES = (ACCURACY, "f1", "precision", "recall", "roc_auc")
+MEASURES = (ACCURACY, "balanced_accuracy", "kappa", "mcc", "f1", "precision", "recall", "roc_auc")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -185,7 +227,7 @@ class ClassificationReport(TabularResult):
         left_out: What the figures don't speak of.
         together: The figures of all queries when nothing but the query itself is excluded; empty where that changes
             nothing.
-        labels: Each class by itself, where images have several; else empty.
+        labels: Each class by itself.
         asked: What it is the answer to.
     """
 
@@ -197,7 +239,7 @@ class ClassificationReport(TabularResult):
     confusion: Any
     left_out: LeftOut
     together: tuple[Row, ...] = ()
-    labels: tuple[LabelFigures, ...] = ()
+    labels: tuple[ClassFigures, ...] = ()
     asked: Asked | None = None
 
     @property
@@ -216,11 +258,6 @@ class ClassificationReport(TabularResult):
         )
 
     @property
-    def _figures_of_labels(self) -> list[str]:
-        """Those that were asked for; all, where accuracy alone was."""
-        return [name for name in FIGURES if name in self.setting.measures] or list(FIGURES)
-
-    @property
     def label_rows(self) -> tuple[Row, ...]:
         """The figures of each class by itself as rows."""
         k, search = self.setting.k[0], self.setting.search[0]
@@ -231,13 +268,16 @@ class ClassificationReport(TabularResult):
                 k,
                 "label",
                 f"label={item.label}",
-                getattr(item, name),
+                item.figures[name].value,
                 item.queries,
                 float(item.label not in unseen),
                 search,
+                item.figures[name].low,
+                item.figures[name].high,
+                item.patients,
             )
             for item in self.labels
-            for name in self._figures_of_labels
+            for name in CLASS_MEASURES
         )
 
     def content(self) -> dict[str, Any]:
@@ -253,13 +293,13 @@ class ClassificationReport(TabularResult):
         return {
             **base,
             "protocol": {**base["protocol"], **method, **self.header.as_json()},
-            **({"labels": [row_json(item) for item in self.labels]} if self.labels else {}),
-            "confusion": {"classes": list(self.classes), "counts": counts},
+            "labels": [item.as_json() for item in self.labels],
+            "confusion": {"classes": list(self.classes), "counts": counts, "queries": list(self._queries)},
             "left_out": asdict(self.left_out),
         }
 
     def csv_rows(self) -> tuple[Row, ...]:
-        """The rows, and those of each class where images have several."""
+        """The rows, and those of each class."""
         return (*self.rows, *self.label_rows)
 
     def csv_terms(self) -> dict[str, object]:
@@ -267,7 +307,7 @@ class ClassificationReport(TabularResult):
         return setting_columns(self.setting, self.encoder, self.header)
 
     def write_confusion(self, path: Path) -> None:
-        """Write how often (columns) each class was said of the queries of a class (rows).
+        """Write how often (columns) each class was said of the queries of a class (rows), as counts and as shares.
 
         Raises:
             ProtocolError: images have several classes.
@@ -278,13 +318,15 @@ class ClassificationReport(TabularResult):
                 f"images have several values of {self.setting.label}, which have no confusion matrix; choose a label "
                 "with one value, such as primary_label"
             )
-        rows = zip(self.classes, self.confusion.toarray().tolist(), strict=True)
-        write_table(path, ["true", *self.classes], ([name, *counts] for name, counts in rows))
+        write_table(path, *confusion_table(self.classes, self.confusion, self._queries))
         write_asked(path, self.asked)
 
     def table(self) -> str:
         """The report for people: the terms, the figures, how sure they are."""
-        parts = [self._terms(), _figures(self.rows), self._labels(), self._sureness()]
+        parts = [self._terms(), _figures(self.rows), self._sureness()]
+        if self.labels:
+            parts.append(class_lines(self.labels, self.setting.label))
+            parts.append(confusion_lines(self.classes, self.confusion, self._queries))
         if self.together:
             head = "and when nothing but the query itself is excluded:"
             parts.append(line for lines in ([head], _figures(self.together)) for line in lines)
@@ -310,7 +352,8 @@ class ClassificationReport(TabularResult):
             yield f"search      {setting.search[0]}"
         elif warning := self._untold():
             yield f"WARNING     {warning}"
-        yield from self.left_out.counts(setting.intervals.draws)
+        yield from self.left_out.counts()
+        yield from setting.intervals.lines()
         if self.method.several:
             yield f"several     images may have several classes: {EXACT_MATCH} is the share of queries of which all"
             yield "            classes were predicted and no other; the figures of each class stand below"
@@ -322,42 +365,31 @@ class ClassificationReport(TabularResult):
         without = (setting.exclusion.queries_without_patient, setting.exclusion.gallery_without_patient)
         return unknown_patients(without, (queries, gallery), (effect, effect, effect))
 
-    def _labels(self) -> Iterator[str]:
-        """A line a class, where images have several."""
-        if not self.labels:
-            return
-        shown = self._figures_of_labels
-        wide = max(len("label"), *(len(item.label) for item in self.labels))
-        yield f"each value of {self.setting.label} by itself; - where no query has it:"
-        yield f"{'label':{wide}}{'queries':>9}{'predicted':>11}{''.join(f'{name:>11}' for name in shown)}"
-        for item in self.labels:
-            values = "".join(f"{figure(getattr(item, name)):>11}" for name in shown)
-            yield f"{item.label:{wide}}{item.queries:>9,}{item.said:>11,}{values}"
+    @property
+    def _queries(self) -> tuple[int, ...]:
+        """Queries of each class, in the order of `classes`."""
+        return tuple(item.queries for item in self.labels)
 
     def _sureness(self) -> Iterator[str]:
         shown = [row for row in self.rows if row.group == EVERYONE and not math.isnan(row.low)]
         if shown:
             drawn = self.setting.intervals
-            yield f"95% intervals, {counted(drawn.draws, 'draw')} of {drawn.units}:"
+            yield f"95% intervals, {drawn.words}; of roc_auc in closed form (Obuchowski):"
         wide = max([12, *(len(row.measure) for row in shown)])
         for row in shown:
             interval = f"{figure(row.low)} to {figure(row.high)}"
-            yield f"{row.average:7} {row.measure:{wide}} {figure(row.value)}  {interval}"
-
-
-def figure(value: float) -> str:
-    """A figure in a table; - for none."""
-    return f"{'-':>6}" if math.isnan(value) else f"{value:.4f}"
+            yield f"{row.average:7} {row.measure:{wide}} {figure(row.value):>7}  {interval}"
 
 
 def _figures(rows: Sequence[Row]) -> Iterator[str]:
     cells = {(row.group, row.average, row.measure): row for row in rows}
     measures = list(dict.fromkeys(row.measure for row in rows))
-    lines = list(dict.fromkeys((row.group, row.average, row.n, row.coverage) for row in rows))
+    lines = list(dict.fromkeys((row.group, row.average, row.n, row.patients, row.coverage) for row in rows))
     wide = max(len(group) for group, *_ in lines)
     widths = {name: max(11, len(name) + 2) for name in measures}
-    yield f"{'group':{wide}}  average{''.join(f'{name:>{width}}' for name, width in widths.items())}{'n':>9}  coverage"
-    for group, average, n, coverage in lines:
+    head = "".join(f"{name:>{width}}" for name, width in widths.items())
+    yield f"{'group':{wide}}  average{head}{'n':>9}{'patients':>10}  coverage"
+    for group, average, n, patients, coverage in lines:
         values = ((width, cells.get((group, average, name))) for name, width in widths.items())
         text = "".join(f"{figure(row.value) if row else '':>{width}}" for width, row in values)
-        yield f"{group:{wide}}  {average:7}{text}{n:>9,}  {coverage:>8.4f}"
+        yield f"{group:{wide}}  {average:7}{text}{n:>9,}{patients:>10,}  {coverage:>8.4f}"

@@ -1,107 +1,146 @@
-"""Areas under ROC curves, one class against the rest, for many weightings of the same queries at once."""
+"""Areas under ROC and precision-recall curves, with what each cluster of queries adds to their error.
+
+Scores that differ by rounding only are the same: softmax votes that are equal differ in the last digits by the order in
+which they were summed.
+"""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
-from cbmir.evaluate.analyses.classification.votes import Flags, Shares
+from cbmir.evaluate.analyses.classification.votes import TIE, Flags, Shares
+from cbmir.evaluate.intervals import Interval, closed_form
 
-CELLS = 1 << 22
-"""Sums held at once, levels x draws: 32 MiB in float64."""
-
-Draws = NDArray[np.float32]
 Values = NDArray[np.float64]
-Integers = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """A ROC curve before it is weighted: how many items each cluster of queries has at each level of the score.
-
-    A level is one score, or several that no item of the other kind lies between. The negatives of the lowest level,
-    most of all where few classes get votes, follow from the others and are not held.
+class Area:
+    """An area under a curve.
 
     Attributes:
-        positives: (levels, clusters) sparse counts by rising score.
-        negatives: (levels, clusters) the same of the other items; none at the lowest level.
-        breadth: Items of each query.
+        value: 0 to 1; NaN without a positive or without a negative.
+        influence: (clusters,) what each cluster adds to its error; the sum of squares is its variance.
+        clusters: Clusters that limit what is known of it: those with a positive, or those with a negative, where fewer.
+        owner: The cluster that has all positives, or all negatives, where there is only one such; else -1.
     """
 
-    positives: Any
-    negatives: Any
-    breadth: int
+    value: float
+    influence: Values
+    clusters: int
+    owner: int = -1
+
+    @classmethod
+    def none(cls, clusters: int) -> "Area":
+        """No area, of some clusters."""
+        return cls(np.nan, np.zeros(clusters), 0)
+
+    @classmethod
+    def mean(cls, areas: "list[Area]", clusters: int) -> "Area":
+        """The mean of the areas of classes; what one cluster adds to several of them is added before it is squared.
+
+        The area of a class of one cluster differs from the mean of all areas by as much as it may be wrong, see
+        `cbmir.evaluate.intervals.Spread`. Degrees of freedom are Welch's and Satterthwaite's for independent areas.
+        """
+        known = [area for area in areas if not np.isnan(area.value)]
+        if not known:
+            return cls.none(clusters)
+        mean = float(np.mean([area.value for area in known]))
+        each = np.stack([area.influence for area in known])
+        for row, area in zip(each, known, strict=True):
+            if area.owner >= 0:
+                row[area.owner] += area.value - mean
+        variances = (each**2).sum(axis=1)
+        parts = float(sum(variances**2 / [max(area.clusters - 1, 1) for area in known]))
+        freedom = variances.sum() ** 2 / parts if parts else max(area.clusters - 1 for area in known)
+        having = len(np.unique(np.nonzero(each)[1]))
+        return cls(mean, each.mean(axis=0), min(max(having, 1), 1 + int(freedom + 1e-9)))
 
     @property
-    def entries(self) -> int:
-        """Multiplications a draw."""
-        return int(self.positives.nnz + self.negatives.nnz)
-
-    def areas(self, draws: Draws, queries: Values) -> Values:
-        """The area of every draw: how often a positive scores higher than a negative, half counted where they tie.
-
-        The weighted Mann-Whitney statistic, as scikit-learn's ``roc_auc_score`` has it.
-
-        Args:
-            draws: (clusters, b) weight of each cluster.
-            queries: (b,) weight of all queries together.
-
-        Returns:
-            (b,) areas in 0 to 1; NaN where the draw has no positive or no negative.
-        """
-        step = max(1, CELLS // self.positives.shape[0])
-        slices = (slice(start, start + step) for start in range(0, draws.shape[1], step))
-        return np.concatenate([self._areas(draws[:, some], queries[some]) for some in slices])
-
-    def _areas(self, draws: Draws, queries: Values) -> Values:
-        positives = (self.positives @ draws).astype(np.float64)
-        negatives = (self.negatives @ draws).astype(np.float64)
-        positive = positives.sum(axis=0)
-        negative = self.breadth * queries - positive
-        negatives[0] = negative - negatives.sum(axis=0)
-        below = np.cumsum(negatives, axis=0)
-        below -= negatives / 2
-        pairs = positive * negative
-        area: Values = np.full(len(queries), np.nan)
-        np.divide(np.einsum("lb,lb->b", positives, below), pairs, out=area, where=pairs > 0)
-        return area
+    def interval(self) -> Interval:
+        """Its 95% interval, an array of one; NaN where one cluster has all positives or all negatives."""
+        return closed_form(np.array([self.value]), self.influence[:, np.newaxis], np.array([self.clusters]))
 
 
-def curve(scores: Shares, positive: Flags, clusters: Integers, count: int) -> Curve:
-    """Gather the items of a curve.
+def roc_auc(scores: Shares, positive: Flags, clusters: NDArray[np.int64], count: int) -> Area:
+    """The area under a ROC curve: how often a positive scores higher than a negative, half counted where they tie.
+
+    The variance is that of Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997,
+    doi:10.2307/2533958, and where each cluster is one item that of DeLong et al., 1988, doi:10.2307/2531595. The
+    factor for the covariance of positives and negatives of one cluster is the geometric mean of those of the variances.
 
     Args:
         scores: (n, m) score of each item of each query.
-        positive: (n, m) which items are right, one at least.
+        positive: (n, m) which items are right.
         clusters: (n,) cluster of each query, 0 to count - 1.
         count: Clusters.
     """
-    lowest = scores.min()
-    held = np.flatnonzero((scores > lowest) | positive)
-    held = held[np.argsort(scores.ravel()[held], kind="stable")]
-    right = positive.ravel()[held]
-    levels = _levels(scores.ravel()[held], right, lowest)
-    owners = clusters[held // scores.shape[1]]
-    shape = (int(levels[-1]) + 1, count)
-    others = ~right & (levels > 0)
-    positives, negatives = (counts(levels[chosen], owners[chosen], shape) for chosen in (right, others))
-    return Curve(positives, negatives, scores.shape[1])
+    flat, right = scores.ravel(), positive.ravel()
+    lowest = flat.min() if flat.size else 0.0
+    held = np.flatnonzero((flat > lowest) | right)  # the others, most items where few classes get votes, are one level
+    order = held[np.argsort(flat[held], kind="stable")]
+    levels, right, owners = _levels(flat[order], lowest), right[order], clusters[order // scores.shape[1]]
+    depth = int(levels[-1]) + 1 if len(levels) else 1
+    positives = np.bincount(levels[right], minlength=depth).astype(np.float64)
+    negatives = np.bincount(levels[~right], minlength=depth).astype(np.float64)
+    rest = np.bincount(clusters, minlength=count) * float(scores.shape[1]) - np.bincount(owners, minlength=count)
+    negatives[0] += rest.sum()
+    n, m = positives.sum(), negatives.sum()
+    if not n or not m:
+        return Area.none(count)
+    below = (np.cumsum(negatives) - negatives / 2) / m
+    above = (n - np.cumsum(positives) + positives / 2) / n
+    area = float(positives @ below / n)
+    sides = np.zeros((2, count))
+    sides[0] = np.bincount(owners[right], weights=below[levels[right]] - area, minlength=count) / n
+    sides[1] = np.bincount(owners[~right], weights=above[levels[~right]] - area, minlength=count)
+    sides[1] = (sides[1] + rest * (above[0] - area)) / m
+    having = np.bincount(owners[right], minlength=count) > 0, (np.bincount(owners[~right], minlength=count) + rest) > 0
+    return _corrected(area, sides, having)
 
 
-def counts(rows: Integers, columns: Integers, shape: tuple[int, int]) -> Any:
-    """A sparse table of how often each pair of row and column occurs."""
-    return csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+def average_precision(scores: Values, positive: Flags, clusters: NDArray[np.int64], count: int) -> Area:
+    """The area under a precision-recall curve: precision at the score of each positive, averaged over the positives.
+
+    As scikit-learn's ``average_precision_score`` has it. The variance is the infinitesimal jackknife: Jaeckel, "The
+    infinitesimal jackknife", 1972; Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6.
+
+    Args:
+        scores: (n,) score of each query.
+        positive: (n,) which queries are right.
+        clusters: (n,) cluster of each query, 0 to count - 1.
+        count: Clusters.
+    """
+    if not positive.any() or positive.all():
+        return Area.none(count)
+    order = np.argsort(scores, kind="stable")
+    levels, right, owners = _levels(scores[order], scores.min()), positive[order], clusters[order]
+    depth = int(levels[-1]) + 1
+    hits = np.bincount(levels[right], minlength=depth).astype(np.float64)
+    found = np.cumsum(np.bincount(levels, minlength=depth)[::-1])[::-1]  # items of each level or above
+    precision = np.cumsum(hits[::-1])[::-1] / found
+    n = hits.sum()
+    area = float(hits @ precision / n)
+    once, twice = np.cumsum(hits / found), np.cumsum(hits * precision / found)
+    moved = right * (precision[levels] - area + once[levels]) - twice[levels]
+    influence = np.bincount(owners, weights=moved, minlength=count) / n
+    having = [int(np.count_nonzero(np.bincount(owners[flags], minlength=count))) for flags in (right, ~right)]
+    everyone = int(np.count_nonzero(np.bincount(owners, minlength=count)))
+    factor = np.sqrt(everyone / max(everyone - 1, 1))
+    return Area(area, influence * factor, min(having))
 
 
-def _levels(scores: Shares, right: Flags, lowest: float) -> Integers:
+def _corrected(area: float, sides: Values, having: tuple[Flags, Flags]) -> Area:
+    """An area from what the positives and the negatives of each cluster add, and which clusters have such."""
+    numbers = [int(np.count_nonzero(flags)) for flags in having]
+    factors = [np.sqrt(number / max(number - 1, 1)) for number in numbers]
+    owners = [int(np.argmax(flags)) for flags, number in zip(having, numbers, strict=True) if number == 1]
+    return Area(area, factors[0] * sides[0] + factors[1] * sides[1], min(numbers), owners[0] if owners else -1)
+
+
+def _levels(scores: Values, lowest: float) -> NDArray[np.int64]:
     """(items,) the level of each item by rising score; level 0 has the lowest score, also where none of them has it."""
-    distinct = np.cumsum(np.diff(scores, prepend=lowest) > 0)
-    count = int(distinct[-1]) + 1
-    positive = np.bincount(distinct[right], minlength=count) > 0
-    negative = np.bincount(distinct[~right], minlength=count) > 0
-    negative[0] = True  # those that are not held
-    kinds = positive + 2 * negative
-    starts = (np.diff(kinds, prepend=0) != 0) | (kinds == 3)  # a run of one kind is one level
-    return (np.cumsum(starts) - 1)[distinct]
+    before = np.concatenate([[lowest], scores[:-1]])
+    levels: NDArray[np.int64] = np.cumsum(scores - before > TIE * np.maximum(np.abs(scores), np.abs(before)))
+    return levels

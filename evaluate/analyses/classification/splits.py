@@ -1,6 +1,6 @@
 """What a classification picks out of a collection: gallery, validation and test images, their classes coded alike."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,9 @@ from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import Codes, Trial
 from cbmir.evaluate.setting import Side
 from cbmir.filters import Condition, Where
+from cbmir.schema import label_slug
 from cbmir.store import Collection
+from cbmir.store.sources import sources_of
 
 VALIDATION: Where = (Condition("split", "=", ("val",)),)
 
@@ -70,7 +72,7 @@ class Coding:
     """What the codes of a label field mean as classes.
 
     Attributes:
-        classes: Names of the classes, sorted.
+        classes: Names of the classes, sorted, or in the order of a table's columns.
         firsts: (codes,) class of each code, `NONE` for no label.
         members: (codes, classes) the classes of each code; None where no image has several.
     """
@@ -80,18 +82,24 @@ class Coding:
     members: Flags | None
 
     @classmethod
-    def of(cls, vocabulary: Iterable[tuple[str, ...]], used: NDArray[np.integer] | None = None) -> "Coding":
+    def of(
+        cls,
+        vocabulary: Iterable[tuple[str, ...]],
+        used: NDArray[np.integer] | None = None,
+        columns: Sequence[str] = (),
+    ) -> "Coding":
         """The classes that the values of a vocabulary are made of; images have several if one of its values does.
 
         Args:
             vocabulary: The values by code; the first is none at all.
             used: Codes that images have; others count as no value. None for all.
+            columns: Names in whose order classes are numbered; those that are not among them come after.
         """
         sets = list(vocabulary)
         if used is not None:
             there = set(used.tolist())
             sets = [values if code in there else () for code, values in enumerate(sets)]
-        classes = tuple(sorted({name for values in sets for name in values}))
+        classes = ordered({name for values in sets for name in values}, columns)
         codes = {name: code for code, name in enumerate(classes)}
         firsts = np.array([codes[values[0]] if values else NONE for values in sets], np.int32)
         if max(map(len, sets)) < 2:
@@ -113,13 +121,51 @@ class Coding:
         return Labels.of_sets(codes, self.members)
 
 
-def read_splits(collection: Collection | Session, protocol: RetrievalProtocol, val: Where | None) -> Splits:
+def ordered(names: Iterable[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes in the order of a table's columns, which may be the whole label or its last part."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(columns):
+        places.setdefault(name, place)
+
+    def key(name: str) -> tuple[int, str]:
+        return places.get(name, places.get(name.rpartition("/")[2], len(columns))), name
+
+    return tuple(sorted(names, key=key))
+
+
+def column_order(collection: Collection, given: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The order of the label columns of the table that a collection was made of.
+
+    Args:
+        collection: It remembers how its tables were read, in the order in which they were.
+        given: The order itself, as a ``config.json`` has it; it comes first.
+
+    Returns:
+        Labels as they are stored, and where their order is from, in words.
+
+    Raises:
+        RecordError: one of those that were given is no label.
+    """
+    if given:
+        return tuple(map(label_slug, given)), "the order of label_columns"
+    readings = sources_of(collection.metadata()).values()
+    dated = sorted((item for item in readings if isinstance(item, Mapping)), key=lambda item: str(item.get("read_at")))
+    names = dict.fromkeys(str(name) for item in dated for name in item.get("label_columns") or ())
+    if names:
+        return tuple(map(label_slug, names)), "the order of the label columns of its table"
+    return (), "alphabetical order, as the order of its label columns isn't known"
+
+
+def read_splits(
+    collection: Collection | Session, protocol: RetrievalProtocol, val: Where | None, columns: Sequence[str] = ()
+) -> Splits:
     """Read the images of a classification.
 
     Args:
         collection: Where they are, or the session of a run that measures more.
         protocol: Its queries are the test images, its gallery is learnt from; ``relevance`` is ``any``.
         val: The validation images; None where nothing is chosen.
+        columns: See `Coding.of`.
 
     Raises:
         MissingValidationError: there are no validation images.
@@ -147,7 +193,7 @@ def read_splits(collection: Collection | Session, protocol: RetrievalProtocol, v
     if own is not None:
         in_test = int(np.isin(own.queries.ids, test.queries.ids).sum())
         validation = Validation(_side(session.collection, own), in_test)
-    return Splits(test, own, Coding.of(test.vocabularies[protocol.label], used), validation)
+    return Splits(test, own, Coding.of(test.vocabularies[protocol.label], used, columns), validation)
 
 
 def _check_val(collection: Collection, protocol: RetrievalProtocol) -> None:

@@ -22,6 +22,9 @@ MAX_SHARES = 1 << 29
 
 TEMPERATURE = 0.07
 
+TIE = 1e-12
+"""Votes that differ by at most this part of them are equal."""
+
 Vote = Literal["mean", "softmax"]
 VOTES: tuple[Vote, ...] = ("mean", "softmax")
 Ties = Literal["nearest", "lowest"]
@@ -91,7 +94,7 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ballots:
+class ClassVotes:
     """What the neighbours of n queries have to say.
 
     A neighbour without a label has no vote, as if it weren't there.
@@ -149,46 +152,46 @@ class Ballots:
         return codes, np.exp((cosines - nearest) / self.temperature)
 
 
-def predictions(ballots: Ballots, block: slice) -> Iterator[NDArray[Any]]:
+def predictions(class_votes: ClassVotes, block: slice) -> Iterator[NDArray[Any]]:
     """What the first neighbour of each query of a block predicts, then the first two, and so on.
 
     Yields:
         (b,) the class with most votes, `NONE` without a vote; where images have several classes, (b, classes) flags of
         those with half of the votes or more. The arrays are used again: copy what is kept.
     """
-    codes, weights = ballots.voters(block)
+    codes, weights = class_votes.voters(block)
     ranks, votes = np.ascontiguousarray(codes.T), np.ascontiguousarray(weights.T)
-    if ballots.labels.members is None:
-        return _leaders(ranks, votes, ballots.labels.classes, ballots.ties)
-    return _halves(ranks, votes, ballots.labels.members)
+    if class_votes.labels.members is None:
+        return _leaders(ranks, votes, class_votes.labels.classes, class_votes.ties)
+    return _halves(ranks, votes, class_votes.labels.members)
 
 
-def predict(ballots: Ballots, k: int) -> NDArray[Any]:
+def predict(class_votes: ClassVotes, k: int) -> NDArray[Any]:
     """(n,) classes or (n, classes) flags predicted by the first k neighbours, see `predictions`.
 
     Raises:
         CutoffError: k lies outside 1 to depth.
     """
-    _check(ballots, k)
-    parts = [next(itertools.islice(predictions(ballots, block), k - 1, k)) for block in ballots.blocks()]
-    empty = (0,) if ballots.labels.members is None else (0, ballots.labels.classes)
+    _check(class_votes, k)
+    parts = [next(itertools.islice(predictions(class_votes, block), k - 1, k)) for block in class_votes.blocks()]
+    empty = (0,) if class_votes.labels.members is None else (0, class_votes.labels.classes)
     return np.concatenate(parts) if parts else np.zeros(empty, np.int32)
 
 
-def micro_f1(ballots: Ballots, truth: Labels) -> Shares:
+def micro_f1(class_votes: ClassVotes, truth: Labels) -> Shares:
     """(depth,) micro-averaged F1 of the predictions for every k; the accuracy, where each query has one class.
 
     A query without a vote is a miss.
 
     Args:
-        ballots: The neighbours of n queries.
+        class_votes: The neighbours of n queries.
         truth: The classes of the queries.
     """
-    hits = np.zeros(ballots.depth, np.int64)
-    said = np.zeros(ballots.depth, np.int64)
-    for block in ballots.blocks():
+    hits = np.zeros(class_votes.depth, np.int64)
+    said = np.zeros(class_votes.depth, np.int64)
+    for block in class_votes.blocks():
         right = truth.codes[block] if truth.members is None else truth.take(block).flags()
-        for number, predicted in enumerate(predictions(ballots, block)):
+        for number, predicted in enumerate(predictions(class_votes, block)):
             if truth.members is None:
                 hits[number] += np.count_nonzero(predicted == right)
                 said[number] += len(predicted)  # no vote is a wrong answer
@@ -198,24 +201,24 @@ def micro_f1(ballots: Ballots, truth: Labels) -> Shares:
     return 2 * hits / np.maximum(said + len(truth.pairs()[0]), 1)
 
 
-def shares(ballots: Ballots, k: int) -> Shares:
+def shares(class_votes: ClassVotes, k: int) -> Shares:
     """(n, classes) the share of the votes of the first k neighbours that each class has; 0 without a vote.
 
     Raises:
         CutoffError: k lies outside 1 to depth.
         ProtocolError: they are more than `MAX_SHARES`.
     """
-    _check(ballots, k)
-    n, classes = len(ballots.places), ballots.labels.classes
+    _check(class_votes, k)
+    n, classes = len(class_votes.places), class_votes.labels.classes
     if n * classes > MAX_SHARES:
         raise ProtocolError(
             f"the votes of {n:,} queries on {classes:,} classes don't fit into {MAX_SHARES >> 27} GiB; "
             "choose a label with fewer values, or fewer queries"
         )
     result = np.zeros((n, classes))
-    for block in ballots.blocks():
-        codes, weights = ballots.voters(block)
-        result[block] = _sums(codes[:, :k], weights[:, :k], ballots.labels)
+    for block in class_votes.blocks():
+        codes, weights = class_votes.voters(block)
+        result[block] = _sums(codes[:, :k], weights[:, :k], class_votes.labels)
         totals = weights[:, :k].sum(axis=1, keepdims=True)
         np.divide(result[block], totals, out=result[block], where=totals > 0)
     return result
@@ -248,6 +251,7 @@ def _leaders(codes: Codes, weights: NDArray[np.float64], classes: int, ties: Tie
     for rank, (code, weight) in enumerate(zip(codes, weights, strict=True)):
         cells = np.where(code == NONE, starts, starts - classes + code)
         total = sums[cells] + weight
+        total = np.where(np.abs(total - most) <= TIE * most, most, total)  # equal but for the order of summation
         sums[cells] = total
         ours = code
         if ties == "nearest":
@@ -271,9 +275,11 @@ def _halves(codes: Codes, weights: NDArray[np.float64], members: Flags) -> Itera
         yield (2 * sums >= totals) & (totals > 0)
 
 
-def _check(ballots: Ballots, k: int) -> None:
-    if not 1 <= k <= ballots.depth:
-        raise CutoffError(f"a vote of {k} neighbours needs a k in 1 to {ballots.depth}, the places that were retrieved")
+def _check(class_votes: ClassVotes, k: int) -> None:
+    if not 1 <= k <= class_votes.depth:
+        raise CutoffError(
+            f"a vote of {k} neighbours needs a k in 1 to {class_votes.depth}, the places that were retrieved"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from cbmir.errors import FilterError, ProtocolError
 from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
 from cbmir.evaluate.analyses.classification.report import ClassificationReport
 from cbmir.evaluate.analyses.classification.splits import VALIDATION
-from cbmir.evaluate.analyses.comparison import Contender, compare_scores, contender
+from cbmir.evaluate.analyses.comparison import ComparedEncoder, compare_scores, compared_encoder
 from cbmir.evaluate.analyses.comparison_report import ComparisonReport
 from cbmir.evaluate.analyses.report.cases import Case, cases_of
 from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap, map_of
@@ -19,10 +19,10 @@ from cbmir.evaluate.analyses.retrieval import Measurement, measure, summarise
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
 from cbmir.evaluate.metrics import METRICS, micro, valued
 from cbmir.evaluate.protocol import RetrievalProtocol, existing
-from cbmir.evaluate.ranking.description import patients
+from cbmir.evaluate.ranking.description import resampler_of
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.results import Row
-from cbmir.evaluate.significance import Resampler, holm, intervals
+from cbmir.evaluate.significance import holm, intervals
 from cbmir.filters import Where, resolve
 from cbmir.fingerprint import EncoderCard
 from cbmir.search.shelf import Shelf
@@ -41,7 +41,7 @@ class Measured:
     Attributes:
         retrieval: At the cutoffs of the tables, by group.
         curve: Precision of all queries at 1, 2, ... places, micro.
-        contender: The scores that it is compared by.
+        compared_encoder: The scores that it is compared by.
         votes: How well neighbours tell the classes.
         how_k: In words, how the number of voting neighbours came about.
         cases: The best and the worst queries.
@@ -49,7 +49,7 @@ class Measured:
 
     retrieval: RetrievalReport
     curve: tuple[Row, ...]
-    contender: Contender
+    compared_encoder: ComparedEncoder
     votes: ClassificationReport
     how_k: str
     cases: tuple[Case, ...]
@@ -106,9 +106,9 @@ def compare_measured(measured: Sequence[Measured], deepest: int) -> ComparisonRe
     Raises:
         ProtocolError: no query is in all of them.
     """
-    report = compare_scores([item.contender for item in measured])
+    report = compare_scores([item.compared_encoder for item in measured])
     rows = [row for row in report.rows if row.measure != AVERAGE_PRECISION or row.k == deepest]
-    adjusted = holm(np.array([row.p for row in rows]))
+    adjusted = holm(np.array([row.p for row in rows]), [row.test for row in rows])
     return replace(report, rows=tuple(replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)))
 
 
@@ -137,7 +137,7 @@ def _measured(session: Session, terms: ReportTerms) -> Measured:
     return Measured(
         retrieval=summarise(shown),
         curve=_curve(deep, terms.measure),
-        contender=contender(shown),
+        compared_encoder=compared_encoder(shown),
         votes=voted,
         how_k=how_k,
         cases=cases_of(session.collection, deep, Shelf(session.collection, terms.root), terms.pictures),
@@ -163,7 +163,7 @@ def _curve(measurement: Measurement, name: str) -> tuple[Row, ...]:
     means, counts = micro(scores), valued(scores)
     low, high = np.full((2, reach), np.nan)
     if protocol.draws:
-        ends = intervals(scores, trial.classes, Resampler(patients(trial), protocol.draws, protocol.seed))[0]
+        ends = intervals(scores, np.zeros(len(scores), np.int32), resampler_of(trial))[0]
         low, high = ends.low, ends.high
     coverage = float(measurement.relevance.covered.mean())
     return tuple(

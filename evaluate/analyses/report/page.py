@@ -16,8 +16,9 @@ from cbmir.evaluate.analyses.report.figures import LEVEL, SYMBOLS, over, shown, 
 from cbmir.evaluate.analyses.report.report import Report
 from cbmir.evaluate.analyses.report.terms import CURVE_K
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
+from cbmir.evaluate.intervals import FEW
 from cbmir.evaluate.protocol import NAMED, wording
-from cbmir.evaluate.setting import NO_LABEL, PatientCounts, Setting, Side
+from cbmir.evaluate.setting import METHOD_WORDS, NO_LABEL, PatientCounts, Setting, Side
 from cbmir.units import counted
 
 _RULES = {
@@ -94,7 +95,8 @@ def _protocol(report: Report) -> Iterator[tuple[str, str]]:
     yield "no right answer", f"a query without one in the gallery is {zero} and left out of mAP"
     yield (
         "micro, macro",
-        f"the mean over queries; the mean over classes (the first value of {protocol.label}) of the class means",
+        f"the mean over queries; the mean over classes of the class means (a query counts in each value of "
+        f"{protocol.label} that it has)",
     )
     yield "intervals", f"95%, {_sureness(report)}"
     place = report.terms.root or "the folders that ingest read"
@@ -115,8 +117,9 @@ def _particulars(setting: Setting, retrieval: RetrievalReport) -> Iterator[tuple
             "whose patient's images can't be told"
         ),
     )
-    if warning := setting.warning:
-        yield "warning", warning
+    for warning in (setting.warning, setting.intervals.warning):
+        if warning:
+            yield "warning", warning
     coverage = next(row.coverage for row in retrieval.rows if row.group == "all")
     yield "coverage", f"{coverage:.1%} of the queries have a right answer in the gallery"
     missing = setting.classes_without_gallery
@@ -137,11 +140,12 @@ def _sureness(report: Report) -> str:
     if not protocol.draws:
         return "none were asked for (0 draws)"
     drawn = sorted((item.retrieval.setting.intervals for item in report.measured), key=lambda item: item.clusters)
-    text = f"percentile bootstrap over {over(report.measured)}, {counted(protocol.draws, 'draw')}, seed {protocol.seed}"
+    how = METHOD_WORDS[protocol.interval]
+    text = f"bootstrap over {over(report.measured)} ({how}), {counted(protocol.draws, 'draw')}, seed {protocol.seed}"
     if drawn:
         text += f", {' to '.join(dict.fromkeys((drawn[0].units, drawn[-1].units)))}"
-        text += " (fewer than about 20: too narrow)" if drawn[0].clusters < 20 else ""
-    return text
+        text += f" (fewer than {FEW}: don't rely on them)" if drawn[0].clusters < FEW else ""
+    return f"{text}; gallery, encoder and k are held fixed"
 
 
 def _best(report: Report) -> str:
@@ -161,6 +165,7 @@ def _comparison(report: Report) -> str:
     how = (
         f"{counted(drawn.draws, 'draw')}, seed {drawn.seed}; p-values corrected by Holm for "
         f"{counted(made.tests, 'test')}"
+        + (f", which takes {made.draws_needed:,} draws to reach {LEVEL}" if made.draws_needed else "")
         if drawn.draws
         else "no test was asked for (0 draws)"
     )
