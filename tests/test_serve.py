@@ -6,7 +6,9 @@ import tempfile
 
 import numpy as np
 import pytest
+from pictures import pixels
 from PIL import Image
+from planted import planted
 from serving import IDS, PLANTED, ROWS, asked, made_store, picture, png, pool_of, same, serving
 
 from cbmir.search import Options, Searcher, StoredQuery, WeightedQuery
@@ -270,3 +272,28 @@ def test_loopback__its_own_names_and_page(client):
         assert fine.status_code == 200
     visit = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert client.get("/", headers=visit).status_code == 200
+
+
+def test_dicom__uploads_and_stored_images_let_nothing_out_that_identifies(tmp_path, cbmir, monkeypatch):
+    """Values that are planted in the headers are in no answer, and the upload's patient is left out."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # where the key is made
+    secrets, files = [], [tmp_path / f"in/Geheimnis-{number}.dcm" for number in range(4)]
+    for number, file in enumerate(files):
+        secrets += planted(file, pixels(number).astype(np.int16) * 4, number)
+    done = cbmir("ingest", "images", tmp_path / "in", "--encoder", "pixels", "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    with pool_of(tmp_path / "store", "pixels") as pool, serving(pool) as client:
+        answers = [
+            asked(client, file.read_bytes(), exclude_same_patient=same) for file in files for same in (True, False)
+        ]
+        assert [len(answer.json()["hits"]) for answer in answers] == [3, 4] * 4
+        hits = answers[1].json()["hits"]
+        assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+        answers.append(client.post("/preview", files={"image": ("q.dcm", files[0].read_bytes())}))
+        assert answers[-1].headers["x-image-size"] == "40x48"
+        answers += [client.get(f"/{kind}/{hit['id']}") for hit in hits for kind in ("records", "images")]
+        answers += [client.post("/facets", json={}), asked(client, files[0].read_bytes()[:900])]
+        assert {answer.status_code for answer in answers[:-1]} == {200}
+        assert answers[-1].status_code == 400
+    seen = b"".join(answer.content + repr(answer.headers).encode() for answer in answers)
+    assert [secret for secret in (*secrets, "Geheimnis") if len(secret) > 6 and secret.encode() in seen] == []
