@@ -295,9 +295,7 @@ class Collection:
             budget_ms: A scan that is estimated to take longer is not made by itself.
 
         Raises:
-            FilterError: a condition can't be read, or names what doesn't exist.
-            ImageError: a query can't be used.
-            QueryError: there is no query, or its parts or options can't be used together.
+            FilterError, ImageError, QueryError: a condition, an image, or parts and options together can't be used.
             CollectionError: a query names neither a file nor a stored image.
             EncoderError: a text is given and the encoder has no text tower.
         """

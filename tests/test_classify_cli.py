@@ -13,10 +13,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from cbmir.errors import ProtocolError
 from cbmir.evaluate.analyses.classification.classes import CLASS_MEASURES
 from cbmir.evaluate.analyses.classification.knn import KnnTerms, VoteRules, evaluate_classification
+from cbmir.evaluate.analyses.classification.linear import ProbeSettings
 from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
 from cbmir.evaluate.analyses.classification.report import MEASURES
 from cbmir.evaluate.analyses.classification.splits import Coding, read_splits
-from cbmir.evaluate.analyses.classification.training import ProbeSettings
 from cbmir.evaluate.analyses.classification.votes import NONE
 from cbmir.evaluate.protocol import RetrievalProtocol, conditions, searches
 from cbmir.fingerprint import external_card

@@ -12,8 +12,9 @@ import pytest
 from builders import put
 
 from cbmir.evaluate.cli import evaluate
+from cbmir.evaluate.header import PatientCounts
 from cbmir.evaluate.results import figure
-from cbmir.evaluate.setting import Intervals, PatientCounts, unknown_patients
+from cbmir.evaluate.setting import Intervals, unknown_patients
 from cbmir.fingerprint import external_card
 from cbmir.schema import EmbeddedBatch, ImageRecord, normalise
 from cbmir.store.edge import EdgeStore

@@ -11,15 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from cbmir.errors import EncoderError, ProtocolError
 from cbmir.evaluate.analyses.classification.assessment import Cohort, assess
+from cbmir.evaluate.analyses.classification.linear import Examples, Probe, ProbeSettings, Task
 from cbmir.evaluate.analyses.classification.probe import Folds, drawn, few_shot
-from cbmir.evaluate.analyses.classification.training import (
-    C_TRIED,
-    Examples,
-    Probe,
-    ProbeSettings,
-    Task,
-    train_probe,
-)
+from cbmir.evaluate.analyses.classification.training import C_TRIED, train_probe
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
 
 pytestmark = pytest.mark.slow

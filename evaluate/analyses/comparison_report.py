@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.results import Asked, Average, TabularResult, figure, row_json
-from cbmir.evaluate.setting import Header, Intervals, Omission, PatientCounts, Setting
+from cbmir.evaluate.setting import Intervals, Setting
 from cbmir.evaluate.significance import least_draws
 from cbmir.units import counted
 

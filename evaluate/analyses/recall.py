@@ -19,9 +19,9 @@ from cbmir.errors import CutoffError, ProtocolError
 from cbmir.evaluate.analyses.recall_cases import FILTERED, OTHER_PATIENTS, Case, cases
 from cbmir.evaluate.analysis import analysis
 from cbmir.evaluate.configuration import Conditions, Configuration, Listed, Option
+from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.protocol import MAX_K, existing, wording
 from cbmir.evaluate.results import Asked, Result, TabularResult, row_json
-from cbmir.evaluate.setting import Header, Omission, PatientCounts
 from cbmir.filters import Where, scope_of
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.store import Collection, tuning

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cbmir.evaluate.header import Header, Omission
 from cbmir.evaluate.results import Asked, Average, TabularResult, row_json
-from cbmir.evaluate.setting import Header, Omission, Setting, setting_columns
+from cbmir.evaluate.setting import Setting, setting_columns
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 

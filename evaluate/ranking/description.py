@@ -3,11 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cbmir.evaluate.header import PatientCounts
 from cbmir.evaluate.protocol import CLASS, further_labels, group_field, wording
 from cbmir.evaluate.ranking.exclusion import Exclusion, copies
 from cbmir.evaluate.ranking.relevance import Relevance
 from cbmir.evaluate.ranking.trial import NONE, Classes, Trial
-from cbmir.evaluate.setting import Barred, Intervals, PatientCounts, Setting, Side
+from cbmir.evaluate.setting import Barred, Intervals, Setting, Side
 from cbmir.evaluate.significance import Resampler
 from cbmir.filters import SCOPED
 from cbmir.search.ranker import ranker_named

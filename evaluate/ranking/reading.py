@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.header import NO_LABEL
 from cbmir.evaluate.ranking.trial import (
     PATHS,
     SCROLL_IMAGES,
@@ -27,7 +28,6 @@ from cbmir.evaluate.ranking.trial import (
     stacked,
     text_ids,
 )
-from cbmir.evaluate.setting import NO_LABEL
 from cbmir.filters import SCOPED, Condition, Where, scope_of
 from cbmir.schema import FIELDS, StoredPoint, Vectors
 from cbmir.store import Collection

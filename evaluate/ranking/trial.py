@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cbmir.errors import ProtocolError
+from cbmir.evaluate.header import NO_LABEL
 from cbmir.evaluate.protocol import RetrievalProtocol
-from cbmir.evaluate.setting import NO_LABEL
 from cbmir.filters import Where
 from cbmir.schema import StoredPoint, Vectors
 from cbmir.search.ranker import NONE as NONE  # of the gallery's positions

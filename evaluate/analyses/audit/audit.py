@@ -15,13 +15,13 @@ from cbmir.evaluate.analyses.audit.report import AuditReport
 from cbmir.evaluate.analyses.audit.terms import USUAL, USUAL_EXTRA, AuditTerms, find_confounders
 from cbmir.evaluate.analysis import analysis
 from cbmir.evaluate.configuration import Option, Texts, Written
+from cbmir.evaluate.header import PatientCounts
 from cbmir.evaluate.options import Excluding, OneSearch
 from cbmir.evaluate.protocol import BOTH, MAX_K, wording
 from cbmir.evaluate.ranking.description import in_several_datasets, patients
 from cbmir.evaluate.ranking.session import Session
 from cbmir.evaluate.ranking.trial import NONE
 from cbmir.evaluate.results import Result
-from cbmir.evaluate.setting import PatientCounts
 from cbmir.filters import resolve
 from cbmir.schema import SPLITS
 from cbmir.store import Collection

@@ -11,9 +11,9 @@ from cbmir.evaluate.analyses.audit.confounding import Confounding
 from cbmir.evaluate.analyses.audit.copies import COPIES, CopyPairs, SplitCopies
 from cbmir.evaluate.analyses.audit.patients import Patients
 from cbmir.evaluate.analyses.audit.terms import AuditTerms
+from cbmir.evaluate.header import Header, Omission, PatientCounts
 from cbmir.evaluate.protocol import NAMED, wording
 from cbmir.evaluate.results import Asked, TabularResult, figure, row_json
-from cbmir.evaluate.setting import Header, Omission, PatientCounts
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 

@@ -158,8 +158,8 @@ def probe(collection: Collection, asked: ProbeConfiguration) -> Result:
     Training sees the whole gallery: queries whose patient is in it are counted, not left out. The seed is also that of
     the training, and the device its device.
     """
+    from cbmir.evaluate.analyses.classification.linear import ProbeSettings
     from cbmir.evaluate.analyses.classification.probe import ProbeTerms, evaluate_probe
-    from cbmir.evaluate.analyses.classification.training import ProbeSettings
 
     settings = ProbeSettings(
         solver="adamw" if asked.rules == "paper" else "lbfgs",

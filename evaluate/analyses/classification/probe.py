@@ -19,9 +19,10 @@ from cbmir.evaluate.analyses.classification.assessment import (
 )
 from cbmir.evaluate.analyses.classification.classes import class_figures
 from cbmir.evaluate.analyses.classification.knn import cohort_of, groups_of_class
+from cbmir.evaluate.analyses.classification.linear import Epoch, Examples, ProbeSettings, Task
 from cbmir.evaluate.analyses.classification.report import MEASURES, ClassificationReport, Learning, LeftOut
 from cbmir.evaluate.analyses.classification.splits import VALIDATION, MissingValidationError, Splits, read_splits
-from cbmir.evaluate.analyses.classification.training import Epoch, Examples, ProbeSettings, Task, Training, train_probe
+from cbmir.evaluate.analyses.classification.training import Training, train_probe
 from cbmir.evaluate.analyses.classification.votes import NONE, Labels
 from cbmir.evaluate.protocol import EXCLUDED, RetrievalProtocol
 from cbmir.evaluate.ranking.description import describe

@@ -22,9 +22,10 @@ from cbmir.evaluate.analyses.classification.classes import (
 )
 from cbmir.evaluate.analyses.classification.splits import Validation
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
+from cbmir.evaluate.header import Header, Omission
 from cbmir.evaluate.protocol import NAMED
 from cbmir.evaluate.results import Asked, Row, TabularResult, figure, write_asked, write_table
-from cbmir.evaluate.setting import Header, Omission, Setting, setting_columns, unknown_patients
+from cbmir.evaluate.setting import Setting, setting_columns, unknown_patients
 from cbmir.fingerprint import EncoderCard
 from cbmir.units import counted
 

@@ -14,8 +14,8 @@ from cbmir.evaluate.analyses.report.charts import Drawing, Series, bars, condens
 from cbmir.evaluate.analyses.report.embedding_map import EmbeddingMap
 from cbmir.evaluate.analyses.report.findings import Finding, Measured
 from cbmir.evaluate.analyses.report.terms import AVERAGE_PRECISION, ReportTerms
+from cbmir.evaluate.header import Header
 from cbmir.evaluate.results import Average, Row, row_json
-from cbmir.evaluate.setting import Header
 from cbmir.units import counted
 
 MOST_GROUPS = 20

@@ -16,9 +16,10 @@ from cbmir.evaluate.analyses.report.figures import LEVEL, SYMBOLS, over, shown, 
 from cbmir.evaluate.analyses.report.report import Report
 from cbmir.evaluate.analyses.report.terms import CURVE_K
 from cbmir.evaluate.analyses.retrieval_report import RetrievalReport
+from cbmir.evaluate.header import NO_LABEL, PatientCounts
 from cbmir.evaluate.intervals import FEW
 from cbmir.evaluate.protocol import NAMED, wording
-from cbmir.evaluate.setting import METHOD_WORDS, NO_LABEL, PatientCounts, Setting, Side
+from cbmir.evaluate.setting import METHOD_WORDS, Setting, Side
 from cbmir.units import counted
 
 _RULES = {
