@@ -277,6 +277,7 @@ def test_loopback__its_own_names_and_page(client):
 def test_dicom__uploads_and_stored_images_let_nothing_out_that_identifies(tmp_path, cbmir, monkeypatch):
     """Values that are planted in the headers are in no answer, and the upload's patient is left out."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # where the key is made
+    monkeypatch.chdir(tmp_path)  # where ingest writes its audit
     secrets, files = [], [tmp_path / f"in/Geheimnis-{number}.dcm" for number in range(4)]
     for number, file in enumerate(files):
         secrets += planted(file, pixels(number).astype(np.int16) * 4, number)
