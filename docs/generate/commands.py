@@ -37,7 +37,7 @@ class CommandPage:
     @property
     def context(self) -> click.Context:
         """A context as `--help` has it."""
-        return click.Context(self.command, info_name=self.title, terminal_width=100)
+        return click.Context(self.command, info_name=self.title, terminal_width=100, help_option_names=["-h", "--help"])
 
 
 def command_pages(root: click.Command = cli) -> list[CommandPage]:
