@@ -14,12 +14,14 @@ TYPE_CHECKING = False  # `typing` would be imported before `python -m cbmir.sear
 if TYPE_CHECKING:
     from cbmir.search.answer import Answer
     from cbmir.search.query import ImageQuery, Options, StoredQuery, TextQuery, VectorQuery, WeightedQuery
+    from cbmir.search.result import Result
     from cbmir.search.searcher import Searcher
 
 __all__ = [
     "Answer",
     "ImageQuery",
     "Options",
+    "Result",
     "Searcher",
     "StoredQuery",
     "TextQuery",
@@ -31,6 +33,7 @@ _FROM = {
     "Answer": "cbmir.search.answer",
     "ImageQuery": "cbmir.search.query",
     "Options": "cbmir.search.query",
+    "Result": "cbmir.search.result",
     "Searcher": "cbmir.search.searcher",
     "StoredQuery": "cbmir.search.query",
     "TextQuery": "cbmir.search.query",

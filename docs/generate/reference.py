@@ -37,9 +37,7 @@ class ReferencePage:
 
 
 PAGES = (
-    ReferencePage(
-        "cbmir", "cbmir", "cbmir.api", ("connect", "load_encoder", "Store", "Collection", "Result", "Encoder")
-    ),
+    ReferencePage("cbmir", "cbmir", "cbmir.api", ("connect", "load_encoder", "Store", "Collection", "Encoder")),
     ReferencePage("search", "cbmir.search", "cbmir.search", modules=("cbmir.search.ranker",)),
     ReferencePage("evaluate", "cbmir.evaluate", "cbmir.evaluate", modules=("cbmir.evaluate.functions.Shared",)),
     ReferencePage("ingest", "cbmir.ingest", "cbmir.ingest"),
