@@ -270,7 +270,7 @@ def test_compose__starts_the_steps_as_they_are_tested_here():
     full = {name for name, key in keys.items() if key.startswith("${QDRANT_API_KEY:")}
     reading = {name for name, key in keys.items() if key.startswith("${QDRANT_READ_ONLY_API_KEY:")}
     assert full == {"prepare", "optimize", "cbmir"}
-    assert reading == {"search", "evaluate"}
+    assert reading == {"search", "serve", "evaluate"}
     for name in ("prepare", "ingest", "optimize", "thumbnails"):
         assert services[name]["entrypoint"] == ["python", "/opt/cbmir/job.py", name]
         assert services[name].get("restart", "no") == ("unless-stopped" if name == "thumbnails" else "no")
