@@ -343,7 +343,7 @@ def test_collection__an_other_hash_of_the_same_vectors_is_written_to(folder, tmp
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["stored"], report["skipped"], report["fingerprint"]) == (1, 3, data["fingerprint"])
-    found = cbmir("search", "image", folder / "new.png", "--store", store, *named, "--json")
+    found = cbmir("search", "image", folder / "new.png", "--store", store, *named, "--json", "--include-same-patient")
     assert json.loads(found.stdout)[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
     assert json.loads(path.read_text())["encoder"] == data["encoder"]
     others = np.roll(np.eye(8, data["encoder"]["dim"], dtype="<f4"), 1)

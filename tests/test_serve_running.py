@@ -115,6 +115,7 @@ def test_server__two_engines_and_a_server_that_goes_and_comes_back(tmp_path):
             assert str(port) not in away[0].text
             with Standin(tmp_path, port=port):
                 until(lambda: client.get("/readyz").status_code == 200, 60)
+                until(lambda: all(asked(client, **asks).status_code == 200 for _ in range(6)), 60)  # by both engines
                 same(asked(client, **asks), hits)
                 assert asked(client, png()).status_code == 400
                 assert client.get("/collections").json()[0]["reason"] == "queries by stored image only"

@@ -138,7 +138,7 @@ def empty(store: Store, name: str) -> Iterator[Collection]:
 
 
 @pytest.fixture(scope="module")
-def without_vector(store: Store) -> Iterator[Collection]:
+def bare(store: Store) -> Iterator[Collection]:
     """An empty collection, for tests that store nothing."""
     with _name(store) as name, store.create(name, CARD) as collection:
         yield collection
