@@ -335,8 +335,13 @@ def _copies(query: Options, sha256: str) -> Where:
 
 
 def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
-    """Conditions that leave out the stored copies of the query image, and the patients and studies of all of them."""
-    if not query.exclude_same_patient or not copies:
+    """Conditions that leave out the stored copies of the query image, and the patients and studies of all of them.
+
+    Nothing is left out where none of these is known: such copies are found, and marked.
+    """
+    if not query.exclude_same_patient or not any(
+        point.payload.get(field) for point in copies for field in SAME_PATIENT
+    ):
         return ()
     ids = {point.id for point in copies} - {""}
     where: Where = (Condition("id", "!=", tuple(sorted(ids))),) if ids else ()
