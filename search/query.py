@@ -113,8 +113,8 @@ class Options:
     Attributes:
         k: Hits a query.
         where: Conditions the hits must satisfy: parsed, or as text such as ``modality=CT and age_years<60``.
-        exclude_same_patient: Leave out the images of the query's patient and study, where they are known, and with them the
-            stored copies of the query image itself.
+        exclude_same_patient: Leave out the images of the query's patient and study, where they are known, and with
+            them the stored copies of the query image itself.
         exclude_self: Leave out the stored images whose file has the same content as the query's; for image files.
         way: ``auto``: the fastest way whose recall holds. ``exact``: compare all images that pass the filter.
             ``approximate``: by the HNSW graph, unchecked.
