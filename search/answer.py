@@ -1,9 +1,10 @@
 """What comes back for one query."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from cbmir.filters import Where, not_of
 from cbmir.schema import Hit, StoredPoint
 from cbmir.search.cautions import NEAR_COPY, NO_PATIENT
 from cbmir.search.query import Options
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
 
 SAME_PATIENT = ("patient_id", "study_id")
 """Fields of which the query's values are left out."""
+
+
+def other_patients(points: Iterable[StoredPoint]) -> Where:
+    """Conditions that leave out all images of some images' patients and studies; none where these aren't known."""
+    where: Where = ()
+    points = list(points)
+    for field in SAME_PATIENT:
+        known = (point.payload for point in points if point.payload.get(field))
+        where += not_of(field, ((str(payload[field]), payload.get("dataset")) for payload in known))
+    return where
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ NEAR_COPY = 0.99
 NO_PATIENT = "the query's patient is not known, so images of that patient may be among the hits"
 MAYBE_SAME = "possibly the same patient"
 
-_NEGATIONS = re.compile(
-    r"\b(no|not|non|without|absent|absence|free of|negative for|ruled out|kein\w*|ohne|sans)\b", re.I
-)
+_NEGATIONS = re.compile(r"\b(no|not|without|absent|absence|free of|negative for|ruled out|kein\w*|ohne|sans)\b", re.I)
 
 
 def negated(text: str) -> str | None:

@@ -14,10 +14,10 @@ import numpy as np
 from cbmir.encoders import Encoder, EncoderSettings
 from cbmir.encoders.needed import encoder_of, recognise
 from cbmir.errors import CollectionError, ImageError
-from cbmir.filters import Condition, Where, not_of, parse_all, resolve
+from cbmir.filters import Condition, Where, parse_all, resolve
 from cbmir.paths import normal_path
 from cbmir.schema import Hit, StoredPoint, Vectors, point_id
-from cbmir.search.answer import SAME_PATIENT, Answer
+from cbmir.search.answer import Answer, other_patients
 from cbmir.search.dicom import DicomQueries
 from cbmir.search.fusion import fused
 from cbmir.search.parts import is_file
@@ -339,16 +339,9 @@ def _others(query: Options, copies: Sequence[StoredPoint]) -> Where:
 
     Nothing is left out where none of these is known: such copies are found, and marked.
     """
-    if not query.exclude_same_patient or not any(
-        point.payload.get(field) for point in copies for field in SAME_PATIENT
-    ):
-        return ()
+    where = other_patients(copies) if query.exclude_same_patient else ()
     ids = {point.id for point in copies} - {""}
-    where: Where = (Condition("id", "!=", tuple(sorted(ids))),) if ids else ()
-    for field in SAME_PATIENT:
-        known = (point.payload for point in copies if point.payload.get(field))
-        where += not_of(field, ((str(payload[field]), payload.get("dataset")) for payload in known))
-    return where
+    return (Condition("id", "!=", tuple(sorted(ids))), *where) if where and ids else where
 
 
 def _parsed(query: Options) -> Where:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from cbmir.errors import QueryError
-from cbmir.filters import Condition, Where
+from cbmir.filters import scope_of
 from cbmir.schema import Hit
+from cbmir.search.answer import other_patients
 from cbmir.store import Collection
 
 KEY = "thresholds"
@@ -135,7 +136,8 @@ def measure(collection: Collection, rate: float = RATE, queries: int = _QUERIES)
             modality, region, patient, dataset = (str(point.payload.get(field) or "") for field in fields)
             images[modality, region] = images.get((modality, region), 0) + 1
             if patient:
-                members.setdefault((modality, region), {}).setdefault((dataset, patient), []).append(point.id)
+                person = (scope_of(patient, dataset) or "", patient)
+                members.setdefault((modality, region), {}).setdefault(person, []).append(point.id)
     rng = np.random.default_rng(_SEED)
     groups = []
     for key in sorted(images):
@@ -157,14 +159,7 @@ def _nearest(collection: Collection, ids: Sequence[str]) -> list[float]:
         points = [
             point for point in collection.get(ids[start : start + _ASKED], vectors=True) if point.vector is not None
         ]
-        wheres: list[Where] = [
-            tuple(
-                Condition(field, "!=", (str(point.payload[field]),))
-                for field in ("patient_id", "study_id")
-                if point.payload.get(field)
-            )
-            for point in points
-        ]
+        wheres = [other_patients([point]) for point in points]
         rows = np.stack([point.vector for point in points if point.vector is not None])
         scores += [found.hits[0].score for found in collection.search(rows, 1, wheres, fields=False) if found.hits]
     return scores

@@ -345,7 +345,7 @@ def test_text__what_is_cut_off_and_what_is_denied(clip_store):
     assert cut_off(encoder.core, "a mass") is None
     for text in ("no pneumothorax", "chest WITHOUT effusion", "effusion absent", "ohne Befund"):
         assert "--not-text" in negated(text)
-    for text in ("nodule", "normal chest", "notch of the rib"):
+    for text in ("nodule", "normal chest", "notch of the rib", "non-contrast CT", "non-small cell cancer"):
         assert negated(text) is None
 
 

@@ -1,4 +1,4 @@
-"""A region of an image, for queries by what lies in it."""
+"""A rectangle of an image, which a query can ask for instead of the whole image."""
 
 from dataclasses import dataclass
 from typing import Self

@@ -107,7 +107,7 @@ class FusedCollection(Collection):
 
     @property
     def blocks(self) -> list[slice]:
-        """Where the vector of each part lies in that of the whole."""
+        """The positions of each part's vector in the vector of the whole."""
         ends = np.cumsum([part.card.dim for part in self.parts]).tolist()
         return [slice(end - part.card.dim, end) for part, end in zip(self.parts, ends, strict=True)]
 

@@ -107,7 +107,7 @@ def _cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Everything outside of backticks escaped; what stands in backticks stays code."""
+    """The text with Markdown's signs escaped. Text in backticks stays as it is."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a backtick without its second one
         return "\\`".join(map(_plain, parts))

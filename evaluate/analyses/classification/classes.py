@@ -1,4 +1,4 @@
-"""Each class of a classifier by itself: how often it was told right, with intervals, and what it was taken for."""
+"""A table of each class: sensitivity, specificity and the like with intervals, and the confusion matrix."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ from cbmir.evaluate.significance import Resampler
 
 SHARES = ("sensitivity", "specificity", "ppv", "npv", "f1")
 CLASS_MEASURES = (*SHARES, "roc_auc", "auprc")
-"""What is given of each class: of the queries that have it, of those that don't, of those of which it was predicted, of
-those of which it wasn't, the share that was told right; then F1 and the areas under both curves."""
+"""The measures of each class. Sensitivity and specificity are shares of the queries that have the class and of those
+that don't; PPV and NPV are shares of those for which it was predicted and of those for which it wasn't."""
 
 _MATRIX = 12
 """Classes up to which a confusion matrix is printed."""

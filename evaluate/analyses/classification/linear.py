@@ -166,7 +166,7 @@ class Epoch:
         epoch: From 1.
         train_loss: Mean over the images, each as its batch was met.
         val_loss: The same loss on the validation images, after the epoch.
-        val_accuracy: Share of validation images of which all classes are told right, and no other.
+        val_accuracy: Share of validation images for which exactly the true classes are predicted.
     """
 
     epoch: int
