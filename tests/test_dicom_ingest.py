@@ -252,7 +252,7 @@ def test_region_of__codes_and_words_of_the_user(tmp_path):
     dataset.SeriesDescription = "T2 KNIEGELENK"
     assert region_of(dataset, read_rules(tmp_path / "words.csv")).by_source == {"code": "chest", "description": "knee"}
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(SourceError, match="no columns words and region"):
+    with pytest.raises(SourceError, match="needs the columns words and region"):
         read_rules(tmp_path / "wrong.csv")
 
 
@@ -484,3 +484,20 @@ def test_search__collections_asked_as_one_were_read_alike(data, tmp_path):
         store.ingest(data, "pixels", collection="b", window="lung", progress=False)
         with pytest.raises(CollectionError, match="holds DICOM read with --window lung, not auto"):
             store["a+b"].search(data / "deep0/IM0002", k=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('old,new\nP1,P2\n"P3,P4\nP5,P6\n', "after line 2"),  # a quotation mark that is never closed
+        ("old,new\nP1,P2\nP1,P3\n", "row 2: its old patient id was merged into another one"),
+        ("old,new\nP1,\n", "row 1: an old or a new patient id is missing"),
+        ("from,to\nP1,P2\n", "needs the columns old and new"),
+        ("old,new\nP1,P2\nP2,P1\n", "in a circle"),
+    ],
+)
+def test_read_aliases__never_merges_in_silence(tmp_path, text, reason):
+    (tmp_path / "aliases.csv").write_text(text)
+    with pytest.raises(SourceError, match=reason) as caught:
+        read_aliases(tmp_path / "aliases.csv")
+    assert "P3" not in str(caught.value)

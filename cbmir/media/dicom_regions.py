@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cbmir.errors import SourceError
 from cbmir.media.dicom_header import items, text
 from cbmir.schema import slug
+from cbmir.smalltable import read_small_table
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -60,19 +60,13 @@ def region_of(dataset: "Dataset", rules: Rules = ()) -> RegionFound:
 
 
 def read_rules(path: Path) -> Rules:
-    """Rules of a user: a CSV with the columns ``words`` and ``region``.
+    """Rules of a user: a CSV with the columns ``words``, which are separated by | and may end in *, and ``region``.
 
     Raises:
         SourceError: the file can't be read, or has other columns.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise SourceError(f"can't read the words for regions in {path}: {error}") from error
-    if not rows or not {"words", "region"} <= rows[0].keys():
-        raise SourceError(f"{path} has no columns words and region: words are separated by |, and may end in *")
-    return tuple((str(row["words"] or ""), slug(str(row["region"] or ""))) for row in rows if row["words"])
+    rows = read_small_table(path, ("words", "region"), "words for regions")
+    return tuple((row["words"], slug(row["region"])) for row in rows if row["words"])
 
 
 @lru_cache(1)

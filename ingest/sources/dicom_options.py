@@ -1,6 +1,5 @@
 """How a source of DICOM is read."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from cbmir.keyfile import Key, default_place, make_key, read_key
 from cbmir.media.dicom_places import known_checks
 from cbmir.media.dicom_regions import Rules
 from cbmir.media.dicom_settings import DicomSettings
+from cbmir.smalltable import read_small_table
 
 Take = Literal["auto", "dicom", "pictures"]
 FRAMES = ("all", "key")
@@ -103,16 +103,14 @@ def read_aliases(path: Path) -> dict[str, str]:
     """Patient ids that were merged: a CSV with the columns ``old`` and ``new``.
 
     Raises:
-        SourceError: the file can't be read, has other columns, or goes in a circle.
+        SourceError: the file can't be read, lacks a column or a value, merges an id into two, or goes in a circle.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise SourceError(f"can't read the patient ids in {path}: {type(error).__name__}") from error
-    if not rows or not {"old", "new"} <= rows[0].keys():
-        raise SourceError(f"{path} has no columns old and new")
-    pairs = {str(row["old"] or "").strip(): str(row["new"] or "").strip() for row in rows}
+    pairs: dict[str, str] = {}
+    for number, row in enumerate(read_small_table(path, ("old", "new"), "patient ids"), 1):
+        if not (row["old"] and row["new"]):
+            raise SourceError(f"{path} row {number}: an old or a new patient id is missing")
+        if pairs.setdefault(row["old"], row["new"]) != row["new"]:
+            raise SourceError(f"{path} row {number}: its old patient id was merged into another one before")
     found = {}
     for old in pairs:
         new, steps = pairs[old], 0
